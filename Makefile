@@ -1,0 +1,33 @@
+# `make demo` and `make test` are the two commands; each installs what it needs into .venv, once.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+DEMO ?= demo
+
+.PHONY: demo test check fast clean
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "Installing into .venv (a few GB, some minutes the first time) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; run make PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	@$(BIN)/python -m uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(INSTALLED)  ## mini-world shard -> corpus -> table of scores
+	@$(BIN)/python -m jobs.demo $(DEMO)
+
+test: check  ## everything CI runs
+	@$(BIN)/python -m pytest
+
+fast: $(INSTALLED)  ## the tests that need no Ray
+	@$(BIN)/python -m pytest -m "not slow"
+
+check: $(INSTALLED)  ## lint, formatting, types, import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+	@$(BIN)/mypy
+
+clean:  ## removes what make made
+	rm -rf .venv $(DEMO) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -1,0 +1,101 @@
+"""Where weights lie and whether they are the right ones: names, sizes, sha256; safetensors first, never a loose pickle.
+
+A folder of weights has the native layout of its library (transformers and diffusers folders; `config.json` and
+`model.safetensors` for SAM and Point-E). The mini ones ship inside this package with `manifest.json` beside them;
+others are given as a path or lie under `Place.weights_root`.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from anything3d.errors import WeightsError
+
+PACKAGED = Path(__file__).parent / "mini" / "weights"
+SUFFIXES = (".safetensors", ".json", ".txt", ".pt", ".pth", ".model")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a network lives: torch device and dtype by name, and an extra folder that is searched for weights."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    weights_root: str = ""
+
+
+def directory(name: str, place: Place) -> Path:
+    """The folder of the weights `name`, its files checked against the packaged manifest where there is one.
+
+    Searched in this order: packaged mini weights, `place.weights_root`/name, `name` itself as a path.
+
+    Raises: WeightsError if there is no such folder, or a packaged file differs from its sha256.
+    """
+    folder = _find(name, place.weights_root)
+    if folder.parent == PACKAGED:
+        _verify(folder)
+    return folder
+
+
+def digest(name: str, place: Place) -> str:
+    """sha256 over the names and contents of all files of the weights `name`: what a fingerprint keeps of them."""
+    return _digest(_find(name, place.weights_root))
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """sha256 of every weights or configuration file below `folder`, by path relative to it, sorted."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in SUFFIXES)
+    return {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+
+
+def trained(name: str) -> bool:
+    """Whether the weights `name` have been trained; only packaged ones can say no."""
+    return bool(_manifest().get(name, {"trained": True})["trained"])
+
+
+def write_manifest(name: str, *, trained: bool) -> None:
+    """Record the sha256 of the packaged weights `name`; for whoever makes or trains a mini network."""
+    manifest = _manifest() | {name: {"trained": trained, "files": file_digests(PACKAGED / name)}}
+    (PACKAGED / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+
+
+def _manifest() -> dict[str, Any]:
+    path = PACKAGED / "manifest.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _find(name: str, weights_root: str) -> Path:
+    candidates = [PACKAGED / name, Path(weights_root or ".") / name, Path(name)]
+    for folder in candidates:
+        if folder.is_dir() and any(path.suffix in SUFFIXES for path in folder.rglob("*")):
+            return folder
+    packaged = sorted(path.name for path in PACKAGED.iterdir() if path.is_dir()) if PACKAGED.is_dir() else []
+    raise WeightsError(
+        "weights_missing",
+        f"no weights {name!r}: neither a packaged name ({', '.join(packaged)}) nor a folder; looked in "
+        + ", ".join(str(folder) for folder in candidates[1:])
+        + "; put the files there or set resources.weights_root",
+    )
+
+
+@cache
+def _verify(folder: Path) -> None:
+    expected = _manifest().get(folder.name, {"files": {}})["files"]
+    found = file_digests(folder)
+    if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+        raise WeightsError(
+            "weights_digest", f"{folder}: {', '.join(wrong)} differ from manifest.json; reinstall the package"
+        )
+
+
+@cache
+def _digest(folder: Path) -> str:
+    return hashlib.sha256(json.dumps(file_digests(folder), sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

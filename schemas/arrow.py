@@ -1,0 +1,35 @@
+"""The only meeting of records and Arrow: a record class gives a schema, rows give a table, a table gives rows."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, TypeVar, get_type_hints
+
+import pyarrow as pa
+
+R = TypeVar("R")
+
+
+def schema_of(record: type[Any]) -> pa.Schema:
+    """The Arrow schema of a record class; each field's metadata says its unit or meaning."""
+    hints = get_type_hints(record, include_extras=True)
+    return pa.schema(
+        [_field(column.name, *hints[column.name].__metadata__) for column in fields(record)],
+        metadata={"record": record.__name__, "about": (record.__doc__ or "").strip()},
+    )
+
+
+def to_table(rows: Sequence[Any], record: type[Any]) -> pa.Table:
+    """Rows of one record class as an Arrow table (no rows: an empty table with the schema)."""
+    names = [column.name for column in fields(record)]
+    return pa.Table.from_pydict({name: [getattr(row, name) for row in rows] for name in names}, schema_of(record))
+
+
+def from_table(table: pa.Table, record: type[R]) -> list[R]:
+    """The rows of a table, as instances of `record`; columns that the record lacks are left out."""
+    names = [column.name for column in fields(record)]  # type: ignore[arg-type]
+    columns = [table.column(name).to_pylist() for name in names]
+    return [record(*values) for values in zip(*columns, strict=True)]
+
+
+def _field(name: str, kind: pa.DataType, about: str) -> pa.Field:
+    return pa.field(name, kind, nullable=about.startswith("null if"), metadata={"about": about})

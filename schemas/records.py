@@ -1,0 +1,162 @@
+"""The data model: every row type, in the order in which a datum travels.
+
+A column is one line: name, Python type, Arrow type, unit or meaning. Ids come from the source and are never rewritten:
+image `sa_226692`, object `sa_226692-0031` (the annotation's place in its JSON). A stage writes one table and never
+edits another; where a row exists, all its columns do, but for those that say "null if".
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """index: one photo of a shard with its annotations, as byte ranges of the shard."""
+
+    image_id: Annotated[str, pa.string(), "stem of the member names"]
+    shard: Annotated[str, pa.string(), "file name of the shard without .tar"]
+    jpg_offset: Annotated[int, pa.int64(), "byte of the shard at which the photo begins"]
+    jpg_size: Annotated[int, pa.int64(), "bytes"]
+    json_offset: Annotated[int, pa.int64(), "byte of the shard at which the annotations begin"]
+    json_size: Annotated[int, pa.int64(), "bytes"]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRecord:
+    """segment: one Object: its Mask in the photo and its Crop."""
+
+    object_id: Annotated[str, pa.string(), "image_id, a dash, the annotation's place in the JSON (g....: SAM's grid)"]
+    image_id: Annotated[str, pa.string(), "the photo"]
+    shard: Annotated[str, pa.string(), "file name of the shard without .tar"]
+    source: Annotated[str, pa.string(), "where the mask comes from: annotations, sam-points, sam-boxes, sam-grid"]
+    image_height: Annotated[int, pa.int64(), "pixels"]
+    image_width: Annotated[int, pa.int64(), "pixels"]
+    mask_rle: Annotated[str, pa.string(), "COCO compressed run lengths of the mask in the photo, column-major"]
+    box_x: Annotated[int, pa.int64(), "pixels of the photo, left edge of the mask"]
+    box_y: Annotated[int, pa.int64(), "pixels of the photo, top edge of the mask"]
+    box_width: Annotated[int, pa.int64(), "pixels, last - first + 1"]
+    box_height: Annotated[int, pa.int64(), "pixels, last - first + 1"]
+    area_px: Annotated[int, pa.int64(), "pixels of the mask"]
+    predicted_iou: Annotated[float, pa.float64(), "SAM's own estimate; can exceed 1"]
+    stability_score: Annotated[float, pa.float64(), "IoU of the mask at two thresholds, 0 to 1"]
+    crop_x: Annotated[float, pa.float64(), "pixels of the photo, left edge of the crop; may lie outside"]
+    crop_y: Annotated[float, pa.float64(), "pixels of the photo, top edge of the crop; may lie outside"]
+    crop_side: Annotated[float, pa.float64(), "pixels of the photo, side of the square crop"]
+    crop_png: Annotated[bytes, pa.binary(), "PNG, RGBA, square; alpha is the mask"]
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionRecord:
+    """caption: one sentence on an Object."""
+
+    object_id: Annotated[str, pa.string(), "the object"]
+    caption: Annotated[str, pa.string(), "BLIP's sentence on the crop over white"]
+    log_probability: Annotated[float, pa.float64(), "nats per token, mean"]
+
+
+@dataclass(frozen=True, slots=True)
+class ConceptRecord:
+    """invert: e*, the prompt embedding under which the denoiser best explains the crop."""
+
+    object_id: Annotated[str, pa.string(), "the object"]
+    concept: Annotated[bytes, pa.binary(), "safetensors: tokens [L] int64, embeddings [L, C] float32"]
+    loss_before: Annotated[float, pa.float64(), "denoising loss of the caption's own embedding, held-out noise"]
+    loss_after: Annotated[float, pa.float64(), "the same of e*"]
+    steps: Annotated[int, pa.int64(), "optimiser steps"]
+
+
+@dataclass(frozen=True, slots=True)
+class CloudRecord:
+    """lift: Point-E's coloured Cloud and the Camera from which the crop sees it."""
+
+    object_id: Annotated[str, pa.string(), "the object"]
+    cloud_ply: Annotated[bytes, pa.binary(), "binary PLY, canonical frame (y up, longest side 1), colours uchar"]
+    points: Annotated[int, pa.int64(), "number of points"]
+    candidate: Annotated[int, pa.int64(), "which of the sampled clouds was kept"]
+    camera_match: Annotated[float, pa.float64(), "agreement of splatted cloud and crop, 0 to 1"]
+    azimuth_deg: Annotated[float, pa.float64(), "degrees; reference camera, 0 = the object's front"]
+    elevation_deg: Annotated[float, pa.float64(), "degrees; reference camera above the horizon"]
+    distance: Annotated[float, pa.float64(), "reference camera from the centre, in longest sides"]
+    focal_x: Annotated[float, pa.float64(), "fraction of the crop's side"]
+    focal_y: Annotated[float, pa.float64(), "fraction of the crop's side"]
+    centre_x: Annotated[float, pa.float64(), "principal point, fraction of the crop's side"]
+    centre_y: Annotated[float, pa.float64(), "principal point, fraction of the crop's side, downwards"]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldRecord:
+    """reconstruct: the distilled radiance Field."""
+
+    object_id: Annotated[str, pa.string(), "the object"]
+    field: Annotated[bytes, pa.binary(), "safetensors: voxel grids of density and colour, half side of their cube"]
+    steps: Annotated[int, pa.int64(), "optimiser steps"]
+    sds_loss: Annotated[float, pa.float64(), "half the mean square of the distillation gradient, last 20 steps"]
+    reference_rgb_loss: Annotated[float, pa.float64(), "mean square colour error at the reference view, last 20 steps"]
+    reference_mask_loss: Annotated[
+        float, pa.float64(), "mean square opacity error at the reference view, last 20 steps"
+    ]
+    opacity: Annotated[float, pa.float64(), "0 to 1, mean inside the mask at the reference view"]
+    fog: Annotated[float, pa.float64(), "0 to 1, mean outside the mask at the reference view"]
+
+
+@dataclass(frozen=True, slots=True)
+class MeshRecord:
+    """mesh: the surface of the Field."""
+
+    object_id: Annotated[str, pa.string(), "the object"]
+    glb: Annotated[bytes, pa.binary(), "binary glTF 2.0, y up, vertex colours"]
+    ply: Annotated[bytes, pa.binary(), "the same surface as binary PLY"]
+    vertices: Annotated[int, pa.int64(), "number of vertices"]
+    faces: Annotated[int, pa.int64(), "number of triangles"]
+    components: Annotated[int, pa.int64(), "number of separate pieces that were kept"]
+    watertight: Annotated[bool, pa.bool_(), "whether every edge has two faces"]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRecord:
+    """score: the quality of one object, against its own photo always, against ground truth where there is one."""
+
+    object_id: Annotated[str, pa.string(), "the object"]
+    reference_psnr_db: Annotated[
+        float, pa.float64(), "dB; render at the reference camera against the crop, both on white"
+    ]
+    reference_mask_iou: Annotated[float, pa.float64(), "0 to 1; rendered silhouette against the crop's mask"]
+    clip_similarity: Annotated[float, pa.float64(), "cosine; mean over turntable views against the crop"]
+    truth_caption: Annotated[str | None, pa.string(), "null if no truth; the true object's caption"]
+    mask_iou: Annotated[float | None, pa.float64(), "null if no truth; 0 to 1, mask against the true visible mask"]
+    azimuth_error_deg: Annotated[float | None, pa.float64(), "null if no truth; degrees, 0 to 180"]
+    lift_chamfer: Annotated[float | None, pa.float64(), "null if no truth; as chamfer, of the cloud"]
+    chamfer: Annotated[float | None, pa.float64(), "null if no truth; longest sides, unsquared, mean of both ways"]
+    fscore_5pct: Annotated[float | None, pa.float64(), "null if no truth; 0 to 1, threshold 0.05 longest sides"]
+    novel_psnr_db: Annotated[float | None, pa.float64(), "null if no truth; dB, 8 views around, on white"]
+    novel_mask_iou: Annotated[float | None, pa.float64(), "null if no truth; 0 to 1, the same views"]
+    normalization: Annotated[str, pa.string(), "how both shapes were brought into one frame before comparing"]
+    render_png: Annotated[bytes, pa.binary(), "PNG, RGBA, the field at the reference camera"]
+    turntable_webp: Annotated[bytes, pa.binary(), "animated WebP, the field all round, on white"]
+
+
+@dataclass(frozen=True, slots=True)
+class RejectRecord:
+    """Any stage: an item that stopped, with its reason. inputs = items with rows + rejects, id by id."""
+
+    item_id: Annotated[str, pa.string(), "image, object or shard member"]
+    stage: Annotated[str, pa.string(), "the stage that gave up on it"]
+    kind: Annotated[Literal["skipped", "failed", "crashed"], pa.string(), "skipped = by policy"]
+    reason: Annotated[str, pa.string(), "code"]
+    message: Annotated[str, pa.string(), "for people"]
+    attempts: Annotated[int, pa.int64(), "how often it was tried"]
+
+
+Record = (
+    ImageRecord
+    | ObjectRecord
+    | CaptionRecord
+    | ConceptRecord
+    | CloudRecord
+    | FieldRecord
+    | MeshRecord
+    | ScoreRecord
+    | RejectRecord
+)

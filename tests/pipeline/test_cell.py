@@ -1,0 +1,187 @@
+"""The memoised function at the heart: commits, balance, failing batches, poison, resume. Real stages, real store."""
+
+import os
+import signal
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+
+import pyarrow as pa
+import pytest
+
+from anything3d.errors import Skipped
+from pipeline import cell
+from pipeline.cell import BalanceError, Recipe
+from pipeline.store import Store
+from pipeline.unit import Input, Unit, slices
+from schemas.records import RejectRecord
+
+SHARD = Unit("s", ("s",), {"shard": Input("s.tar", "d0")})
+
+
+@dataclass(frozen=True, slots=True)
+class WordRecord:
+    word: Annotated[str, pa.string(), "id"]
+
+
+@dataclass(frozen=True, slots=True)
+class LengthRecord:
+    word: Annotated[str, pa.string(), "id"]
+    length: Annotated[int, pa.int64(), "letters"]
+
+
+class Words:
+    """A shard of six words."""
+
+    name, version, reads, record = "words", 1, ("shard",), WordRecord
+
+    def __call__(self, items, unit, checkpoint):
+        return [[WordRecord(word) for word in ("ant", "bee", "cow", "dog", "elk", "fox")]]
+
+
+class Lengths:
+    """Counts letters; `trouble` names words that do something else."""
+
+    name, version, reads, record = "lengths", 1, ("words",), LengthRecord
+
+    def __init__(self, trouble: dict[str, str]) -> None:
+        self.trouble = trouble
+
+    def __call__(self, items, unit, checkpoint):
+        return [self.one(item[0].word) for item in items]
+
+    def one(self, word: str):
+        match self.trouble.get(word):
+            case "skip":
+                return Skipped("dull", f"{word} is dull")
+            case "raise":
+                raise ValueError(word)
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "nothing":
+                return []
+            case "twice":
+                return [LengthRecord("ant", 3)]
+        return [LengthRecord(word, len(word))]
+
+
+def lengths(trouble: dict[str, str]) -> Lengths:
+    return Lengths(trouble)
+
+
+WORDS = Recipe("words", "f0", ("shard",), (), WordRecord)
+LENGTHS = Recipe("lengths", "f1", ("words",), (WordRecord,), LengthRecord, num_gpus=0.5)
+
+
+def after_words(store: Store) -> Unit:
+    commit, _ = cell.run(WORDS, SHARD, store, Words)
+    unit = cell.as_input(WORDS, SHARD, commit)
+    (whole,) = slices(unit, store.read_column(commit.rows, "word"), 64)
+    return whole
+
+
+def run(store: Store, trouble: dict[str, str] | None = None):
+    return cell.run(LENGTHS, after_words(store), store, partial(lengths, trouble or {}))
+
+
+def outcome(store: Store, commit) -> tuple[list[str], dict[str, tuple[str, str]]]:
+    rows = [row.word for row in store.read_part(commit.rows, LengthRecord)]
+    rejects = store.read_part(commit.rejects, RejectRecord)
+    return rows, {row.item_id: (row.kind, row.reason) for row in rejects}
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(str(tmp_path))
+
+
+def test_a_second_call_returns_the_commit_and_loads_nothing(store):
+    first, made = run(store)
+    assert made
+
+    def must_not_load():
+        raise AssertionError("a cell that exists must not load its stage")
+
+    second, made_again = cell.run(LENGTHS, after_words(store), store, must_not_load)
+    assert not made_again
+    assert second == first
+    assert first.gpu_seconds == pytest.approx(first.seconds / 2)
+
+
+def test_a_skipped_item_is_a_reject_and_its_neighbours_have_rows(store):
+    commit, _ = run(store, {"cow": "skip"})
+    rows, rejects = outcome(store, commit)
+    assert rows == ["ant", "bee", "dog", "elk", "fox"]
+    assert rejects == {"cow": ("skipped", "dull")}
+    assert commit.counts == {"inputs": 6, "rows": 5, "skipped": 1, "failed": 0, "crashed": 0}
+
+
+def test_a_batch_that_raises_is_tried_item_by_item(store):
+    commit, _ = run(store, {"bee": "raise"})
+    rows, rejects = outcome(store, commit)
+    assert rows == ["ant", "cow", "dog", "elk", "fox"]
+    assert rejects == {"bee": ("failed", "ValueError")}
+
+
+def test_an_item_that_kills_its_process_is_isolated_and_its_neighbours_survive(store):
+    unit = after_words(store)
+    folder = cell.folder_of(LENGTHS, unit)
+    for death in range(cell.DEATHS_BEFORE_ISOLATION):
+        store.write(f"{folder}/attempts/{death}.json", b"{}")  # what a killed actor leaves behind
+    commit, _ = cell.run(LENGTHS, unit, store, partial(lengths, {"dog": "kill", "elk": "raise"}))
+    rows, rejects = outcome(store, commit)
+    assert rows == ["ant", "bee", "cow", "fox"]
+    assert rejects == {"dog": ("crashed", "process_died"), "elk": ("failed", "ValueError")}
+
+
+@pytest.mark.parametrize("trouble", ["nothing", "twice"])
+def test_an_item_without_an_outcome_or_with_anothers_row_does_not_commit(store, trouble):
+    with pytest.raises(BalanceError):
+        run(store, {"fox": trouble})
+    assert cell.find(LENGTHS, after_words(store), store) is None
+
+
+def test_a_rejected_item_does_not_travel_on(store):
+    commit, _ = run(store, {"cow": "skip"})
+    unit = cell.as_input(LENGTHS, after_words(store), commit)
+    both = Recipe("both", "f2", ("words", "lengths"), (WordRecord, LengthRecord), LengthRecord)
+    ids, items = cell.join(both, unit, store)
+    assert ids == ["ant", "bee", "dog", "elk", "fox"]
+    assert items[0] == (WordRecord("ant"), LengthRecord("ant", 3))
+
+
+def test_the_digest_says_what_the_rows_say_and_not_how_they_came(store, tmp_path):
+    other = Store(str(tmp_path / "other"))
+    folder = cell.folder_of(LENGTHS, after_words(other))
+    other.write(f"{folder}/attempts/x.json", b"{}")
+    first, second = run(store, {"cow": "skip"})[0], run(other, {"cow": "skip"})[0]
+    assert (first.digest, first.attempts, second.attempts) == (second.digest, 1, 2)
+    assert run(Store(str(tmp_path / "third")))[0].digest != first.digest
+
+
+def test_another_content_of_the_input_is_another_cell(store):
+    changed = Unit("s", ("s",), {"shard": Input("s.tar", "d1")})
+    assert cell.folder_of(WORDS, SHARD) != cell.folder_of(WORDS, changed)
+
+
+def test_of_two_writers_one_wins_and_the_other_adopts(store):
+    unit = after_words(store)
+    rival = {}
+
+    def load_slowly():
+        rival["commit"], _ = cell.run(LENGTHS, unit, store, partial(lengths, {}))  # commits while we are at work
+        return lengths({})
+
+    commit, made = cell.run(LENGTHS, unit, store, load_slowly)
+    assert not made
+    assert commit == rival["commit"]
+
+
+def test_a_checkpoint_survives_and_a_torn_one_reads_as_none(store):
+    checkpoint = cell.StoredCheckpoint(store, "cells/x")
+    assert checkpoint.load() is None
+    checkpoint.save(b"step 50")
+    assert checkpoint.load() == b"step 50"
+    torn = store.read("cells/x/checkpoints/state")[:-1]
+    store.write("cells/x/checkpoints/state", torn)
+    assert checkpoint.load() is None
