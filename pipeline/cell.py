@@ -1,8 +1,8 @@
 """A cell is a stage applied to a unit, and this is the memoised function that makes it exist. No Ray in here.
 
 If the commit is there, it is returned. Else: record the attempt, join the inputs, call the stage, split a failing
-batch, check the balance, write the parts, commit. Resume, a restarted actor, a second driver and "run only what changed" are
-all this one path.
+batch, check the balance, write the parts, commit. Resume, a restarted actor, a second driver and "run only what
+changed" are all this one path.
 """
 
 import hashlib
