@@ -1,0 +1,45 @@
+"""Toy-sized SAM for the mini world: 256 px images, a ViT of width 96 with 4 blocks, masks of 64 x 64 logits.
+
+The network is segment_anything's own; `sam.load_sam` reads the folder that `save` writes.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from anything3d import sam
+from anything3d.sam import SamShape
+
+SHAPE = SamShape(
+    image_size=256,
+    patch_size=16,
+    width=96,
+    depth=4,
+    heads=4,
+    window=8,
+    global_blocks=(1, 3),
+    prompt_width=48,
+    decoder_heads=4,
+    decoder_mlp=128,
+    iou_hidden=48,
+)
+
+
+def build(seed: int) -> nn.Module:
+    """A `Sam` with random weights; the same seed gives the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return sam.build(SHAPE)
+
+
+def save(network: nn.Module, directory: Path) -> None:
+    """Write the network (float16) and its sizes; the caller's network keeps its dtype."""
+    from safetensors.torch import save_file
+
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(asdict(SHAPE), indent=1) + "\n")
+    halves = {name: value.half().contiguous() for name, value in network.state_dict().items()}
+    save_file(halves, directory / "model.safetensors")

@@ -1,0 +1,254 @@
+"""SAM: masks from points, from boxes, or from a grid of points (Kirillov et al. 2023, segment_anything).
+
+Weights are an official checkpoint (`sam_vit_b_01ec64.pth` and its larger siblings; the tensors' shapes tell which), or
+`config.json` with `model.safetensors` for any other size; the packaged `sam` is the toy-sized one.
+"""
+
+import json
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+
+from anything3d import mask
+from anything3d.errors import WeightsError
+from anything3d.weights import Place, directory
+
+OFFICIAL = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # segment_anything's registry, by the encoder's width
+STABILITY_OFFSET = 1.0  # of the logits' threshold, up and down; segment_anything SamAutomaticMaskGenerator
+GRID_STABILITY = 0.95  # below, the grid's masks are not even listed; the same
+GRID_PREDICTED_IOU = 0.88  # the same
+PIXEL_MEAN = [123.675, 116.28, 103.53]  # of RGB 0..255; segment_anything build_sam
+PIXEL_STD = [58.395, 57.12, 57.375]  # the same
+
+
+@dataclass(frozen=True, slots=True)
+class SamShape:
+    """Sizes of a SAM; everything else is as in the official ones."""
+
+    image_size: int  # pixels of the longer side that the encoder sees
+    patch_size: int  # pixels
+    width: int  # of the encoder
+    depth: int  # blocks of the encoder
+    heads: int  # of the encoder
+    window: int  # patches along a local attention window
+    global_blocks: tuple[int, ...]  # blocks that attend to the whole image
+    prompt_width: int  # of the decoder
+    decoder_heads: int
+    decoder_mlp: int  # hidden width
+    iou_hidden: int  # hidden width of the head that predicts the IoU
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """A mask that SAM made."""
+
+    lengths: Int64[np.ndarray, "R"]  # runs, background first
+    height: int  # rows of the photo
+    predicted_iou: float
+    stability_score: float  # IoU of the mask at two thresholds; 0 if it is empty
+
+
+@dataclass(frozen=True, slots=True)
+class Sam:
+    """A frozen SAM. The encoder may run in a lower precision; prompts and masks are always float32."""
+
+    network: Any  # segment_anything's Sam, which comes without types
+
+    @torch.inference_mode()
+    def prompt(
+        self,
+        images: Sequence[UInt8[Tensor, "_ _ 3"]],
+        prompts: Sequence[Float[Tensor, "_ _"]],
+        images_per_batch: int,
+        prompts_per_batch: int,
+    ) -> list[list[Predicted]]:
+        """One mask per prompt: [N, 2] points (x, y), of three masks the surest; or [N, 4] boxes (x, y, x, y).
+
+        Pixels of the photo, edges of a box included. Each photo is encoded once; those without prompts are not.
+        """
+        results: list[list[Predicted]] = [[] for _ in images]
+        wanted = [place for place, rows in enumerate(prompts) if len(rows)]
+        for start in range(0, len(wanted), images_per_batch):
+            places = wanted[start : start + images_per_batch]
+            inputs = [self._input(images[place]) for place in places]
+            features = self.network.image_encoder(torch.stack([self.network.preprocess(image) for image in inputs]))
+            for place, image, feature in zip(places, inputs, features, strict=True):
+                (height, width), shown = images[place].shape[:2], (image.shape[1], image.shape[2])
+                for rows in prompts[place].split(prompts_per_batch):
+                    logits, predicted_iou = self._decode(feature[None], rows, shown, (height, width))
+                    results[place] += self._masks(logits, predicted_iou)
+        return results
+
+    @torch.inference_mode()
+    def grid(self, image: UInt8[Tensor, "H W 3"], points_per_side: int) -> list[Predicted]:
+        """All masks of a photo from a grid of points, by segment_anything's generator with its own thresholds."""
+        from segment_anything import SamAutomaticMaskGenerator
+
+        generator = SamAutomaticMaskGenerator(
+            self.network,
+            points_per_side=points_per_side,
+            pred_iou_thresh=GRID_PREDICTED_IOU,
+            stability_score_thresh=GRID_STABILITY,
+            stability_score_offset=STABILITY_OFFSET,
+            output_mode="uncompressed_rle",
+        )
+        return [
+            Predicted(
+                lengths=np.array(found["segmentation"]["counts"], dtype=np.int64),
+                height=image.shape[0],
+                predicted_iou=float(found["predicted_iou"]),
+                stability_score=float(found["stability_score"]),
+            )
+            for found in generator.generate(image.numpy())
+        ]
+
+    def _input(self, image: UInt8[Tensor, "H W 3"]) -> Float[Tensor, "3 h w"]:
+        """The photo with the longer side the encoder wants, RGB 0..255, on the network's device."""
+        from segment_anything.utils.transforms import ResizeLongestSide
+
+        resized = ResizeLongestSide(self.network.image_encoder.img_size).apply_image(image.numpy())
+        return torch.from_numpy(resized).permute(2, 0, 1).to(self.network.device, torch.float32)
+
+    def _decode(
+        self,
+        feature: Float[Tensor, "1 C h w"],
+        prompts: Float[Tensor, "N _"],
+        shown: tuple[int, int],
+        size: tuple[int, int],
+    ) -> tuple[Float[Tensor, "N H W"], Float[Tensor, "N"]]:
+        """Logits at the photo's `size` and predicted IoU; of several masks only the surest is ever enlarged."""
+        network, device = self.network, feature.device
+        scale = torch.tensor([shown[1] / size[1], shown[0] / size[0]], device=device)
+        corners = prompts.to(device).reshape(len(prompts), -1, 2) * scale
+        is_point = prompts.shape[1] == 2
+        labels = torch.ones(len(prompts), 1, dtype=torch.int64, device=device)
+        sparse, dense = network.prompt_encoder(
+            points=(corners, labels) if is_point else None,
+            boxes=None if is_point else corners.flatten(1),
+            masks=None,
+        )
+        masks, predicted_iou = network.mask_decoder(
+            image_embeddings=feature,
+            image_pe=network.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=is_point,  # a point is ambiguous, a box is not
+        )
+        surest = predicted_iou.argmax(dim=1, keepdim=True)
+        masks = masks.take_along_dim(surest[..., None, None], dim=1)
+        logits = network.postprocess_masks(masks, shown, size)
+        return logits[:, 0], predicted_iou.take_along_dim(surest, dim=1)[:, 0]
+
+    def _masks(self, logits: Float[Tensor, "N H W"], predicted_iou: Float[Tensor, "N"]) -> list[Predicted]:
+        from segment_anything.utils.amg import calculate_stability_score
+
+        threshold = self.network.mask_threshold
+        stability = calculate_stability_score(logits, threshold, STABILITY_OFFSET).nan_to_num(0.0)  # 0 / 0: empty
+        masks = (logits > threshold).cpu()
+        return [
+            Predicted(mask.runs_of(found), logits.shape[1], iou, score)
+            for found, iou, score in zip(masks, predicted_iou.tolist(), stability.tolist(), strict=True)
+        ]
+
+
+def load_sam(name: str, place: Place) -> Sam:
+    """The SAM of a weights folder, frozen; `place.dtype` is the precision of its encoder.
+
+    Raises: WeightsError if the folder is missing, holds no or several checkpoints, or they are damaged.
+    """
+    folder = directory(name, place)
+    network = (_load_shaped if (folder / "config.json").exists() else _load_official)(folder)
+    sam = Sam(network.requires_grad_(False).eval().to(place.device))
+    dtype = getattr(torch, place.dtype)
+    if dtype is not torch.float32:
+        encoder = sam.network.image_encoder.to(dtype)
+        encoder.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(dtype),))
+        encoder.register_forward_hook(lambda _, inputs, features: features.float())
+    return sam
+
+
+def build(shape: SamShape) -> nn.Module:
+    """A SAM of any size with fresh weights, put together as segment_anything puts together its own."""
+    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+    grid = shape.image_size // shape.patch_size
+    return Sam(
+        image_encoder=ImageEncoderViT(
+            img_size=shape.image_size,
+            patch_size=shape.patch_size,
+            embed_dim=shape.width,
+            depth=shape.depth,
+            num_heads=shape.heads,
+            out_chans=shape.prompt_width,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=shape.window,
+            global_attn_indexes=shape.global_blocks,
+        ),
+        prompt_encoder=PromptEncoder(
+            embed_dim=shape.prompt_width,
+            image_embedding_size=(grid, grid),
+            input_image_size=(shape.image_size, shape.image_size),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoder(
+            transformer_dim=shape.prompt_width,
+            transformer=TwoWayTransformer(
+                depth=2, embedding_dim=shape.prompt_width, num_heads=shape.decoder_heads, mlp_dim=shape.decoder_mlp
+            ),
+            iou_head_hidden_dim=shape.iou_hidden,
+        ),
+        pixel_mean=PIXEL_MEAN,
+        pixel_std=PIXEL_STD,
+    )
+
+
+def _load_shaped(folder: Path) -> nn.Module:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        settings: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        shape = SamShape(**{**settings, "global_blocks": tuple(settings["global_blocks"])})
+        tensors = load_file(folder / "model.safetensors")
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise WeightsError("weights_broken", f"{folder}: {error!r}; get the folder again") from error
+    return _filled(build(shape), tensors, folder)
+
+
+def _load_official(folder: Path) -> nn.Module:
+    from segment_anything import sam_model_registry
+
+    files = sorted(folder.glob("*.pth"))
+    if len(files) != 1:
+        raise WeightsError(
+            "weights_missing",
+            f"{folder} has {len(files)} .pth files and no config.json; put exactly one official SAM checkpoint there",
+        )
+    try:
+        tensors = torch.load(files[0], map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise WeightsError("weights_broken", f"{files[0]}: {error}; download it again") from error
+    position = tensors.get("image_encoder.pos_embed") if isinstance(tensors, dict) else None
+    width = position.shape[-1] if isinstance(position, Tensor) and position.ndim == 4 else 0
+    if width not in OFFICIAL:
+        raise WeightsError(
+            "weights_mismatch", f"{files[0]} is no SAM of {', '.join(OFFICIAL.values())}; encoder width {width}"
+        )
+    return _filled(sam_model_registry[OFFICIAL[width]](), tensors, files[0])
+
+
+def _filled(network: nn.Module, tensors: dict[str, Tensor], source: Path) -> nn.Module:
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise WeightsError("weights_mismatch", f"{source}: {str(error)[:500]}") from error
+    return network

@@ -1,0 +1,136 @@
+"""SAM: its prompts, its precision, and what counts as its weights."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from anything3d import mask
+from anything3d.errors import WeightsError
+from anything3d.mini import sam as mini_sam
+from anything3d.sam import build, load_sam
+from anything3d.weights import Place
+
+HEIGHT, WIDTH = 200, 300
+
+
+def photo():
+    rows, columns = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
+    return torch.stack([rows % 256, columns % 256, (rows + columns) % 256], dim=-1).to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def toy_sam(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights") / "sam"
+    mini_sam.save(mini_sam.build(0), folder)
+    return folder
+
+
+@pytest.mark.parametrize("prompt", ["point", "box"])
+def test_prompts_in_batches_give_what_segment_anything_gives_one_by_one(toy_sam, prompt):
+    from segment_anything import SamPredictor
+
+    sam, image = load_sam(str(toy_sam), Place()), photo()
+    prompts = torch.tensor([[40.0, 50.0], [220.0, 150.0]] if prompt == "point" else [[20.0, 30.0, 90.0, 120.0]] * 2)
+    (found,) = sam.prompt([image], [prompts], 1, 32)
+    predictor = SamPredictor(sam.network)
+    predictor.set_image(image.numpy())
+    for row, mine in zip(prompts.numpy(), found, strict=True):
+        masks, iou, _ = (
+            predictor.predict(point_coords=row[None], point_labels=torch.ones(1).numpy())
+            if prompt == "point"
+            else predictor.predict(box=row, multimask_output=False)
+        )
+        expected = torch.from_numpy(masks[iou.argmax()])
+        differing = mask.decode(mask.encode_runs(mine.lengths), HEIGHT, WIDTH) ^ expected
+        assert mine.predicted_iou == pytest.approx(float(iou.max()), abs=1e-5)
+        assert differing.float().mean() < 1e-3  # pixels whose logit is 0 up to rounding
+
+
+def test_half_precision_is_the_encoders_only_and_changes_little(toy_sam):
+    prompts = torch.tensor([[40.0, 50.0]])
+    exact, half = (load_sam(str(toy_sam), Place(dtype=dtype)) for dtype in ("float32", "bfloat16"))
+    assert half.network.image_encoder.pos_embed.dtype == torch.bfloat16
+    assert half.network.mask_decoder.iou_token.weight.dtype == torch.float32
+    ((a,),), ((b,),) = (sam.prompt([photo()], [prompts], 1, 1) for sam in (exact, half))
+    assert a.predicted_iou == pytest.approx(b.predicted_iou, abs=0.05)
+
+
+def test_the_toy_sam_is_small_and_its_seed_decides():
+    first, again, other = mini_sam.build(3), mini_sam.build(3), mini_sam.build(4)
+    assert 0.5e6 < sum(value.numel() for value in first.parameters()) < 0.8e6
+    assert torch.equal(first.image_encoder.pos_embed, again.image_encoder.pos_embed)
+    key = "mask_decoder.iou_token.weight"
+    assert torch.equal(first.state_dict()[key], again.state_dict()[key])
+    assert not torch.equal(first.state_dict()[key], other.state_dict()[key])
+
+
+def test_our_parts_have_the_tensors_of_the_official_models():
+    from segment_anything import sam_model_registry
+
+    shape = replace(
+        mini_sam.SHAPE,
+        image_size=1024,
+        width=768,
+        depth=12,
+        heads=12,
+        window=14,
+        global_blocks=(2, 5, 8, 11),
+        prompt_width=256,
+        decoder_heads=8,
+        decoder_mlp=2048,
+        iou_hidden=256,
+    )
+    with torch.device("meta"):
+        ours, official = build(shape).state_dict(), sam_model_registry["vit_b"]().state_dict()
+    assert len(official) == 314
+    assert {name: value.shape for name, value in ours.items()} == {name: v.shape for name, v in official.items()}
+
+
+def test_an_official_checkpoint_is_recognised_by_its_shapes(tmp_path, monkeypatch):
+    import segment_anything
+
+    monkeypatch.setitem(segment_anything.sam_model_registry, "vit_b", lambda: mini_sam.build(0))
+    monkeypatch.setattr("anything3d.sam.OFFICIAL", {96: "vit_b"})
+    network = mini_sam.build(7)
+    torch.save(network.state_dict(), tmp_path / "sam_vit_b_01ec64.pth")
+    loaded = load_sam(str(tmp_path), Place()).network
+    assert torch.equal(loaded.image_encoder.pos_embed, network.image_encoder.pos_embed)
+    key = "mask_decoder.iou_token.weight"
+    assert torch.equal(loaded.state_dict()[key], network.state_dict()[key])
+
+
+class Payload:
+    def __reduce__(self):
+        return (print, ("this ran",))
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path, capsys):
+    torch.save({"image_encoder.pos_embed": Payload()}, tmp_path / "sam.pth")
+    with pytest.raises(WeightsError, match="weights_broken"):
+        load_sam(str(tmp_path), Place())
+    assert "this ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [{}, {"image_encoder.pos_embed": torch.zeros(1, 4, 4, 100)}, [1, 2]])
+def test_a_checkpoint_of_something_else_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(WeightsError, match="weights_mismatch"):
+        load_sam(str(tmp_path), Place())
+
+
+def test_damaged_or_incomplete_weights_are_refused(toy_sam, tmp_path):
+    (tmp_path / "config.json").write_text((toy_sam / "config.json").read_text())
+    with pytest.raises(WeightsError, match="weights_broken"):
+        load_sam(str(tmp_path), Place())
+    (tmp_path / "model.safetensors").write_bytes((toy_sam / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(WeightsError, match="weights_broken"):
+        load_sam(str(tmp_path), Place())
+    (tmp_path / "model.safetensors").write_bytes((toy_sam / "model.safetensors").read_bytes())
+    wider = json.loads((toy_sam / "config.json").read_text()) | {"width": 128}
+    (tmp_path / "config.json").write_text(json.dumps(wider))
+    with pytest.raises(WeightsError, match="weights_mismatch"):
+        load_sam(str(tmp_path), Place())
+    with pytest.raises(WeightsError, match="weights_missing"):
+        load_sam(str(tmp_path / "nowhere"), Place())

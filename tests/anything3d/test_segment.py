@@ -1,0 +1,232 @@
+"""Which masks become objects, from every source, and how they are cropped."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from anything3d import mask
+from anything3d.annotation import Annotation
+from anything3d.crop import cut
+from anything3d.errors import ConfigError, InputError, Skipped
+from anything3d.mini import sam as mini_sam
+from anything3d.sam import load_sam
+from anything3d.segment import Found, ObjectMask, SegmentConfig, Segmenter, load_segmenter, name_of, select
+from anything3d.weights import Place
+
+HEIGHT, WIDTH = 200, 300
+CONFIG = SegmentConfig(min_area_px=100, crop_size=64)
+
+
+def rectangle(x, y, width, height, *, size=(HEIGHT, WIDTH)):
+    found = torch.zeros(size, dtype=torch.bool)
+    found[y : y + height, x : x + width] = True
+    return found
+
+
+def annotation(found, index=0, predicted_iou=1.0, stability_score=0.98):
+    lengths = mask.runs_of(found)
+    box, area = mask.box(lengths, found.shape[0]), mask.area(lengths)
+    stated = tuple(map(float, box))
+    return Annotation(
+        index=index,
+        box=box,
+        area_px=area,
+        counts=mask.encode(found),
+        predicted_iou=predicted_iou,
+        stability_score=stability_score,
+        point=(box[0] + box[2] / 2, box[1] + box[3] / 2),
+        annotation_id=index,
+        crop_box=stated,
+        stated_box=stated,
+        stated_area_px=area,
+    )
+
+
+def object_mask(found, name="0000", predicted_iou=1.0, stability_score=0.98):
+    lengths = mask.runs_of(found)
+    box = mask.box(lengths, found.shape[0])
+    area = mask.area(lengths)
+    return ObjectMask(name, mask.encode(found), box, area, predicted_iou, stability_score, "annotations")
+
+
+def reasons(masks, config=CONFIG):
+    outcomes = select(masks, HEIGHT, WIDTH, config)
+    assert len(outcomes) == len(masks)
+    return [outcome.reason if isinstance(outcome, Skipped) else "kept" for outcome in outcomes]
+
+
+def photo(height=HEIGHT, width=WIDTH):
+    rows = torch.arange(height)[:, None].expand(height, width)
+    columns = torch.arange(width).expand(height, width)
+    return torch.stack([rows % 256, columns % 256, (rows + columns) % 256], dim=-1).to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def toy_sam(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights") / "sam"
+    mini_sam.save(mini_sam.build(0), folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("found", "code"),
+    [
+        (object_mask(rectangle(50, 50, 40, 40)), "kept"),
+        (object_mask(rectangle(0, 0, 0, 0)), "empty"),
+        (object_mask(rectangle(50, 50, 9, 9)), "area_small"),
+        (object_mask(rectangle(5, 5, 290, 190)), "area_large"),
+        (object_mask(rectangle(0, 0, WIDTH, HEIGHT)), "area_large"),
+        (object_mask(rectangle(20, 100, 250, 10)), "thin"),
+        (object_mask(rectangle(0, 50, 40, 40)), "border"),
+        (object_mask(rectangle(50, HEIGHT - 41, 40, 40)), "border"),  # one pixel short of the edge
+        (object_mask(rectangle(50, 50, 40, 40), predicted_iou=0.87), "predicted_iou"),
+        (object_mask(rectangle(50, 50, 40, 40), stability_score=0.9), "stability"),
+    ],
+)
+def test_a_mask_is_dropped_for_the_first_thing_that_speaks_against_it(found, code):
+    assert reasons([found]) == [code]
+
+
+def test_what_is_known_without_pixels_decides_before_the_runs_are_read():
+    assert reasons([replace(object_mask(rectangle(0, 50, 40, 40)), counts="damaged")]) == ["border"]
+
+
+def test_an_object_at_the_edge_is_kept_if_edges_are_allowed():
+    corner = object_mask(rectangle(0, 0, 40, 40))
+    assert reasons([corner], replace(CONFIG, max_edges=1)) == ["border"]
+    assert reasons([corner], replace(CONFIG, max_edges=2)) == ["kept"]
+
+
+def test_a_whole_is_kept_and_its_parts_are_not():
+    whole = rectangle(50, 50, 80, 80)
+    cap, knob, beside = rectangle(50, 50, 80, 30), rectangle(60, 55, 20, 20), rectangle(150, 50, 40, 40)
+    assert reasons([object_mask(found) for found in (knob, cap, whole, beside)]) == ["part", "part", "kept", "kept"]
+
+
+def test_ground_that_contains_everything_makes_no_parts():
+    ground = rectangle(0, 0, WIDTH, HEIGHT)
+    assert reasons([object_mask(ground), object_mask(rectangle(50, 50, 40, 40))]) == ["area_large", "kept"]
+
+
+def test_a_frame_around_an_object_does_not_contain_it():
+    frame = rectangle(30, 30, 100, 100) & ~rectangle(50, 50, 60, 60)
+    assert reasons([object_mask(frame), object_mask(rectangle(52, 52, 56, 56))]) == ["kept", "kept"]
+
+
+def test_of_two_nearly_equal_masks_the_surer_one_stays_wherever_it_stands():
+    good = object_mask(rectangle(50, 50, 60, 60), predicted_iou=1.0)
+    poor = object_mask(rectangle(50, 50, 62, 60), predicted_iou=0.9)
+    assert reasons([good, poor]) == ["kept", "duplicate"]
+    assert reasons([poor, good]) == ["duplicate", "kept"]
+
+
+def test_the_quota_keeps_the_most_prominent():
+    masks = [object_mask(rectangle(10 + 60 * place, 50, side, side)) for place, side in enumerate((20, 40, 30, 50))]
+    assert reasons(masks, replace(CONFIG, max_per_image=2)) == ["quota", "kept", "quota", "kept"]
+
+
+def test_every_annotation_has_one_outcome_in_its_place():
+    damaged = InputError("rle_sum", "annotation 1: damaged")
+    entries = [annotation(rectangle(50, 50, 40, 40)), damaged, annotation(rectangle(0, 0, 40, 40), index=2)]
+    outcomes = load_segmenter(CONFIG, Place())([photo(), photo(90, 60)], [entries, []])
+    assert [len(found) for found in outcomes] == [3, 0]
+    found, same, border = outcomes[0]
+    assert isinstance(found, Found)
+    assert (found.mask.name, found.mask.source, found.mask.box) == ("0000", "annotations", (50, 50, 40, 40))
+    assert same is damaged
+    assert border.reason == "border"
+
+
+def test_a_crop_is_the_square_around_the_box_centre():
+    image, found = photo(), rectangle(100, 60, 40, 20)
+    crop = cut(image, mask.encode(found), (100, 60, 40, 20), context=1.5, size=60)  # side 60: one pixel each
+    assert (crop.x, crop.y, crop.side) == (90.0, 40.0, 60.0)
+    assert torch.equal(crop.rgba[..., :3], image[40:100, 90:150])
+    assert torch.equal(crop.rgba[..., 3] == 255, found[40:100, 90:150])
+
+
+@pytest.mark.parametrize(("width", "height"), [(240, 40), (20, 120)])
+def test_nothing_of_a_long_object_is_cut_off(width, height):
+    box = (30, 40, width, height)
+    crop = cut(photo(), mask.encode(rectangle(*box)), box, context=1.0, size=240)
+    scale = 240 / max(width, height)
+    assert crop.rgba[..., 3].sum() / 255 == pytest.approx(width * height * scale**2, rel=0.02)
+    rows, columns = crop.rgba[..., 3].nonzero(as_tuple=True)
+    aspect = (columns.max() - columns.min() + 1) / (rows.max() - rows.min() + 1)
+    assert aspect.item() == pytest.approx(width / height, rel=0.05)
+
+
+def test_beyond_the_photo_a_crop_is_transparent_and_white_and_the_edge_keeps_its_colour():
+    image = torch.full((50, 50, 3), 40, dtype=torch.uint8)
+    found = rectangle(0, 10, 20, 30, size=(50, 50))
+    crop = cut(image, mask.encode(found), (0, 10, 20, 30), context=2.0, size=37)  # side 60 from x = -20
+    assert (crop.x, crop.y, crop.side) == (-20.0, -5.0, 60.0)
+    beyond = crop.rgba[:, : 37 * 20 // 60 - 1]
+    assert beyond[..., :3].unique().tolist() == [255]
+    assert beyond[..., 3].unique().tolist() == [0]
+    edge = crop.rgba[18, :, 3] > 0
+    assert (crop.rgba[18, edge, :3].int() - 40).abs().max() <= 3  # the white beyond does not bleed in
+
+
+def test_shrinking_averages_the_footprint():
+    checker = (torch.arange(200)[:, None] + torch.arange(200)) % 2 == 1
+    image = (checker * 255).to(torch.uint8)[..., None].expand(200, 200, 3)
+    crop = cut(image, mask.encode(torch.ones(200, 200, dtype=torch.bool)), (0, 0, 200, 200), context=1.0, size=20)
+    assert (crop.rgba[2:-2, 2:-2, :3].int() - 128).abs().max() <= 2
+    assert crop.rgba[..., 3].unique().tolist() == [255]
+
+
+@pytest.mark.parametrize("changes", [{"context": 0.9}, {"context": 9.0}, {"crop_size": 0}, {"max_per_image": 0}])
+def test_settings_out_of_range_do_not_start(changes):
+    with pytest.raises(ConfigError, match=f"segment.{next(iter(changes))}"):
+        SegmentConfig(**changes)
+
+
+@pytest.mark.parametrize("source", ["sam-points", "sam-boxes"])
+def test_sam_answers_every_sound_annotation_under_its_own_name(toy_sam, source):
+    config = replace(CONFIG, source=source, weights=str(toy_sam), prompts_per_batch=2, images_per_batch=2)
+    segmenter = load_segmenter(config, Place())
+    empty = annotation(rectangle(0, 0, 0, 0), index=4)
+    entries = [annotation(rectangle(20 + 60 * place, 50, 40, 40), place) for place in range(3)]
+    entries = [*entries, InputError("rle_sum", "annotation 3: damaged"), empty]
+    images = [photo(), photo(120, 90), photo()]
+    masks = segmenter._masks(images, [entries, [], entries[:1]])
+    names = [found.name if isinstance(found, ObjectMask) else found.reason for found in masks[0]]
+    assert names == ["0000", "0001", "0002", "rle_sum", "0004" if source == "sam-points" else "empty"]
+    assert [len(found) for found in segmenter(images, [entries, [], entries[:1]])] == [5, 0, 1]
+    assert masks[2][0].counts == masks[0][0].counts  # the neighbours in the batch do not matter
+    for found in masks[0][:3]:
+        decoded = mask.decode(found.counts, HEIGHT, WIDTH)
+        assert (int(decoded.sum()), found.source) == (found.area_px, source)
+
+
+def test_the_grid_numbers_its_own_masks(toy_sam, monkeypatch):
+    monkeypatch.setattr("anything3d.sam.GRID_PREDICTED_IOU", -10.0)  # an untrained SAM is sure of nothing
+    monkeypatch.setattr("anything3d.sam.GRID_STABILITY", 0.0)
+    config = replace(CONFIG, source="sam-grid", weights=str(toy_sam), grid_points=3)
+    segmenter = load_segmenter(config, Place())
+    (masks,) = segmenter._masks([photo(60, 80)], [[]])
+    assert len(masks) > 0
+    assert [found.name for found in masks] == [f"g{place:04d}" for place in range(len(masks))]
+    assert all(mask.decode(found.counts, 60, 80).sum() == found.area_px for found in masks)
+    assert len(segmenter([photo(60, 80)], [[]])[0]) == len(masks)
+
+
+def test_a_sam_that_finds_nothing_in_a_photo_gives_no_outcome(toy_sam):
+    config = replace(CONFIG, source="sam-grid", weights=str(toy_sam), grid_points=2)
+    assert load_segmenter(config, Place())([photo(40, 40)], [[]]) == [[]]
+
+
+def test_a_prediction_that_is_not_finite_fails_its_object_only(toy_sam):
+    sam = load_sam(str(toy_sam), Place())
+    final = sam.network.mask_decoder.iou_prediction_head.layers[-1]
+    final.bias.data = torch.full_like(final.bias, float("nan"))
+    segmenter = Segmenter(replace(CONFIG, source="sam-points"), sam)
+    ((found,),) = segmenter([photo()], [[annotation(rectangle(50, 50, 40, 40))]])
+    assert found.reason == "sam_not_finite"
+
+
+def test_objects_are_named_by_their_place():
+    assert name_of("sam-points", 31) == "0031"
+    assert name_of("sam-grid", 7) == "g0007"
