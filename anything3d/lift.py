@@ -1,0 +1,262 @@
+"""Lift: from the crop of an object to its coloured cloud, and to the camera from which the photo sees that cloud.
+
+Point-E draws several drafts of every object; the one that looks most like the crop from its best direction is made
+denser and gets the reference camera.
+
+Source: Anything-3D (arXiv 2304.10261), whose code takes a single sample and assumes the front view; both are weaknesses
+that its authors and users report, hence the choice among drafts and the search for the camera.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from anything3d import seed
+from anything3d.clip import Clip, load_clip
+from anything3d.cloud import Cloud, distinct_points, normalise
+from anything3d.errors import Anything3DError, ConfigError, InputError, NumericsError, WeightsError
+from anything3d.image import over
+from anything3d.pointe import PointDenoiser, load_denoiser, sample
+from anything3d.reference import ReferenceCamera, Views, direction_grid, directions_near, search, target_of
+from anything3d.weights import Place
+
+MIN_POINTS = 8  # distinct points of a cloud that can be called a shape
+DISTINCT = 1e-3  # canonical units; nearer points count as one
+
+
+@dataclass(frozen=True, slots=True)
+class LiftConfig:
+    weights: str = "pointe"
+    upsampler_weights: str = "pointe-upsampler"
+    clip_weights: str = "clip"
+    candidates: int = 4  # drafts of each object; the authors' code: 1
+    batch_clouds: int = 16  # drafts in one call; more is slower on a CPU (caches), faster on a GPU
+    steps: int = 16  # of the base network; official 64
+    upsampler_steps: int = 12  # official 64
+    sigma_min: float = 1e-3  # official
+    sigma_max: float = 20.0  # official 120; at toy size 12 steps from 20 come near 24 from 120 (Chamfer 0.114, 0.110)
+    upsampler_sigma_max: float = 20.0  # official 160
+    rho: float = 7.0  # official
+    s_churn: float = 0.0  # of the base network; official 3, made for 64 steps
+    guidance: float = 1.0  # 1: none, half the calls; official 3, overshoots at toy size (Chamfer 0.13 to 0.28)
+    upsampler_guidance: float = 1.0  # authors' code 3
+    distance: float = 2.0  # of the reference camera, canonical units; Point-E's training renders
+    azimuths: int = 24  # directions tried all around
+    elevations: int = 7  # ... at so many heights
+    lowest_deg: float = -15.0
+    highest_deg: float = 75.0
+    draft_match_px: int = 32  # side of the images compared for a draft
+    match_px: int = 64  # ... for the final cloud
+
+    def __post_init__(self) -> None:
+        counts = ("candidates", "batch_clouds", "steps", "upsampler_steps", "azimuths", "elevations")
+        for name in (*counts, "draft_match_px", "match_px"):
+            if getattr(self, name) < 1:
+                raise ConfigError("config_value", f"lift.{name} is {getattr(self, name)}; must be >= 1")
+        if not 0 < self.sigma_min < min(self.sigma_max, self.upsampler_sigma_max):
+            raise ConfigError(
+                "config_value", f"lift.sigma_min is {self.sigma_min}; must be above 0 and below both sigma_max"
+            )
+        if not -90 < self.lowest_deg <= self.highest_deg < 90:
+            raise ConfigError(
+                "config_value",
+                f"lift elevations run from {self.lowest_deg} to {self.highest_deg}; must rise within -90..90",
+            )
+        if self.distance <= 1:
+            raise ConfigError("config_value", f"lift.distance is {self.distance}; must be above 1, outside the object")
+
+
+@dataclass(frozen=True, slots=True)
+class Lifted:
+    cloud: Cloud  # one, canonical frame
+    reference: ReferenceCamera
+    match: float  # 0..1, likeness of the cloud seen by the reference camera and the crop (`reference.agreement`)
+    candidate: int  # which draft it was made from
+
+
+@dataclass(frozen=True, slots=True)
+class Lifter:
+    base: PointDenoiser
+    upsampler: PointDenoiser
+    clip: Clip
+    config: LiftConfig
+    device: torch.device
+
+    @torch.no_grad()  # not inference_mode: later stages take the clouds into computations with gradients
+    def __call__(
+        self, crops: Float[Tensor, "B 4 S S"], generators: Sequence[torch.Generator]
+    ) -> list[Lifted | Anything3DError]:
+        """For each crop (RGBA in [0, 1], alpha = mask) its cloud and reference camera, or why there is none.
+
+        Outcomes: InputError("empty_mask"), NumericsError("degenerate_cloud"). The result does not depend on what else
+        is in the batch; `generators` are one per object.
+        """
+        crops = crops.to(self.device)
+        images = over(crops, 1.0)
+        drafts = self._draft(images, generators)
+        views, sound = self._judge(drafts, crops)
+        chosen = torch.where(sound, views.match.view_as(sound), -1.0).argmax(1)
+        rows = torch.arange(len(crops), device=self.device)
+        cloud = self._densify(drafts[rows, chosen], images, generators)
+        view = self._refine(cloud, crops, views, rows * drafts.shape[1] + chosen)
+        has_mask = (crops[:, 3] > 0.5).flatten(1).any(1)
+        has_shape = sound.any(1) & is_shape(cloud)
+        lifted = _lifted(cloud, view, chosen, self.config.distance)
+        return [_outcome(*row) for row in zip(lifted, has_mask.tolist(), has_shape.tolist(), strict=True)]
+
+    def _draft(
+        self, images: Float[Tensor, "B 3 S S"], generators: Sequence[torch.Generator]
+    ) -> Float[Tensor, "B K 6 N"]:
+        """K coarse clouds of each object, as Point-E makes them."""
+        config, count = self.config, self.config.candidates
+        embeddings = _embed(self.base, self.clip, images)
+        few = max(1, config.batch_clouds // count)  # objects at once
+        parts = []
+        for start in range(0, len(images), few):
+            owners = generators[start : start + few]
+            noise = seed.randn((count, 6, self.base.config.n_ctx), owners, self.device).flatten(0, 1)
+            clouds = sample(
+                self.base,
+                "base",
+                noise,
+                steps=config.steps,
+                sigma_min=config.sigma_min,
+                sigma_max=config.sigma_max,
+                rho=config.rho,
+                s_churn=config.s_churn,
+                guidance=config.guidance,
+                embeddings=None if embeddings is None else embeddings[start : start + few].repeat_interleave(count, 0),
+                generators=owners,
+            )
+            parts.append(clouds.unflatten(0, (-1, count)))
+        return torch.cat(parts)
+
+    def _judge(
+        self, drafts: Float[Tensor, "B K 6 N"], crops: Float[Tensor, "B 4 S S"]
+    ) -> tuple[Views, Bool[Tensor, "B K"]]:
+        """The best view of every draft [B * K, 1], and which drafts are shapes at all."""
+        config = self.config
+        cloud = canonical(drafts.flatten(0, 1))
+        grid = direction_grid(config.azimuths, config.elevations, config.lowest_deg, config.highest_deg)
+        directions = grid.to(self.device).expand(len(cloud), -1, -1)
+        target = target_of(crops, config.draft_match_px).repeat(drafts.shape[1])
+        views = search(cloud, target, directions, config.distance).best()
+        return views, is_shape(cloud).view(drafts.shape[:2])
+
+    def _densify(
+        self, coarse: Float[Tensor, "B 6 N"], images: Float[Tensor, "B 3 S S"], generators: Sequence[torch.Generator]
+    ) -> Cloud:
+        """The points of the coarse cloud and the upsampler's, in the canonical frame."""
+        config = self.config
+        embeddings = _embed(self.upsampler, self.clip, images)
+        noise = seed.randn((6, self.upsampler.config.n_ctx), generators, self.device)
+        dense = sample(
+            self.upsampler,
+            "upsample",
+            noise,
+            steps=config.upsampler_steps,
+            sigma_min=config.sigma_min,
+            sigma_max=config.upsampler_sigma_max,
+            rho=config.rho,
+            guidance=config.upsampler_guidance,
+            embeddings=embeddings,
+            low_res=coarse,
+        )
+        return canonical(torch.cat([coarse, dense], dim=2))
+
+    def _refine(self, cloud: Cloud, crops: Float[Tensor, "B 4 S S"], views: Views, rows: Int[Tensor, "B"]) -> Views:
+        """The best view [B, 1] of the final clouds, around the ones that their drafts (`rows` of `views`) had."""
+        config = self.config
+        between = (config.highest_deg - config.lowest_deg) / max(config.elevations - 1, 1)
+        near = directions_near(
+            views.azimuth_deg[rows, 0], views.elevation_deg[rows, 0], (180 / config.azimuths, between / 2)
+        )
+        return search(cloud, target_of(crops, config.match_px), near, config.distance).best()
+
+
+def load_lifter(config: LiftConfig, place: Place) -> Lifter:
+    """Point-E, its upsampler and CLIP, ready for use.
+
+    Raises: WeightsError if one is missing or damaged, or they were not made for each other.
+    """
+    clip = load_clip(config.clip_weights, place)
+    base = load_denoiser(config.weights, place)
+    upsampler = load_denoiser(config.upsampler_weights, place)
+    if base.config.cond_ctx or not upsampler.config.cond_ctx:
+        raise WeightsError(
+            "weights_mismatch", f"{config.weights} must be a base network and {config.upsampler_weights} an upsampler"
+        )
+    if upsampler.config.cond_ctx != base.config.n_ctx:
+        raise WeightsError(
+            "weights_mismatch",
+            f"{config.upsampler_weights} takes {upsampler.config.cond_ctx} points, {config.weights} makes "
+            f"{base.config.n_ctx}",
+        )
+    for network, name in ((base, config.weights), (upsampler, config.upsampler_weights)):
+        _check_clip(network, name, clip)
+    return Lifter(base, upsampler, clip, config, torch.device(place.device))
+
+
+def canonical(channels: Float[Tensor, "B 6 N"]) -> Cloud:
+    """Point-E's channels (z up, front -y, rgb 0..255) as clouds in the canonical frame (y up, front +z), normalised."""
+    x, y, z = channels[:, :3].unbind(1)
+    colors = (channels[:, 3:].transpose(1, 2) / 255).clamp(0, 1)
+    return normalise(Cloud(torch.stack([x, z, -y], dim=-1), colors))
+
+
+def is_shape(cloud: Cloud) -> Bool[Tensor, "B"]:
+    """Whether a cloud has no NaN and enough distinct points."""
+    return distinct_points(cloud, DISTINCT) >= MIN_POINTS
+
+
+def _embed(network: PointDenoiser, clip: Clip, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D *G"] | None:
+    match network.config.image:
+        case "none":
+            return None
+        case "vector":
+            return clip.image_embeddings(images)
+        case "grid":
+            return clip.image_grid(images)
+        case unknown:
+            assert_never(unknown)
+
+
+def _check_clip(network: PointDenoiser, name: str, clip: Clip) -> None:
+    """Raises: WeightsError("weights_mismatch") if `network` was made for another CLIP."""
+    match network.config.image:
+        case "none":
+            return
+        case "vector":
+            needed, given = [network.clip.feature_dim], [clip.feature_dim]
+        case "grid":
+            needed = [network.clip.grid_size, network.clip.grid_feature_dim]
+            given = [clip.grid_size, clip.grid_feature_dim]
+        case unknown:
+            assert_never(unknown)
+    if needed != given:
+        raise WeightsError("weights_mismatch", f"{name} was made for CLIP features {needed}; this CLIP gives {given}")
+
+
+def _lifted(cloud: Cloud, view: Views, chosen: Int[Tensor, "B"], distance: float) -> list[Lifted]:
+    """Object by object; the numbers come to the host at once."""
+    numbers = torch.cat([view.azimuth_deg, view.elevation_deg, view.intrinsics[:, 0], view.match], dim=1).tolist()
+    return [
+        Lifted(cloud[b : b + 1], ReferenceCamera(azimuth, elevation, distance, (fx, fy, cx, cy)), match, candidate)
+        for b, ((azimuth, elevation, fx, fy, cx, cy, match), candidate) in enumerate(
+            zip(numbers, chosen.tolist(), strict=True)
+        )
+    ]
+
+
+def _outcome(lifted: Lifted, has_mask: bool, has_shape: bool) -> Lifted | Anything3DError:
+    if not has_mask:
+        return InputError("empty_mask", "no pixel of the crop has alpha above 1/2; a mask is needed")
+    if not has_shape:
+        return NumericsError(
+            "degenerate_cloud", f"every draft, or the dense cloud, has a NaN or fewer than {MIN_POINTS} distinct points"
+        )
+    return lifted

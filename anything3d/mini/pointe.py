@@ -1,0 +1,75 @@
+"""Toy-sized Point-E: 256 points from an image's grid of features, then 768 more.
+
+They predict the clean points and see the whole image at every point: at this size the official design (noise
+prediction, image tokens only) does not learn to use the image.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from anything3d.pointe.loading import build as build_network
+from anything3d.pointe.networks import PointDenoiser
+
+CLIP = {"feature_dim": 64, "grid_size": 8, "grid_feature_dim": 96}  # of the toy-sized CLIP
+SHARED = {
+    "input_channels": 6,
+    "output_channels": 6,  # no learned variance
+    "heads": 4,
+    "init_scale": 0.25,
+    "time_token_cond": True,
+    "prediction": "x0",
+    "pooled_channels": 8,
+}
+BASE = {"name": "CLIPImageGridPointDiffusionTransformer", "width": 128, "layers": 4, "n_ctx": 256, **SHARED}
+UPSAMPLER = {
+    "name": "CLIPImageGridUpsamplePointDiffusionTransformer",
+    "width": 96,
+    "layers": 4,
+    "n_ctx": 768,
+    "cond_ctx": 256,
+    **SHARED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    base: PointDenoiser
+    upsampler: PointDenoiser
+
+
+def build(seed: int) -> Networks:
+    """Fresh networks, the same for the same seed; torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Networks(_denoiser(BASE), _denoiser(UPSAMPLER))
+
+
+def save(networks: Networks, directory: Path) -> None:
+    """Write the weights folders `pointe` and `pointe-upsampler` into `directory`, float16."""
+    for name, config, network in (
+        ("pointe", BASE, networks.base),
+        ("pointe-upsampler", UPSAMPLER, networks.upsampler),
+    ):
+        _write(directory / name, config, network)
+
+
+def _denoiser(config: dict[str, object]) -> PointDenoiser:
+    network = build_network(config, CLIP)
+    assert isinstance(network, PointDenoiser)
+    # The official zeros would put every point of an untrained network at the origin.
+    torch.nn.init.normal_(network.output_proj.weight, std=1 / math.sqrt(network.config.width))
+    return network
+
+
+def _write(folder: Path, config: dict[str, object], network: PointDenoiser) -> None:
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"config": config, "clip": CLIP}, indent=1) + "\n")
+    save_file(
+        {name: value.half().contiguous() for name, value in network.state_dict().items()}, folder / "model.safetensors"
+    )

@@ -1,0 +1,227 @@
+"""The networks of Point-E: transformers over points, with the tensor names of the official checkpoints.
+
+Points are channel-first, [B, 6, N]: x y z (z up, front -y), then r g b. *Data units* are canonical lengths and 0..255;
+*model units*, about -1..1, are data * channel_scales + channel_biases, and what the diffusion works on. There is no
+positional embedding, so any N will do.
+
+Source: Nichol et al. 2022 (arXiv 2212.08751), openai/point-e@fc8a607: layer order, sizes, initialisation.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from anything3d.pointe.config import ClipSizes, NetworkConfig, SdfConfig
+
+MAX_PERIOD = 10000  # of the slowest sinusoid of the time embedding, in steps of the 1024
+
+
+class Mlp(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, hidden)
+        self.c_proj = nn.Linear(hidden, width)
+
+    def forward(self, x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B C"]:
+        return self.c_proj(F.gelu(self.c_fc(x)))
+
+
+class SelfAttention(nn.Module):
+    """Queries, keys and values lie interleaved head by head in `c_qkv`: [heads, (q, k, v), channels of a head]."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.c_qkv = nn.Linear(width, 3 * width)
+        self.c_proj = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "B L C"]) -> Float[Tensor, "B L C"]:
+        q, k, v = self.c_qkv(x).unflatten(-1, (self.heads, -1)).transpose(1, 2).chunk(3, dim=-1)
+        return self.c_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class CrossAttention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.c_q = nn.Linear(width, width)
+        self.c_kv = nn.Linear(width, 2 * width)
+        self.c_proj = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "B L C"], data: Float[Tensor, "B M C"]) -> Float[Tensor, "B L C"]:
+        q = self.c_q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = self.c_kv(data).unflatten(-1, (self.heads, -1)).transpose(1, 2).chunk(2, dim=-1)
+        return self.c_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attn = SelfAttention(width, heads)
+        self.ln_1 = nn.LayerNorm(width)
+        self.mlp = Mlp(width, 4 * width)
+        self.ln_2 = nn.LayerNorm(width)
+
+    def forward(self, x: Float[Tensor, "B L C"]) -> Float[Tensor, "B L C"]:
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class CrossBlock(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attn = CrossAttention(width, heads)
+        self.ln_1 = nn.LayerNorm(width)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = Mlp(width, 4 * width)
+        self.ln_3 = nn.LayerNorm(width)
+
+    def forward(self, x: Float[Tensor, "B L C"], data: Float[Tensor, "B M C"]) -> Float[Tensor, "B L C"]:
+        x = x + self.attn(self.ln_1(x), self.ln_2(data))
+        return x + self.mlp(self.ln_3(x))
+
+
+class Transformer(nn.Module):
+    def __init__(self, width: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+
+    def forward(self, x: Float[Tensor, "B L C"]) -> Float[Tensor, "B L C"]:
+        for block in self.resblocks:
+            x = block(x)
+        return x
+
+
+class CrossTransformer(nn.Module):
+    def __init__(self, width: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(CrossBlock(width, heads) for _ in range(layers))
+
+    def forward(self, x: Float[Tensor, "B L C"], data: Float[Tensor, "B M C"]) -> Float[Tensor, "B L C"]:
+        for block in self.resblocks:
+            x = block(x, data)
+        return x
+
+
+class PointDenoiser(nn.Module):
+    """Predicts the noise (or the clean points, `config.prediction`) in a cloud, given an image and a coarser cloud.
+
+    Tokens: the condition's, then one for each point. `config.image` says what the image is: nothing, one CLIP vector
+    (L2-normalised; multiplied here by the root of its size), or a grid of CLIP tokens. With `config.cond_ctx` the
+    network is an upsampler and takes `low_res` in data units. Zeros in place of a condition mean: unconditional.
+    """
+
+    def __init__(self, config: NetworkConfig, clip: ClipSizes) -> None:
+        super().__init__()
+        self.config = config
+        self.clip = clip
+        width, channels = config.width, config.input_channels
+        self.time_embed = Mlp(width, 4 * width)
+        self.ln_pre = nn.LayerNorm(width)
+        self.backbone = Transformer(width, config.layers, config.heads)
+        self.ln_post = nn.LayerNorm(width)
+        self.input_proj = nn.Linear(channels, width)
+        self.output_proj = nn.Linear(width, config.output_channels)
+        initialise(self, config.init_scale)
+        nn.init.zeros_(self.output_proj.weight)
+        nn.init.zeros_(self.output_proj.bias)
+        if config.image == "vector":
+            self.clip_embed: nn.Module = nn.Linear(clip.feature_dim, width)
+        elif config.image == "grid":
+            dim = clip.grid_feature_dim
+            self.clip_embed = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, width))
+        if config.pooled_channels:
+            self.image_pool = ImagePool(clip, config.pooled_channels, width)
+        if config.cond_ctx:
+            self.cond_point_proj = nn.Linear(channels, width)
+            self.register_buffer("channel_scales", torch.tensor(config.channel_scales))
+            self.register_buffer("channel_biases", torch.tensor(config.channel_biases))
+
+    def forward(
+        self,
+        x: Float[Tensor, "B C N"],
+        t: Int[Tensor, "B"],
+        *,
+        embeddings: Float[Tensor, "B D *G"] | None = None,
+        low_res: Float[Tensor, "B C M"] | None = None,
+    ) -> Float[Tensor, "B O N"]:
+        points = self.input_proj(x.transpose(1, 2))
+        if self.config.pooled_channels:
+            points = points + self.image_pool(embeddings)[:, None]
+        tokens = torch.cat([*self._condition(t, embeddings, low_res, x.dtype), points], dim=1)
+        hidden = self.ln_post(self.backbone(self.ln_pre(tokens)))
+        return self.output_proj(hidden[:, -x.shape[2] :]).transpose(1, 2)
+
+    def _condition(
+        self, t: Int[Tensor, "B"], embeddings: Tensor | None, low_res: Tensor | None, dtype: torch.dtype
+    ) -> list[Float[Tensor, "B K C"]]:
+        time = self.time_embed(time_embedding(t, self.config.width).to(dtype))[:, None]
+        if self.config.image == "none":
+            return [time]
+        assert embeddings is not None, f"{self.config.name} needs the image's embeddings"
+        if self.config.image == "vector":
+            return [self.clip_embed(embeddings * math.sqrt(embeddings.shape[1]))[:, None], time]
+        grid = self.clip_embed(embeddings.transpose(1, 2))
+        if not self.config.cond_ctx:
+            return [time, grid]
+        assert low_res is not None, f"{self.config.name} needs the coarse cloud"
+        scaled = low_res * self.get_buffer("channel_scales")[:, None] + self.get_buffer("channel_biases")[:, None]
+        return [time, grid, self.cond_point_proj(scaled.to(dtype).transpose(1, 2))]
+
+
+class ImagePool(nn.Module):
+    """The whole grid of CLIP tokens as one vector: a few channels of each token, side by side, so that place is kept.
+
+    Not in the official networks. At toy size attention alone does not learn to use the image; adding this to every
+    point does.
+    """
+
+    def __init__(self, clip: ClipSizes, channels: int, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(clip.grid_feature_dim)
+        self.narrow = nn.Linear(clip.grid_feature_dim, channels)
+        self.mix = nn.Linear(channels * clip.grid_size**2, width)
+
+    def forward(self, embeddings: Float[Tensor, "B D G"]) -> Float[Tensor, "B C"]:
+        return self.mix(F.gelu(self.narrow(self.norm(embeddings.transpose(1, 2)))).flatten(1))
+
+
+class PointCloudSdf(nn.Module):
+    """Signed distance of query points to the surface that a cloud samples; x y z only, data units."""
+
+    def __init__(self, config: SdfConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.encoder_input_proj = nn.Linear(3, width)
+        self.encoder = Transformer(width, config.encoder_layers, config.encoder_heads)
+        self.decoder_input_proj = nn.Linear(3, width)
+        self.decoder = CrossTransformer(width, config.decoder_layers, config.decoder_heads)
+        self.ln_post = nn.LayerNorm(width)
+        self.output_proj = nn.Linear(width, 1)
+        initialise(self, config.init_scale)
+
+    def forward(self, queries: Float[Tensor, "B 3 Q"], *, point_clouds: Float[Tensor, "B 3 N"]) -> Float[Tensor, "B Q"]:
+        data = self.encoder(self.encoder_input_proj(point_clouds.transpose(1, 2)))
+        hidden = self.decoder(self.decoder_input_proj(queries.transpose(1, 2)), data)
+        return self.output_proj(self.ln_post(hidden))[..., 0]
+
+
+def time_embedding(t: Int[Tensor, "B"], width: int) -> Float[Tensor, "B C"]:
+    """[cos | sin] of t times width / 2 frequencies from 1 down to (almost) 1 / MAX_PERIOD."""
+    half = width // 2
+    frequencies = torch.exp(-math.log(MAX_PERIOD) / half * torch.arange(half, device=t.device))
+    phase = t[:, None].float() * frequencies
+    return torch.cat([phase.cos(), phase.sin()], dim=1)
+
+
+def initialise(network: nn.Module, scale: float) -> None:
+    """Attention and MLP weights normal with deviation scale / sqrt(width), their biases 0, as the official networks."""
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Linear) and name.split(".")[-1].startswith("c_"):
+            width = min(layer.in_features, layer.out_features)
+            nn.init.normal_(layer.weight, std=scale / math.sqrt(width))
+            nn.init.zeros_(layer.bias)

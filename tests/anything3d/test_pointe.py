@@ -1,0 +1,258 @@
+"""Point-E against the official networks and sampler (tests/golden/point_e), and its loader."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from anything3d import pointe
+from anything3d.errors import WeightsError
+from anything3d.mini import pointe as mini
+from anything3d.pointe.config import OFFICIAL, OFFICIAL_CLIP
+from anything3d.pointe.diffusion import alphas_cumprod, discrete_time, karras_sigmas
+from anything3d.weights import Place
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "point_e"
+META = json.loads((GOLDEN / "meta.json").read_text())
+NETWORK_TOLERANCE = 1e-4  # of the largest value; float32 through two layers
+SAMPLER_TOLERANCE = 1e-3  # 23 calls of the network, each of which amplifies rounding
+
+
+@pytest.fixture(scope="module")
+def io():
+    return load_file(GOLDEN / "io.safetensors")
+
+
+def official(name):
+    network = pointe.build(META["configs"][name], META["clip"])
+    network.load_state_dict(load_file(GOLDEN / f"{name}.safetensors"))
+    return network
+
+
+def relative_error(found, expected):
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+@torch.inference_mode()
+def test_networks_equal_the_official_ones(io):
+    grid = {"embeddings": io["clip_grid"]}
+    outputs = {
+        "uncond": official("uncond")(io["x"], io["t"]),
+        "textvec": official("textvec")(io["x"], io["t"], embeddings=io["clip_vec"]),
+        "base": official("base")(io["x"], io["t"], **grid),
+        "upsample": official("upsample")(io["x_up"], io["t"], low_res=io["low_res"], **grid),
+        "sdf": official("sdf")(io["sdf_queries"], point_clouds=io["sdf_points"]),
+    }
+    errors = {name: relative_error(output, io[f"out_{name}"]) for name, output in outputs.items()}
+    assert max(errors.values()) < NETWORK_TOLERANCE, errors
+
+
+def test_noise_schedules_equal_the_official_ones(io):
+    torch.testing.assert_close(alphas_cumprod("base"), io["alphas_cumprod_base"], rtol=1e-9, atol=0)
+    torch.testing.assert_close(alphas_cumprod("upsample"), io["alphas_cumprod_upsample"], rtol=1e-9, atol=0)
+    sigmas = torch.tensor(karras_sigmas(64, 1e-3, 120.0, 7.0), dtype=torch.float64)
+    torch.testing.assert_close(sigmas, io["karras_sigmas_64_base"], rtol=1e-5, atol=1e-12)
+
+
+def test_base_samples_equal_the_official_ones(io):
+    options = META["sampler"]
+    found = pointe.sample(
+        official("base"),
+        "base",
+        io["noise_base"],
+        steps=options["steps"],
+        sigma_min=options["sigma_min"],
+        sigma_max=options["sigma_max_base"],
+        s_churn=options["s_churn"],
+        guidance=options["guidance_base"],
+        embeddings=io["clip_grid"],
+    )
+    assert relative_error(found[:, :3], io["sample_base"][:, :3]) < SAMPLER_TOLERANCE
+    assert relative_error(found[:, 3:], io["sample_base"][:, 3:]) < SAMPLER_TOLERANCE
+
+
+def test_upsampled_clouds_equal_the_official_ones(io):
+    options = META["sampler"]
+    found = pointe.sample(
+        official("upsample"),
+        "upsample",
+        io["noise_up"],
+        steps=options["steps"],
+        sigma_min=options["sigma_min"],
+        sigma_max=options["sigma_max_upsample"],
+        s_churn=options["s_churn"],
+        guidance=options["guidance_upsample"],
+        embeddings=io["clip_grid"],
+        low_res=io["low_res"],
+    )
+    assert relative_error(found[:, :3], io["sample_upsample"][:, :3]) < SAMPLER_TOLERANCE
+    assert relative_error(found[:, 3:], io["sample_upsample"][:, 3:]) < SAMPLER_TOLERANCE
+
+
+def test_a_noise_level_becomes_the_discrete_time_below_it():
+    alphas_bar = [0.9, 0.5, 0.2]
+
+    def time(alpha_bar):
+        return discrete_time((1 / alpha_bar - 1) ** 0.5, alphas_bar)
+
+    assert [time(0.95), time(0.7), time(0.51), time(0.3), time(0.05)] == [0, 0, 0, 1, 2]
+
+
+OFFICIAL_SIZES = {  # tensors, parameters in millions
+    "base_40m_imagevec.pt": (158, 40.334),
+    "base_40m_textvec.pt": (158, 40.334),
+    "base_40m_uncond.pt": (156, 39.940),
+    "base_40m.pt": (160, 40.467),
+    "base_300m.pt": (304, 311.778),
+    "base_1b.pt": (304, 1244.312),
+    "upsample_40m.pt": (164, 40.471),
+    "sdf.pt": (168, 9.482),
+}
+
+
+@pytest.mark.parametrize("file", OFFICIAL)
+def test_official_configurations_have_the_official_sizes(file):
+    with torch.device("meta"):
+        network = pointe.build(OFFICIAL[file], OFFICIAL_CLIP)
+    millions = round(sum(p.numel() for p in network.parameters()) / 1e6, 3)
+    assert (len(network.state_dict()), millions) == OFFICIAL_SIZES[file]
+
+
+def small(**changes):
+    """A base network of the toy design, small."""
+    return {**mini.BASE, "width": 32, "layers": 2, "n_ctx": 20, **changes}
+
+
+def build_small(seed=0, **changes):
+    torch.manual_seed(seed)
+    network = pointe.build(small(**changes), mini.CLIP)
+    torch.nn.init.normal_(network.output_proj.weight, std=0.3)
+    return network
+
+
+def inputs(rows, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, 6, 20, generator=generator), torch.randn(rows, 96, 64, generator=generator)
+
+
+def test_the_last_step_of_x0_prediction_is_the_networks_output():
+    network = build_small()
+    noise, grid = inputs(2)
+    found = pointe.sample(network, "base", noise, steps=1, sigma_max=2.0, guidance=1.0, embeddings=grid)
+    t = discrete_time(2.0, alphas_cumprod("base").tolist())
+    expected = network(noise * 2 / 5**0.5, torch.full((2,), t), embeddings=grid).clamp(-1, 1)
+    torch.testing.assert_close(found[:, :3], expected[:, :3] / 2, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found[:, 3:], (expected[:, 3:] + 1) * 127.5, atol=1e-3, rtol=1e-4)
+
+
+def test_clouds_do_not_depend_on_their_batch_even_with_churn():
+    network = build_small()
+    noise, grid = inputs(3)
+
+    def draw(rows):
+        generators = [torch.Generator().manual_seed(b) for b in range(3)][rows]
+        return pointe.sample(
+            network, "base", noise[rows], steps=4, s_churn=3.0, embeddings=grid[rows], generators=generators
+        )
+
+    together = draw(slice(None))
+    for b in range(3):
+        torch.testing.assert_close(draw(slice(b, b + 1))[0], together[b], rtol=1e-3, atol=0.1)  # of 255
+
+
+def test_churn_changes_the_cloud_and_the_seed_decides_how():
+    network = build_small()
+    noise, grid = inputs(1)
+    first, again, other = (
+        pointe.sample(
+            network,
+            "base",
+            noise,
+            steps=4,
+            s_churn=3.0,
+            embeddings=grid,
+            generators=[torch.Generator().manual_seed(seed)],
+        )
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+
+
+def test_points_are_a_set_to_the_networks():
+    network = build_small()
+    noise, grid = inputs(1)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([500])
+    straight = network(noise, t, embeddings=grid)
+    torch.testing.assert_close(network(noise[:, :, order], t, embeddings=grid), straight[:, :, order])
+
+
+def test_pooled_image_features_reach_every_point():
+    network = build_small(layers=0)  # no attention: the pooled vector is the only way
+    noise, grid = inputs(1)
+    t = torch.tensor([500])
+    moved = (network(noise, t, embeddings=grid) - network(noise, t, embeddings=-grid)).abs().amax(1)
+    assert moved.min() > 1e-4
+
+
+def write(folder, config, network):
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"config": config, "clip": mini.CLIP}))
+    save_file(network.state_dict(), folder / "model.safetensors")
+    return str(folder)
+
+
+def test_saved_mini_networks_load_as_they_were(tmp_path):
+    networks = mini.build(3)
+    mini.save(networks, tmp_path)
+    for name, network in (("pointe", networks.base), ("pointe-upsampler", networks.upsampler)):
+        loaded = pointe.load_denoiser(str(tmp_path / name), Place(weights_root=str(tmp_path)))
+        for key, value in loaded.state_dict().items():
+            torch.testing.assert_close(value, network.state_dict()[key].half().float())
+
+
+def test_mini_networks_come_from_their_seed_alone():
+    before = torch.get_rng_state()
+    one, other = mini.build(5), mini.build(5)
+    assert torch.equal(one.base.input_proj.weight, other.base.input_proj.weight)
+    assert not torch.equal(one.base.input_proj.weight, mini.build(6).base.input_proj.weight)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_official_checkpoint_loads_by_its_file_name(tmp_path, monkeypatch):
+    tiny = {**OFFICIAL["base_40m.pt"], "width": 64, "layers": 2, "heads": 4}
+    monkeypatch.setattr("anything3d.pointe.loading.OFFICIAL", {"base_40m.pt": tiny})
+    monkeypatch.setattr("anything3d.pointe.loading.OFFICIAL_CLIP", META["clip"])
+    tensors = load_file(GOLDEN / "base.safetensors")
+    torch.save(tensors, tmp_path / "base_40m.pt")
+    network = pointe.load_denoiser(str(tmp_path), Place())
+    assert torch.equal(network.output_proj.weight, tensors["output_proj.weight"])
+
+
+def test_wrong_weights_say_what_is_wrong(tmp_path):
+    network = build_small()
+    wider = write(tmp_path / "wider", small(width=64), network)
+    unknown = write(tmp_path / "unknown", small(name="PointNet"), network)
+    untyped = write(tmp_path / "untyped", small(width="32"), network)
+    predicting = write(tmp_path / "predicting", small(prediction="v"), network)
+    sdf = write(tmp_path / "sdf", META["configs"]["sdf"], official("sdf"))
+    damaged = write(tmp_path / "damaged", small(), network)
+    (tmp_path / "damaged" / "model.safetensors").write_bytes(b"x" * 100)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "other.pt").write_bytes(b"")
+    for folder, reason, message in (
+        (wider, "weights_mismatch", "input_proj"),
+        (unknown, "weights_config", "PointNet"),
+        (untyped, "weights_config", "width"),
+        (predicting, "weights_config", "eps, x0"),
+        (sdf, "weights_config", "a point denoiser is needed"),
+        (damaged, "weights_damaged", "damaged"),
+        (str(tmp_path / "empty"), "weights_missing", "base_1b.pt"),
+    ):
+        with pytest.raises(WeightsError, match=message) as caught:
+            pointe.load_denoiser(folder, Place())
+        assert caught.value.reason == reason
+    assert pointe.load_sdf(sdf, Place()).config.n_ctx == 128
