@@ -1,0 +1,212 @@
+"""Captions of crops: T = BLIP(I') (Li et al. 2022), by beam search or by nucleus sampling.
+
+Anything-3D captions the crop on a white background with nucleus sampling, unseeded (AnyObject3D main.py). Here each
+object has its own generator, so that its caption depends neither on its batch neighbours nor on their order.
+"""
+
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, assert_never
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from anything3d import seed
+from anything3d.clip import Preprocessor, check_tokenizer, load_network, load_preprocessor
+from anything3d.errors import ConfigError, NumericsError
+from anything3d.image import over
+from anything3d.weights import Place, directory
+
+Decoding = Literal["beam", "nucleus"]
+MAX_CHARACTERS = 200  # of a caption, which becomes a prompt: CLIP reads at most 77 tokens of it
+WHITE = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionConfig:
+    """Defaults of the preset `mini`."""
+
+    weights: str = "blip"  # packaged name or folder in the layout of transformers' BLIP
+    decoding: Decoding = "beam"  # the likeliest caption; "nucleus" is what the paper's code uses
+    beams: int = 3  # of the beam search; LAVIS blip_caption.generate
+    top_p: float = 0.9  # probability mass that nucleus sampling keeps; LAVIS blip_caption.generate
+    repetition_penalty: float = 1.0  # 1 = none; LAVIS takes 1.1 for nucleus sampling
+    prompt: str = ""  # beginning of every caption, cut off again; LAVIS: "a picture of"
+    min_tokens: int = 3  # new ones, without the end; LAVIS: 10 with the 4 of its prompt, so 6
+    max_tokens: int = 12  # new ones, without the end; LAVIS: 30 with the 4 of its prompt, so 26
+
+
+@dataclass(frozen=True, slots=True)
+class Captioned:
+    """A caption and the mean log-probability (nats) of its tokens, the end included, under the plain network."""
+
+    text: str
+    log_probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Captioner:
+    """A frozen BLIP with its tokenizer and its way of decoding."""
+
+    config: CaptionConfig
+    vision: nn.Module
+    decoder: nn.Module
+    generate: Callable[..., Tensor]  # the decoder's own
+    preprocess: Preprocessor
+    decode: Callable[[list[int]], str]
+    prompt_ids: tuple[int, ...]  # the beginning of a caption, then `config.prompt`
+    end_id: int
+    pad_id: int
+
+    @torch.inference_mode()
+    def __call__(self, crops: Float[Tensor, "B 4 S S"], generators: Sequence[torch.Generator]) -> list[Captioned]:
+        """Captions of crops (RGBA in [0, 1]) over white; row b is sampled with `generators[b]` (one draw from each).
+
+        Raises: NumericsError if a caption has no letter or digit, or its probability is not finite.
+        """
+        weight = next(self.vision.parameters())
+        pixels = self.preprocess(over(crops.to(weight.device, torch.float32), WHITE)).to(weight.dtype)
+        image = self.vision(pixel_values=pixels).last_hidden_state
+        ids = self._continue_prompt(image, generators)
+        log_probabilities = self._log_probabilities(image, ids).tolist()
+        start = len(self.prompt_ids)
+        return [
+            captioned(self.decode(row[start:]), value)
+            for row, value in zip(ids.tolist(), log_probabilities, strict=True)
+        ]
+
+    def _continue_prompt(
+        self, image: Float[Tensor, "B N C"], generators: Sequence[torch.Generator]
+    ) -> Int[Tensor, "B L"]:
+        """Token ids: the prompt, the caption, the end, then padding."""
+        config = self.config
+        match config.decoding:
+            case "beam":
+                beams, processors = config.beams, []
+            case "nucleus":
+                beams, processors = 1, [NucleusNoise(config.top_p, [child(g) for g in generators])]
+            case _:
+                assert_never(config.decoding)
+        return self.generate(
+            input_ids=torch.tensor([self.prompt_ids] * len(image), device=image.device),
+            encoder_hidden_states=image,
+            encoder_attention_mask=torch.ones(image.shape[:2], dtype=torch.long, device=image.device),
+            eos_token_id=self.end_id,
+            pad_token_id=self.pad_id,
+            do_sample=False,
+            num_beams=beams,
+            logits_processor=processors,
+            repetition_penalty=config.repetition_penalty,
+            min_new_tokens=config.min_tokens,
+            max_new_tokens=config.max_tokens + 1,  # and the end
+        )
+
+    def _log_probabilities(self, image: Float[Tensor, "B N C"], ids: Int[Tensor, "B L"]) -> Float[Tensor, "B"]:
+        """Mean over each row's new tokens up to its first end, under the network without penalty or filter."""
+        logits = self.decoder(input_ids=ids[:, :-1], encoder_hidden_states=image).logits.float()
+        values = logits.log_softmax(dim=-1).gather(-1, ids[:, 1:, None])[..., 0]
+        new = ids[:, len(self.prompt_ids) :]
+        before_end = (new == self.end_id).long().cumsum(dim=-1) - (new == self.end_id).long() == 0
+        values = values[:, -new.shape[1] :]
+        return torch.where(before_end, values, 0).sum(dim=-1) / before_end.sum(dim=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class NucleusNoise:
+    """Turns greedy decoding into nucleus sampling: argmax(log p + Gumbel noise) is an exact draw from p.
+
+    p is the smallest set of likeliest tokens with mass >= `top_p`, renormalised (Holtzman et al. 2020). Row b's noise
+    comes from `generators[b]`, where a sampler on the global generator would mix the rows.
+    """
+
+    top_p: float
+    generators: Sequence[torch.Generator]
+
+    def __call__(self, ids: Int[Tensor, "B L"], scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+        probabilities, order = scores.float().softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+        outside = probabilities.cumsum(dim=-1) - probabilities >= self.top_p
+        kept = probabilities.masked_fill(outside, 0).log()
+        uniform = seed.rand(scores.shape[1:], self.generators, scores.device).clamp_min(1e-30)
+        noisy = kept - (-uniform.gather(-1, order).log()).log()
+        return torch.empty_like(noisy).scatter_(-1, order, noisy)
+
+
+def child(generator: torch.Generator) -> torch.Generator:
+    """A generator of its own, seeded by one draw: rows that finish early draw more than they need."""
+    return torch.Generator().manual_seed(int(torch.randint(2**53, (), generator=generator)))
+
+
+def captioned(text: str, log_probability: float) -> Captioned:
+    """The caption, cleaned.
+
+    Raises: NumericsError if it has no letter or digit, or its probability is not finite.
+    """
+    text = clean(text)
+    if not any(character.isalnum() for character in text):
+        raise NumericsError(
+            "empty_caption", f"the captioner said {text!r}; look at the crop, or raise caption.min_tokens"
+        )
+    if not -float("inf") < log_probability <= 0:
+        raise NumericsError(
+            "caption_not_finite",
+            f"caption {text!r} has log-probability {log_probability}; run the captioner in float32",
+        )
+    return Captioned(text, log_probability)
+
+
+def clean(text: str) -> str:
+    """Printable, single spaces, at most 200 characters: captions become prompts, table cells and HTML."""
+    printable = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
+    return " ".join(printable.split())[:MAX_CHARACTERS].rstrip()
+
+
+def load_captioner(config: CaptionConfig, place: Place) -> Captioner:
+    """The BLIP of a transformers folder.
+
+    Raises: ConfigError for a setting out of range; WeightsError for a missing or broken folder.
+    """
+    from transformers import BertTokenizer, BlipForConditionalGeneration
+
+    check(config)
+    folder = directory(config.weights, place)
+    model = load_network(BlipForConditionalGeneration.from_pretrained, folder, place)
+    tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
+    text = model.config.text_config
+    check_tokenizer(len(tokenizer), text.vocab_size, folder)
+    prompt_ids = tokenizer(config.prompt, add_special_tokens=False)["input_ids"]
+    longest = 1 + len(prompt_ids) + config.max_tokens + 1
+    if longest > text.max_position_embeddings:
+        raise ConfigError(
+            "caption_length",
+            f"caption.max_tokens is {config.max_tokens}, with prompt and end {longest}; "
+            f"{config.weights} can place {text.max_position_embeddings} tokens",
+        )
+    return Captioner(
+        config=config,
+        vision=model.vision_model,
+        decoder=model.text_decoder,
+        generate=model.text_decoder.generate,
+        preprocess=load_preprocessor(folder),
+        decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
+        prompt_ids=(text.bos_token_id, *prompt_ids),
+        end_id=text.sep_token_id,
+        pad_id=text.pad_token_id,
+    )
+
+
+def check(config: CaptionConfig) -> None:
+    """Raises: ConfigError for a number out of range."""
+    sound = (
+        config.beams >= 1
+        and 0 < config.top_p <= 1
+        and config.repetition_penalty > 0
+        and 0 <= config.min_tokens <= config.max_tokens
+        and config.max_tokens >= 1
+    )
+    if not sound:
+        raise ConfigError(
+            "caption_config",
+            f"{config}: need beams >= 1, 0 < top_p <= 1, repetition_penalty > 0, 0 <= min_tokens <= max_tokens",
+        )

@@ -1,0 +1,221 @@
+"""Scores of one object: against its own photo always, against ground truth where there is one.
+
+Truth and reconstruction each have a canonical frame of their own, and nothing says that their fronts agree. What they
+share is the photo: both frames know from where it was taken. The turn between the frames follows from these two
+directions; nothing is fitted (no ICP), so a wrong reference camera costs in every number, as it should.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from anything3d import metrics
+from anything3d.camera import POINT_E_FOV_DEG, Camera, angles, orbit
+from anything3d.clip import Clip, load_clip
+from anything3d.cloud import Cloud
+from anything3d.errors import ConfigError, NumericsError
+from anything3d.field import Field
+from anything3d.image import over
+from anything3d.mesh import Mesh
+from anything3d.render import RenderConfig, Rendering, composite, render
+from anything3d.truth import Target
+from anything3d.weights import Place
+
+FSCORE_TAU = 0.05  # of the longest side; the `5pct` in the score's name
+SOLID = 0.5  # alpha above which a pixel belongs to a silhouette
+WHITE = 1.0
+TURNTABLE_DISTANCE = 2.7  # canonical units; a unit cube stays in sight at every azimuth, an object fills about half
+NO_TRUTH = "no ground truth: compared with the photo only"
+NORMALIZATION = (
+    "the prediction is turned into the true canonical frame by the two reference cameras' directions (no ICP); for "
+    "distances, surfaces are then centred and scaled to bounding boxes with longest side 1, each by its own"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreConfig:
+    """Defaults of the preset `mini`."""
+
+    clip_weights: str = "clip"  # packaged name or folder; numbers of different CLIPs do not compare
+    size_px: int = 128  # of the reference render and the turntable
+    views: int = 8  # of the turntable; Magic123 takes 100
+    turntable_elevation_deg: float = 15.0  # seen slightly from above, so that tops count
+    points: int = 4096  # surface samples; two of a unit cube's surface then differ by a Chamfer of 0.019, F-score 0.996
+    samples: int = 64  # along a ray
+
+
+@dataclass(frozen=True, slots=True)
+class Reconstruction:
+    """One object as the pipeline made it, in its own canonical frame."""
+
+    crop: Float[Tensor, "4 S S"]  # RGBA in [0, 1], straight alpha
+    reference: Camera  # one, from which the crop sees the object
+    cloud: Cloud  # one, from which the field was made
+    field: Field  # one
+    mesh: Mesh
+
+
+@dataclass(frozen=True, slots=True)
+class TruthScores:
+    """How far one object is from its ground truth; lengths in longest sides. See NORMALIZATION."""
+
+    azimuth_error_deg: float  # 0..180; says nothing about bodies of revolution
+    lift_chamfer: float  # of the cloud, before refinement
+    chamfer: float  # of the mesh
+    fscore_5pct: float  # of the mesh, 0..1
+    novel_psnr_db: float  # mean over the true views, on white
+    novel_mask_iou: float  # mean over the true views
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The scores of one object, and the pictures they were taken from. `truth` is None where there is no truth."""
+
+    reference_psnr_db: float  # the field at the reference camera against the crop, both on white
+    reference_mask_iou: float  # of the same two silhouettes
+    clip_similarity: float  # mean cosine between the crop and the turntable's views, on white
+    truth: TruthScores | None
+    normalization: str  # how the shapes were brought into one frame, in words
+    reference: UInt8[Tensor, "S S 4"]  # RGBA, straight alpha: the field at the reference camera
+    turntable: UInt8[Tensor, "T S S 3"]  # on white, all round from the reference azimuth
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """A frozen CLIP and the settings of the renders."""
+
+    config: ScoreConfig
+    clip: Clip
+
+    @torch.inference_mode()
+    def __call__(self, made: Reconstruction, target: Target | None, generator: torch.Generator) -> Scored:
+        """All scores of one object; `generator` draws the surface samples.
+
+        Raises: NumericsError if the mesh or the cloud has no extent, or the field is not finite.
+        """
+        size = self.config.size_px
+        reference = self._render(made, made.reference, size)
+        if not bool(reference.rgb.isfinite().all()):
+            raise NumericsError("field_not_finite", "the field has a NaN or Inf at the reference camera")
+        white_crop = over(made.crop[None].float().cpu(), WHITE)
+        psnr, iou = compare(reference, resize(white_crop, size), resize(made.crop[None, 3:].float().cpu(), size)[:, 0])
+        turntable = composite(self._render(made, turntable_cameras(made.reference, self.config), size), WHITE)
+        likeness = self.clip.image_embeddings(turntable) @ self.clip.image_embeddings(white_crop)[0]
+        return Scored(
+            reference_psnr_db=float(psnr),
+            reference_mask_iou=float(iou),
+            clip_similarity=float(likeness.mean()),
+            truth=None if target is None else self._against(made, target, generator),
+            normalization=NO_TRUTH if target is None else NORMALIZATION,
+            reference=straight_rgba(reference)[0],
+            turntable=to_uint8(turntable),
+        )
+
+    def _against(self, made: Reconstruction, target: Target, generator: torch.Generator) -> TruthScores:
+        n = self.config.points
+        turn = frame_turn(made.reference, target)
+        true = metrics.normalise_points(subset(target.points, n, generator)[None])
+        surface = metrics.sample_surface(made.mesh.vertices.cpu(), made.mesh.faces.cpu(), n, generator)
+        surface = metrics.normalise_points(surface[None] @ turn.T)
+        cloud = metrics.normalise_points(subset(made.cloud.points[0].cpu(), n, generator)[None] @ turn.T)
+
+        seen = self._render(made, turn_back(target.cameras, turn), target.views.shape[-1])
+        psnr, iou = compare(seen, over(target.views, WHITE), target.views[:, 3])
+        return TruthScores(
+            azimuth_error_deg=azimuth_error_deg(made.reference, target),
+            lift_chamfer=float(metrics.chamfer(cloud, true)),
+            chamfer=float(metrics.chamfer(surface, true)),
+            fscore_5pct=float(metrics.fscore(surface, true, FSCORE_TAU)),
+            novel_psnr_db=float(psnr.mean()),
+            novel_mask_iou=float(iou.mean()),
+        )
+
+    def _render(self, made: Reconstruction, camera: Camera, size: int) -> Rendering:
+        """On the field's device, brought to the CPU."""
+        device = made.field.density_grid.device
+        seen = render(made.field, camera.to(device), size, RenderConfig(samples=self.config.samples))
+        return Rendering(seen.rgb.cpu(), seen.alpha.cpu(), seen.depth.cpu(), seen.weights.cpu())
+
+
+def compare(
+    rendering: Rendering, white: Float[Tensor, "V 3 S S"], alpha: Float[Tensor, "V S S"]
+) -> tuple[Float[Tensor, "V"], Float[Tensor, "V"]]:
+    """PSNR (dB) of renderings on white against images on white, and IoU of the silhouettes."""
+    iou = metrics.mask_iou(rendering.alpha > SOLID, alpha > SOLID)
+    return metrics.psnr_db(composite(rendering, WHITE).clamp(0, 1), white), iou
+
+
+def frame_turn(reference: Camera, target: Target) -> Float[Tensor, "3 3"]:
+    """The rotation from the predicted canonical frame to the true one.
+
+    Both frames know the direction from which the photo was taken. Cameras that look at the origin from there, upright,
+    are one camera; so are their axes.
+    """
+    azimuth, elevation = (value.cpu() for value in angles(reference))
+    predicted = _towards_origin(azimuth, elevation)
+    true = _towards_origin(azimuth.new_tensor([target.azimuth_deg]), azimuth.new_tensor([target.elevation_deg]))
+    return true @ predicted.T
+
+
+def _towards_origin(azimuth_deg: Float[Tensor, "1"], elevation_deg: Float[Tensor, "1"]) -> Float[Tensor, "3 3"]:
+    one = torch.ones_like(azimuth_deg)
+    return orbit(azimuth_deg, elevation_deg, one, one).pose[0, :3, :3]
+
+
+def turn_back(cameras: Camera, turn: Float[Tensor, "3 3"]) -> Camera:
+    """Cameras of the true frame in the predicted frame, `turn` being the rotation from predicted to true."""
+    pose = cameras.pose.clone()
+    pose[:, :3] = turn.T @ cameras.pose[:, :3]
+    return Camera(pose, cameras.intrinsics)
+
+
+def azimuth_error_deg(reference: Camera, target: Target) -> float:
+    """How far the photo's estimated azimuth is from the true one, each in its own canonical frame; 0..180."""
+    azimuth, _ = angles(reference)
+    return float(metrics.angle_difference_deg(azimuth.cpu(), torch.tensor([target.azimuth_deg])))
+
+
+def turntable_cameras(reference: Camera, config: ScoreConfig) -> Camera:
+    """Equal steps all round, the first at the reference camera's azimuth."""
+    azimuth, _ = angles(reference)
+    azimuths = azimuth + torch.arange(config.views, device=azimuth.device) * (360 / config.views)
+    elevation, distance, fov = (
+        torch.full_like(azimuths, value)
+        for value in (config.turntable_elevation_deg, TURNTABLE_DISTANCE, POINT_E_FOV_DEG)
+    )
+    return orbit(azimuths, elevation, distance, fov)
+
+
+def subset(points: Float[Tensor, "N 3"], n: int, generator: torch.Generator) -> Float[Tensor, "M 3"]:
+    """`n` of the points, or all if there are no more."""
+    return points[torch.randperm(len(points), generator=generator)[:n]]
+
+
+def resize(images: Float[Tensor, "B C S S"], size: int) -> Float[Tensor, "B C T T"]:
+    """Squares of `size` px, antialiased."""
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+
+
+def straight_rgba(rendering: Rendering) -> UInt8[Tensor, "V S S 4"]:
+    """The rendering with its colour divided by its opacity, as image files keep it."""
+    alpha = rendering.alpha[:, None]
+    return to_uint8(torch.cat([rendering.rgb / alpha.clamp(min=1e-6), alpha], dim=1))
+
+
+def to_uint8(images: Float[Tensor, "B C H W"]) -> UInt8[Tensor, "B H W C"]:
+    """Rounded to 8 bits, channels last."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def load_scorer(config: ScoreConfig, place: Place) -> Scorer:
+    """Raises: ConfigError for a number out of range; WeightsError for a missing or broken CLIP."""
+    sound = config.size_px >= 8 and config.views >= 1 and config.points >= 2 and config.samples >= 1
+    if not sound or not -89 <= config.turntable_elevation_deg <= 89:
+        raise ConfigError(
+            "score_config",
+            f"{config}: need size_px >= 8, views >= 1, points >= 2, samples >= 1, elevation within 89 degrees",
+        )
+    return Scorer(config, load_clip(config.clip_weights, place))

@@ -1,0 +1,247 @@
+"""Ground truth beside a mini-world shard: read, checked, and matched with masks.
+
+`truth.json` (format `anything3d-truth-1`) lists the objects of every image; `points/*.ply` are surface points and
+`views/*.png` eight views of each object alone. Azimuth and elevation say where the photo's camera stands in the
+object's own canonical frame (camera.py).
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TypeVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from anything3d import mask as masks
+from anything3d.camera import Camera, orbit
+from anything3d.cloud import Cloud, from_ply
+from anything3d.errors import InputError
+from anything3d.image import decode_png
+
+FORMAT = "anything3d-truth-1"
+MATCH_IOU = 0.5  # of a mask with the true one, from which on it is that object's; COCO's lowest threshold
+RIGID = 1e-3  # how far a pose's rotation may be from orthonormal, per entry
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ViewPlan:
+    """The cameras of the novel views: on a sphere, at these angles beyond the photo's azimuth."""
+
+    size_px: int
+    azimuth_offsets_deg: tuple[float, ...]
+    elevation_deg: float
+    distance: float  # canonical units
+    fov_deg: float
+
+    def cameras(self, azimuth_deg: float) -> Camera:
+        """In the true canonical frame, for a photo taken from `azimuth_deg`."""
+        azimuths = torch.tensor(self.azimuth_offsets_deg) + azimuth_deg
+        elevation, distance, fov = (
+            torch.full_like(azimuths, value) for value in (self.elevation_deg, self.distance, self.fov_deg)
+        )
+        return orbit(azimuths, elevation, distance, fov)
+
+
+@dataclass(frozen=True, slots=True)
+class TrueObject:
+    """One object of an image. `points` and `views` are paths relative to truth.json."""
+
+    annotation: int  # index into the annotations of the image's JSON
+    shape: str
+    color: str
+    caption: str
+    azimuth_deg: float  # of the photo's camera in the canonical frame
+    elevation_deg: float
+    distance: float  # canonical units
+    camera: Camera  # the photo's; intrinsics are fractions of the photo
+    visible_share: float  # of the silhouette that nothing else covers, 0..1
+    mask: str  # compressed RLE of the visible part
+    points: str
+    views: str
+    held_out: bool  # not among what the mini networks were trained on
+
+
+@dataclass(frozen=True, slots=True)
+class TrueImage:
+    """One image and what can be seen on it."""
+
+    width: int
+    height: int
+    objects: tuple[TrueObject, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """A shard's ground truth; images by id."""
+
+    shard: str
+    plan: ViewPlan
+    images: dict[str, TrueImage]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What one object should look like."""
+
+    points: Float[Tensor, "N 3"]  # on the surface, canonical frame
+    views: Float[Tensor, "V 4 S S"]  # RGBA in [0, 1], straight alpha
+    cameras: Camera  # of the views, canonical frame
+    azimuth_deg: float  # of the photo's camera
+    elevation_deg: float
+
+
+def read(data: bytes) -> Truth:
+    """The contents of truth.json.
+
+    Raises: InputError("bad_truth") that names the place and the value, if anything is missing or out of range.
+    """
+    try:
+        root = json.loads(data)
+    except ValueError as error:
+        raise InputError("bad_truth", f"truth.json is not JSON: {error}") from error
+    if (found := take(root, "format", str, "truth")) != FORMAT:
+        raise InputError("bad_truth", f"format is {found!r}, this library reads {FORMAT!r}")
+    images = take(root, "images", dict, "truth")
+    return Truth(
+        shard=take(root, "shard", str, "truth"),
+        plan=_view_plan(take(root, "views", dict, "truth")),
+        images={name: _true_image(record, str(name)) for name, record in images.items()},
+    )
+
+
+def mask_ious(image: TrueImage, mask: Bool[Tensor, "H W"]) -> Float[Tensor, "N"]:
+    """IoU of `mask` with the true mask of every object of `image`, in their order.
+
+    Raises: InputError if the mask's size is not the image's, or a true mask is damaged.
+    """
+    if mask.shape != (image.height, image.width):
+        raise InputError("bad_truth", f"mask of {tuple(mask.shape)} px for a photo of {image.height} x {image.width}")
+    ious = []
+    for item in image.objects:
+        true = masks.decode(item.mask, image.height, image.width).to(mask.device)
+        ious.append(float((true & mask).sum()) / max(1, int((true | mask).sum())))
+    return torch.tensor(ious)
+
+
+def match(image: TrueImage, mask: Bool[Tensor, "H W"]) -> int | None:
+    """Index of the object that `mask` shows; None if none overlaps it by an IoU of 0.5 or more."""
+    ious = mask_ious(image, mask)
+    if len(ious) == 0 or float(ious.max()) < MATCH_IOU:
+        return None
+    return int(ious.argmax())
+
+
+def target(plan: ViewPlan, item: TrueObject, points_ply: bytes, views_png: bytes) -> Target:
+    """The object's surface points and novel views.
+
+    Raises: InputError if either file is broken or not of the size that `plan` says.
+    """
+    cloud: Cloud = from_ply(points_ply)
+    strip = decode_png(views_png)
+    n, size = len(plan.azimuth_offsets_deg), plan.size_px
+    if strip.shape != (size, n * size, 4):
+        raise InputError("bad_truth", f"{item.views} is {tuple(strip.shape)}, expected {(size, n * size, 4)}")
+    views = strip.reshape(size, n, size, 4).permute(1, 3, 0, 2).float() / 255
+    return Target(cloud.points[0], views, plan.cameras(item.azimuth_deg), item.azimuth_deg, item.elevation_deg)
+
+
+def take(record: object, name: str, kind: type[T], where: str) -> T:
+    """`record[name]`, checked to be of `kind`."""
+    if not isinstance(record, dict) or name not in record:
+        raise InputError("bad_truth", f"{where} has no {name!r}")
+    return checked(record[name], kind, f"{where}.{name}")
+
+
+def checked(value: object, kind: type[T], where: str) -> T:
+    """`value` if it is of `kind`; an integer is also a float, a boolean only a boolean, a float is finite."""
+    if kind is float and type(value) is int:
+        value = float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise InputError("bad_truth", f"{where} is {str(value)[:80]!r}, expected {kind.__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError("bad_truth", f"{where} is {value}, expected a finite number")
+    return value
+
+
+def _number(record: object, name: str, low: float, high: float, where: str) -> float:
+    value = take(record, name, float, where)
+    if not low <= value <= high:
+        raise InputError("bad_truth", f"{where}.{name} is {value}, allowed are {low} to {high}")
+    return value
+
+
+def _whole(record: object, name: str, low: int, high: int, where: str) -> int:
+    value = take(record, name, int, where)
+    if not low <= value <= high:
+        raise InputError("bad_truth", f"{where}.{name} is {value}, allowed are {low} to {high}")
+    return value
+
+
+def _numbers(values: object, count: int, where: str) -> tuple[float, ...]:
+    row = checked(values, list, where)
+    if len(row) != count:
+        raise InputError("bad_truth", f"{where} has {len(row)} values, expected {count}")
+    return tuple(checked(value, float, f"{where}[{index}]") for index, value in enumerate(row))
+
+
+def _view_plan(record: dict[str, object]) -> ViewPlan:
+    count = _whole(record, "count", 1, 64, "views")
+    return ViewPlan(
+        size_px=_whole(record, "size", 8, 2048, "views"),
+        azimuth_offsets_deg=_numbers(record.get("azimuth_offsets_deg"), count, "views.azimuth_offsets_deg"),
+        elevation_deg=_number(record, "elevation_deg", -89.9, 89.9, "views"),
+        distance=_number(record, "distance", 0.9, 100.0, "views"),
+        fov_deg=_number(record, "fov_deg", 1.0, 170.0, "views"),
+    )
+
+
+def _true_image(record: object, where: str) -> TrueImage:
+    objects = take(record, "objects", list, where)
+    return TrueImage(
+        width=_whole(record, "width", 1, 65535, where),
+        height=_whole(record, "height", 1, 65535, where),
+        objects=tuple(_true_object(item, f"{where}.objects[{index}]") for index, item in enumerate(objects)),
+    )
+
+
+def _true_object(record: object, where: str) -> TrueObject:
+    return TrueObject(
+        annotation=_whole(record, "annotation", 0, 2**31, where),
+        shape=take(record, "shape", str, where),
+        color=take(record, "color", str, where),
+        caption=take(record, "caption", str, where),
+        azimuth_deg=_number(record, "azimuth_deg", -360.0, 360.0, where),
+        elevation_deg=_number(record, "elevation_deg", -89.99, 89.99, where),
+        distance=_number(record, "distance", 0.1, 1000.0, where),
+        camera=_camera(take(record, "camera", dict, where), f"{where}.camera"),
+        visible_share=_number(record, "visible_share", 0.0, 1.0, where),
+        mask=take(record, "mask_rle", str, where),
+        points=_path(record, "points", where),
+        views=_path(record, "views", where),
+        held_out=take(record, "held_out", bool, where),
+    )
+
+
+def _camera(record: dict[str, object], where: str) -> Camera:
+    rows = take(record, "pose", list, where)
+    if len(rows) != 4:
+        raise InputError("bad_truth", f"{where}.pose has {len(rows)} rows, expected 4")
+    pose = torch.tensor([_numbers(row, 4, f"{where}.pose") for row in rows])
+    rotation = pose[:3, :3]
+    rigid = torch.allclose(rotation @ rotation.T, torch.eye(3), atol=RIGID) and float(torch.linalg.det(rotation)) > 0
+    if not rigid or pose[3].tolist() != [0, 0, 0, 1]:
+        raise InputError("bad_truth", f"{where}.pose is not a rotation and a translation: {pose.tolist()}")
+    return Camera(pose[None], torch.tensor([_numbers(record.get("intrinsics"), 4, f"{where}.intrinsics")]))
+
+
+def _path(record: object, name: str, where: str) -> str:
+    path = take(record, name, str, where)
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path:
+        raise InputError("bad_truth", f"{where}.{name} is {path[:80]!r}, expected a path below truth.json's folder")
+    return path

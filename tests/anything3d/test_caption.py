@@ -1,0 +1,149 @@
+"""Captions by a toy BLIP with random weights: exact sampling, independence of rows, log-probabilities, cleaning."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from anything3d.caption import CaptionConfig, Captioner, NucleusNoise, captioned, clean, load_captioner
+from anything3d.errors import ConfigError, NumericsError, WeightsError
+from anything3d.mini import blip as mini
+from anything3d.seed import generators
+from anything3d.weights import Place
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> CaptionConfig:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("blip")
+    network = mini.build(0)
+    with torch.no_grad():  # random weights of the usual size hardly look at the image; these do
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(6)
+    mini.save(network, folder)
+    return CaptionConfig(weights=str(folder), max_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def beam(config: CaptionConfig) -> Captioner:
+    return load_captioner(config, Place())
+
+
+@pytest.fixture(scope="module")
+def nucleus(config: CaptionConfig) -> Captioner:
+    return load_captioner(replace(config, decoding="nucleus"), Place())
+
+
+@pytest.fixture(scope="module")
+def crops() -> torch.Tensor:
+    """Black, red, green and blue noise, half transparent."""
+    noise = torch.rand(4, 4, 100, 100, generator=torch.Generator().manual_seed(5))
+    noise[:, :3] *= torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])[:, :, None, None]
+    return noise
+
+
+@pytest.mark.parametrize("decoding", ["beam", "nucleus"])
+def test_a_caption_does_not_depend_on_its_batch_neighbours(request: pytest.FixtureRequest, crops, decoding: str):
+    captioner = request.getfixturevalue(decoding)
+    together = captioner(crops, generators(0, "caption", ["a", "b", "c", "d"]))
+    assert len({caption.text for caption in together}) > 1
+    for index, name in enumerate("abcd"):
+        alone = captioner(crops[index : index + 1], generators(0, "caption", [name]))[0]
+        assert alone.text == together[index].text
+        assert alone.log_probability == pytest.approx(together[index].log_probability, abs=1e-4)
+
+
+def test_sampling_follows_its_generator_and_draws_from_it_once(nucleus: Captioner, crops):
+    one, two = (generators(0, "caption", ["a"])[0] for _ in range(2))
+    first = nucleus(crops[:1], [one])
+    assert first == nucleus(crops[:1], [two])
+    assert first != nucleus(crops[:1], [one])
+    before = torch.get_rng_state()
+    nucleus(crops[:1], [one])
+    assert torch.equal(before, torch.get_rng_state())
+    torch.randint(2**53, (), generator=two)
+    torch.randint(2**53, (), generator=two)
+    assert torch.equal(one.get_state(), two.get_state())
+
+
+def test_log_probability_is_the_mean_of_a_step_by_step_evaluation(nucleus: Captioner, crops):
+    ids = torch.tensor([[*nucleus.prompt_ids, 12, 30, 17, nucleus.end_id, nucleus.pad_id, nucleus.pad_id]])
+    with torch.inference_mode():
+        image = nucleus.vision(pixel_values=nucleus.preprocess(crops[:1, :3])).last_hidden_state
+        steps = [
+            nucleus.decoder(input_ids=ids[:, :n], encoder_hidden_states=image).logits[0, -1].log_softmax(-1)[ids[0, n]]
+            for n in range(1, 5)
+        ]
+        mean = nucleus._log_probabilities(image, ids)
+    assert float(mean) == pytest.approx(float(sum(steps)) / 4, abs=1e-4)
+
+
+def test_beam_search_finds_captions_at_least_as_likely_as_the_greedy_one(config: CaptionConfig, beam: Captioner, crops):
+    greedy = load_captioner(replace(config, beams=1), Place())
+    pairs = zip(beam(crops, generators(0, "x", "abcd")), greedy(crops, generators(0, "x", "abcd")), strict=True)
+    gains = [found.log_probability - first.log_probability for found, first in pairs]
+    assert sum(gains) >= -1e-4
+
+
+def test_transparent_pixels_are_white_to_the_captioner(beam: Captioner, crops):
+    hidden = torch.cat([crops[:1, :3], (crops[:1, 3:] > 0.5).float()], dim=1)
+    other = hidden.clone()
+    other[:, :3] = torch.where(hidden[:, 3:] > 0, hidden[:, :3], 0.123)
+    one, two = (beam(image, generators(0, "caption", ["a"])) for image in (hidden, other))
+    assert one == two
+
+
+def test_a_prompt_begins_the_sentence_and_is_cut_off(config: CaptionConfig, crops):
+    captioner = load_captioner(replace(config, prompt="a photo of"), Place())
+    assert len(captioner.prompt_ids) == 4
+    caption = captioner(crops[:1], generators(0, "caption", ["a"]))[0]
+    assert not caption.text.startswith("a photo of")
+
+
+def test_gumbel_noise_samples_the_renormalised_nucleus_exactly():
+    """Of p = (.5, .3, .15, .05) top_p = 0.9 keeps three, in shares of p / .95; 4 sigma of 4000 draws."""
+    n = 4000
+    scores = torch.tensor([0.15, 0.5, 0.05, 0.3]).log().expand(n, 4)
+    noise = NucleusNoise(0.9, [torch.Generator().manual_seed(index) for index in range(n)])
+    drawn = torch.bincount(noise(torch.zeros(n, 1, dtype=torch.long), scores).argmax(-1), minlength=4) / n
+    torch.testing.assert_close(drawn, torch.tensor([0.15, 0.5, 0.0, 0.3]) / 0.95, rtol=0, atol=4 * math.sqrt(0.25 / n))
+
+
+def test_a_nucleus_always_holds_the_likeliest_token():
+    scores = torch.tensor([[-50.0, 0.0, -1.0, -float("inf")]])
+    noise = NucleusNoise(0.1, [torch.Generator().manual_seed(0)])
+    result = noise(torch.zeros(1, 1, dtype=torch.long), scores)
+    assert result.isfinite().tolist() == [[False, True, False, False]]
+
+
+def test_captions_are_cleaned_of_control_characters_and_capped():
+    assert clean(" a\tred\x00\u202e  mug\n") == "a red mug"
+    assert clean("mug " * 100) == ("mug " * 50).strip()
+
+
+@pytest.mark.parametrize("text", ["", " \n\x07", ". , !"])
+def test_a_caption_without_a_word_is_an_error(text: str):
+    with pytest.raises(NumericsError, match="empty_caption"):
+        captioned(text, -1.0)
+
+
+def test_a_caption_of_unknown_probability_is_an_error():
+    with pytest.raises(NumericsError, match="caption_not_finite"):
+        captioned("a mug", math.nan)
+
+
+def test_a_folder_without_its_tokenizer_is_refused(config: CaptionConfig, tmp_path: Path):
+    for file in Path(config.weights).iterdir():
+        if not file.name.startswith("tokenizer"):
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(WeightsError, match="tokenizer knows"):
+        load_captioner(replace(config, weights=str(tmp_path)), Place())
+
+
+def test_settings_out_of_range_stop_the_run(config: CaptionConfig):
+    for wrong in ({"beams": 0}, {"top_p": 0.0}, {"min_tokens": 9}, {"max_tokens": 40}):
+        with pytest.raises(ConfigError):
+            load_captioner(replace(config, **wrong), Place())

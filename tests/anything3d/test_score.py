@@ -1,0 +1,190 @@
+"""Scores of reconstructions whose quality is known: the truth itself, turned, moved, scaled, or spoilt."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from anything3d.camera import Camera, orbit
+from anything3d.cloud import Cloud
+from anything3d.errors import ConfigError, NumericsError
+from anything3d.field import Field, FieldConfig
+from anything3d.mesh import Mesh, MeshConfig, extract
+from anything3d.metrics import sample_surface
+from anything3d.mini import clip as mini
+from anything3d.render import RenderConfig, composite, render
+from anything3d.score import NORMALIZATION, Reconstruction, ScoreConfig, Scorer, frame_turn, load_scorer
+from anything3d.truth import Target
+from anything3d.weights import Place
+
+SIZE = 48
+AZIMUTH, ELEVATION = 40.0, 25.0  # of the photo in the true frame
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
+    torch.set_num_threads(1)
+    folder: Path = tmp_path_factory.mktemp("clip")
+    mini.save(mini.build(0), folder)
+    config = ScoreConfig(clip_weights=str(folder), size_px=SIZE, views=4, points=2048, samples=48)
+    return load_scorer(config, Place())
+
+
+def camera(azimuth: float, elevation: float = ELEVATION) -> Camera:
+    return orbit(*(torch.tensor([value]) for value in (azimuth, elevation, 2.7, 39.6)))
+
+
+def turn_about_y(degrees: float) -> torch.Tensor:
+    """Rotation that adds `degrees` to an azimuth."""
+    return orbit(*(torch.tensor([value]) for value in (degrees, 0.0, 1.0, 40.0))).pose[0, :3, :3]
+
+
+def slab(turn_deg: float, seed: int = 0) -> Cloud:
+    """Surface of a slab 1 x 0.4 x 0.6, red in front and blue behind, turned about the vertical."""
+    corners = torch.tensor([[x, y, z] for x in (-0.5, 0.5) for y in (-0.2, 0.2) for z in (-0.3, 0.3)])
+    quads = torch.tensor([[0, 1, 3, 2], [4, 6, 7, 5], [0, 4, 5, 1], [2, 3, 7, 6], [0, 2, 6, 4], [1, 5, 7, 3]])
+    faces = torch.cat([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
+    points = sample_surface(corners, faces, 6000, torch.Generator().manual_seed(seed))
+    red = (points[:, 2:] > 0).float()
+    colors = torch.cat([red, torch.full_like(red, 0.1), 1 - red], dim=1)
+    return Cloud((points @ turn_about_y(turn_deg).T)[None], colors[None])
+
+
+def rgba(field: Field, cameras: Camera) -> torch.Tensor:
+    with torch.inference_mode():
+        seen = render(field, cameras, SIZE, RenderConfig())
+    return torch.cat([(seen.rgb / seen.alpha[:, None].clamp(min=1e-6)).clamp(0, 1), seen.alpha[:, None]], dim=1)
+
+
+def reconstruction(turn_deg: float) -> Reconstruction:
+    """The slab in a canonical frame turned by `turn_deg` from the true one, with its reference camera turned along."""
+    cloud = slab(turn_deg)
+    field = Field.from_cloud(cloud, FieldConfig(resolution=40, half=0.7))
+    mesh = extract(field, MeshConfig())[0]
+    assert isinstance(mesh, Mesh)
+    reference = camera(AZIMUTH + turn_deg)
+    return Reconstruction(rgba(field, reference)[0], reference, cloud, field, mesh)
+
+
+@pytest.fixture(scope="module")
+def made() -> Reconstruction:
+    return reconstruction(0.0)
+
+
+@pytest.fixture(scope="module")
+def target(made: Reconstruction) -> Target:
+    angles = torch.tensor([0.0, 90.0, 180.0, 270.0]) + AZIMUTH
+    cameras = orbit(angles, *(torch.full((4,), value) for value in (20.0, 2.7, 39.6)))
+    return Target(slab(0.0, seed=1).points[0], rgba(made.field, cameras), cameras, AZIMUTH, ELEVATION)
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
+def test_the_truth_itself_scores_the_best_there_is(scorer: Scorer, made: Reconstruction, target: Target):
+    scored = scorer(made, target, generator())
+    assert scored.reference_psnr_db > 50
+    assert scored.reference_mask_iou > 0.99
+    assert scored.truth is not None
+    assert scored.truth.azimuth_error_deg == pytest.approx(0, abs=1e-3)
+    assert scored.truth.novel_psnr_db > 40
+    assert scored.truth.novel_mask_iou > 0.98
+    floor = (2.48 / 2048) ** 0.5 / 2  # two samples of the slab's surface, area 2.48: sqrt(area / points) / 2 = 0.017
+    assert scored.truth.lift_chamfer == pytest.approx(floor, rel=0.1)
+    assert scored.truth.chamfer < floor + 0.02  # the grid's voxels are 0.036 wide
+    assert scored.truth.fscore_5pct > 0.97
+    assert scored.normalization == NORMALIZATION
+
+
+@pytest.mark.parametrize("turn_deg", [30.0, -120.0])
+def test_a_turned_canonical_frame_costs_only_in_the_azimuth(scorer: Scorer, made, target: Target, turn_deg: float):
+    straight = scorer(made, target, generator()).truth
+    turned = scorer(reconstruction(turn_deg), target, generator()).truth
+    assert straight is not None
+    assert turned is not None
+    assert turned.azimuth_error_deg == pytest.approx(abs(turn_deg), abs=1e-3)
+    assert turned.lift_chamfer == pytest.approx(straight.lift_chamfer, rel=0.05)
+    assert turned.chamfer == pytest.approx(straight.chamfer, abs=0.01)
+    assert turned.novel_psnr_db > 20  # another voxel grid of the same slab
+    assert turned.novel_mask_iou > 0.9
+
+
+def test_a_wrong_reference_camera_costs_in_every_number(scorer: Scorer, made: Reconstruction, target: Target):
+    right = scorer(made, target, generator())
+    wrong = scorer(replace(made, reference=camera(AZIMUTH + 90)), target, generator())
+    assert wrong.reference_psnr_db < right.reference_psnr_db - 10
+    assert wrong.reference_mask_iou < right.reference_mask_iou - 0.1
+    assert wrong.truth is not None
+    assert right.truth is not None
+    assert wrong.truth.azimuth_error_deg == pytest.approx(90, abs=1e-3)
+    assert wrong.truth.chamfer > 2 * right.truth.chamfer
+    assert wrong.truth.fscore_5pct < 0.8
+    assert wrong.truth.novel_psnr_db < 15
+
+
+def test_size_and_place_of_the_mesh_do_not_count(scorer: Scorer, made: Reconstruction, target: Target):
+    mesh = replace(made.mesh, vertices=made.mesh.vertices * 3 + torch.tensor([1.0, -2.0, 0.5]))
+    one, two = (scorer(item, target, generator()).truth for item in (made, replace(made, mesh=mesh)))
+    assert one is not None
+    assert two is not None
+    assert two.chamfer == pytest.approx(one.chamfer, abs=1e-4)
+    assert two.fscore_5pct == pytest.approx(one.fscore_5pct, abs=1e-3)
+
+
+def test_without_truth_the_photo_is_all_there_is(scorer: Scorer, made: Reconstruction):
+    scored = scorer(made, None, generator())
+    assert scored.truth is None
+    assert "no ground truth" in scored.normalization
+    assert scored.turntable.shape == (4, SIZE, SIZE, 3)
+    assert scored.reference.shape == (SIZE, SIZE, 4)
+    assert scored.reference[0, 0, 3] == 0
+    assert scored.reference[SIZE // 2, SIZE // 2, 3] > 200
+
+
+def test_clip_similarity_is_the_mean_cosine_of_the_turntable(scorer: Scorer, made: Reconstruction):
+    scored = scorer(made, None, generator())
+    views = scored.turntable.permute(0, 3, 1, 2).float() / 255
+    crop = made.crop[None, :3] * made.crop[None, 3:] + 1 - made.crop[None, 3:]
+    cosines = scorer.clip.image_embeddings(views) @ scorer.clip.image_embeddings(crop)[0]
+    assert scored.clip_similarity == pytest.approx(
+        float(cosines.mean()), abs=2e-3
+    )  # the turntable is rounded to 8 bits
+    self_similarity = scorer.clip.image_embeddings(crop) @ scorer.clip.image_embeddings(crop)[0]
+    assert scored.clip_similarity < float(self_similarity)
+
+
+def test_a_crop_of_another_size_gives_nearly_the_same_scores(scorer: Scorer, made: Reconstruction):
+    bigger = replace(made, crop=torch.nn.functional.interpolate(made.crop[None], scale_factor=4.0, mode="nearest")[0])
+    one, two = scorer(made, None, generator()), scorer(bigger, None, generator())
+    assert two.reference_psnr_db > 35
+    assert two.reference_mask_iou == pytest.approx(one.reference_mask_iou, abs=0.02)
+
+
+def test_the_turn_between_frames_takes_one_reference_camera_to_the_other(made: Reconstruction, target: Target):
+    reference = camera(200.0, -10.0)
+    turn = frame_turn(reference, target)
+    torch.testing.assert_close(turn @ turn.T, torch.eye(3))
+    eye = turn @ reference.pose[0, :3, 3]
+    torch.testing.assert_close(eye, camera(AZIMUTH, ELEVATION).pose[0, :3, 3], rtol=0, atol=1e-5)
+
+
+def test_a_field_with_a_nan_is_an_error(scorer: Scorer, made: Reconstruction):
+    field = made.field.row(0)
+    with torch.no_grad():
+        field.color_grid.fill_(float("nan"))
+    with pytest.raises(NumericsError, match="field_not_finite"):
+        scorer(replace(made, field=field), None, generator())
+
+
+def test_settings_out_of_range_stop_the_run(scorer: Scorer):
+    for wrong in ({"views": 0}, {"size_px": 4}, {"points": 1}, {"turntable_elevation_deg": 90.0}):
+        with pytest.raises(ConfigError):
+            load_scorer(replace(scorer.config, **wrong), Place())
+
+
+def test_what_is_seen_on_white_is_the_composite(made: Reconstruction):
+    with torch.inference_mode():
+        seen = render(made.field, camera(0.0), 16, RenderConfig())
+    torch.testing.assert_close(composite(seen, 1.0), seen.rgb + (1 - seen.alpha[:, None]))

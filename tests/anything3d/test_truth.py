@@ -1,0 +1,152 @@
+"""truth.json: what is read, what is refused, and which true object a mask shows."""
+
+import json
+
+import pytest
+import torch
+
+from anything3d import mask as masks
+from anything3d import truth
+from anything3d.camera import orbit
+from anything3d.cloud import Cloud, to_ply
+from anything3d.errors import InputError
+from anything3d.image import encode_png
+
+
+def square(top: int, left: int, side: int = 4) -> torch.Tensor:
+    mask = torch.zeros(12, 20, dtype=torch.bool)
+    mask[top : top + side, left : left + side] = True
+    return mask
+
+
+def true_object(annotation: int, mask: torch.Tensor) -> dict:
+    camera = orbit(*(torch.tensor([value]) for value in (30.0, 20.0, 2.5, 40.0)))
+    return {
+        "annotation": annotation,
+        "shape": "mug",
+        "color": "red",
+        "caption": "a red mug",
+        "azimuth_deg": 30.0,
+        "elevation_deg": 20.0,
+        "distance": 2.5,
+        "camera": {"pose": camera.pose[0].tolist(), "intrinsics": camera.intrinsics[0].tolist()},
+        "visible_share": 1,
+        "mask_rle": masks.encode(mask),
+        "points": f"points/sa_1-{annotation:04d}.ply",
+        "views": f"views/sa_1-{annotation:04d}.png",
+        "held_out": False,
+    }
+
+
+def record() -> dict:
+    return {
+        "format": "anything3d-truth-1",
+        "shard": "mini-000000",
+        "views": {
+            "count": 4,
+            "size": 16,
+            "azimuth_offsets_deg": [0, 90, 180, 270],
+            "elevation_deg": 20.0,
+            "distance": 2.0,
+            "fov_deg": 39.6,
+        },
+        "images": {
+            "sa_1": {"width": 20, "height": 12, "objects": [true_object(0, square(0, 0)), true_object(3, square(6, 9))]}
+        },
+    }
+
+
+def read(root: dict) -> truth.Truth:
+    return truth.read(json.dumps(root).encode())
+
+
+def test_a_sound_file_is_read():
+    found = read(record())
+    assert found.shard == "mini-000000"
+    assert found.plan.azimuth_offsets_deg == (0.0, 90.0, 180.0, 270.0)
+    first, second = found.images["sa_1"].objects
+    assert (first.caption, second.annotation, second.views) == ("a red mug", 3, "views/sa_1-0003.png")
+    expected = orbit(*(torch.tensor([value]) for value in (30.0, 20.0, 2.5, 40.0)))
+    torch.testing.assert_close(first.camera.pose, expected.pose)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("format", "anything3d-truth-2", "truth-1"),
+        ("shard", 7, "expected str"),
+        ("views.size", 16.5, "expected int"),
+        ("views.size", True, "expected int"),
+        ("views.count", 3, "has 4 values, expected 3"),
+        ("views.azimuth_offsets_deg", [0, 90, "x", 270], r"azimuth_offsets_deg\[2\]"),
+        ("views.fov_deg", 180.0, "allowed are 1.0 to 170"),
+        ("images.sa_1.width", 0, "allowed are 1"),
+        ("images.sa_1.objects", None, "expected list"),
+        ("images.sa_1.objects.0.azimuth_deg", float("nan"), "finite"),
+        ("images.sa_1.objects.0.visible_share", 1.5, "allowed are 0.0 to 1"),
+        ("images.sa_1.objects.0.held_out", 0, "expected bool"),
+        ("images.sa_1.objects.1.points", "../../etc/passwd", "below truth.json's folder"),
+        ("images.sa_1.objects.1.views", "/views/a.png", "below truth.json's folder"),
+        ("images.sa_1.objects.1.camera.pose", [[1, 0, 0, 0]] * 4, "not a rotation"),
+        ("images.sa_1.objects.1.camera.pose", [[1, 0, 0, 0]] * 3, "3 rows"),
+        ("images.sa_1.objects.1.camera.intrinsics", [1, 1, 0.5], "expected 4"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_place(path: str, value: object, says: str):
+    root = record()
+    *parents, last = path.split(".")
+    place = root
+    for name in parents:
+        place = place[int(name)] if isinstance(place, list) else place[name]
+    place[last] = value
+    with pytest.raises(InputError, match=says) as caught:
+        read(root)
+    assert caught.value.reason == "bad_truth"
+
+
+def test_a_missing_value_and_no_json_at_all_are_refused():
+    for name in ("format", "shard", "views", "images"):
+        root = record()
+        del root[name]
+        with pytest.raises(InputError, match=name):
+            read(root)
+    root = record()
+    del root["images"]["sa_1"]["objects"][0]["mask_rle"]
+    with pytest.raises(InputError, match=r"objects\[0\].*mask_rle"):
+        read(root)
+    for data in (b"", b"{", b"[]", b"\xff\xfe"):
+        with pytest.raises(InputError, match="bad_truth"):
+            truth.read(data)
+
+
+def test_a_mask_shows_the_object_it_overlaps_by_half_or_none():
+    image = read(record()).images["sa_1"]
+    assert truth.match(image, square(6, 9)) == 1
+    assert truth.match(image, square(1, 0)) == 0  # 12 of 20 pixels
+    assert truth.match(image, square(2, 0)) is None  # 8 of 24
+    torch.testing.assert_close(truth.mask_ious(image, square(1, 0)), torch.tensor([0.6, 0.0]))
+    assert truth.match(truth.TrueImage(20, 12, ()), square(0, 0)) is None
+
+
+def test_a_mask_of_another_size_or_a_damaged_true_mask_is_refused():
+    root = record()
+    with pytest.raises(InputError, match="bad_truth"):
+        truth.match(read(root).images["sa_1"], square(0, 0).T)
+    root["images"]["sa_1"]["objects"][0]["mask_rle"] = "0"
+    with pytest.raises(InputError):
+        truth.match(read(root).images["sa_1"], square(0, 0))
+
+
+def test_a_target_holds_the_views_in_order_with_their_cameras():
+    found = read(record())
+    item = found.images["sa_1"].objects[0]
+    cloud = Cloud(torch.rand(1, 50, 3) - 0.5, torch.rand(1, 50, 3))
+    strip = torch.zeros(16, 64, 4, dtype=torch.uint8)
+    strip[:, 16:32] = 255
+    target = truth.target(found.plan, item, to_ply(cloud), encode_png(strip))
+    torch.testing.assert_close(target.points, cloud.points[0])
+    assert target.views.mean(dim=(1, 2, 3)).tolist() == [0, 1, 0, 0]
+    expected = orbit(*(torch.tensor([value]) for value in (120.0, 20.0, 2.0, 39.6)))  # the photo's 30, and 90
+    torch.testing.assert_close(target.cameras.pose[1:2], expected.pose)
+    with pytest.raises(InputError, match="expected"):
+        truth.target(found.plan, item, to_ply(cloud), encode_png(strip[:, :48]))
