@@ -15,9 +15,9 @@ def generators(seed: int, stage: str, ids: Sequence[str]) -> list[torch.Generato
 
 def randn(shape: Sequence[int], generators: Sequence[torch.Generator], device: torch.device | str = "cpu") -> Tensor:
     """Normal noise [B, *shape]; row b comes from `generators[b]`."""
-    return torch.stack([torch.randn(*shape, generator=g) for g in generators]).to(device, non_blocking=True)
+    return torch.stack([torch.randn(tuple(shape), generator=g) for g in generators]).to(device, non_blocking=True)
 
 
 def rand(shape: Sequence[int], generators: Sequence[torch.Generator], device: torch.device | str = "cpu") -> Tensor:
     """Uniform numbers in [0, 1) [B, *shape]; row b comes from `generators[b]`."""
-    return torch.stack([torch.rand(*shape, generator=g) for g in generators]).to(device, non_blocking=True)
+    return torch.stack([torch.rand(tuple(shape), generator=g) for g in generators]).to(device, non_blocking=True)

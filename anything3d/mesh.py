@@ -1,0 +1,217 @@
+"""Meshes: the surface of a field, its colours, and the files it travels in.
+
+Source: marching cubes, Lewiner et al. 2003 (scikit-image); small components dropped as in threestudio's mesh exporter.
+"""
+
+import io
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from anything3d.errors import ConfigError, InputError, NumericsError
+from anything3d.field import Field, nodes
+
+if TYPE_CHECKING:
+    from trimesh import Trimesh
+
+
+@dataclass(frozen=True, slots=True)
+class MeshConfig:
+    """Where the surface lies and what is left out."""
+
+    resolution: int = 64  # nodes along each axis at which the field is sampled
+    threshold: float = 6.0  # density of the surface, 1 / canonical length; a field that stays below it: see `extract`
+    min_density: float = 1.0  # 1 / canonical length; a field that nowhere reaches twice this is empty
+    min_component_share: float = 0.01  # of all faces; threestudio drops components below 1 %
+
+    def __post_init__(self) -> None:
+        if self.resolution < 2 or min(self.threshold, self.min_density) <= 0 or not 0 <= self.min_component_share <= 1:
+            raise ConfigError(
+                "config_value", f"{self}: resolution must be >= 2, densities > 0, min_component_share in 0..1 (mesh)"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """One object's triangles, counter-clockwise seen from outside, in the canonical frame; RGB in [0, 1] (sRGB)."""
+
+    vertices: Float[Tensor, "V 3"]
+    faces: Int[Tensor, "F 3"]
+    colors: Float[Tensor, "V 3"]
+
+
+@dataclass(frozen=True, slots=True)
+class MeshFacts:
+    """What can be said of a mesh without looking at it."""
+
+    vertices: int
+    faces: int
+    components: int  # connected through shared vertices
+    watertight: bool  # every edge belongs to two faces
+    extents: tuple[float, float, float]  # of the bounding box along x, y, z; canonical lengths
+    volume: float  # canonical length^3; void unless watertight
+
+
+@torch.inference_mode()
+def extract(field: Field, config: MeshConfig) -> list[Mesh | NumericsError]:
+    """The outer surface of each object, or why it has none (on the CPU).
+
+    The surface is a level set of the raw density, which varies more evenly than the density and so is placed better
+    between two nodes. Where an object touches the cube's face it is closed just outside. Where no density reaches
+    `config.threshold`, half the mass-weighted mean density takes its place. Cavities and specks are left out.
+
+    The error is NumericsError("empty_surface"), or ("field_not_finite") for a field with a NaN or Inf.
+    """
+    grid = nodes(config.resolution, field.config.half).to(field.density_grid.device)
+    points = grid.reshape(1, -1, 3).expand(len(field), -1, -1)
+    volumes = field.raw_density(points).reshape(-1, *grid.shape[:3])
+    densities = field.density(points)
+    meshes: list[Mesh | NumericsError] = []
+    for b in range(len(field)):
+        try:
+            level = field.raw_level(_surface_density(densities[b], config))
+            vertices, faces = _march_cubes(volumes[b].cpu(), level, field.config.half, config.min_component_share)
+        except NumericsError as error:
+            meshes.append(error)
+            continue
+        _, colors = field.row(b).density_color(
+            vertices[None].to(grid.device).clamp(-field.config.half, field.config.half)
+        )
+        meshes.append(Mesh(vertices, faces, colors[0].cpu()))
+    return meshes
+
+
+def facts(mesh: Mesh) -> MeshFacts:
+    """Counts, extents and soundness of one mesh."""
+    low, high = mesh.vertices.amin(0), mesh.vertices.amax(0)
+    x, y, z = (high - low).tolist()
+    edges = mesh.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).sort(dim=1).values
+    _, uses = edges.unique(dim=0, return_counts=True)
+    return MeshFacts(
+        vertices=len(mesh.vertices),
+        faces=len(mesh.faces),
+        components=int(_components(mesh.faces, len(mesh.vertices)).max()) + 1,
+        watertight=bool((uses == 2).all()),
+        extents=(x, y, z),
+        volume=float(_signed_volumes(mesh.vertices, mesh.faces).sum()),
+    )
+
+
+def to_glb(mesh: Mesh) -> bytes:
+    """Binary glTF 2.0 (y up, front +z, as in the canonical frame): vertex colours on a matte material.
+
+    glTF wants linear vertex colours (specification 3.7.2.1), so the sRGB values are decoded. Colours are rounded to 8
+    bits, vertices to float32; equal meshes give equal bytes.
+    """
+    from trimesh.visual import TextureVisuals
+    from trimesh.visual.material import PBRMaterial
+
+    paint = TextureVisuals(material=PBRMaterial(name="matte", metallicFactor=0.0, roughnessFactor=1.0))
+    paint.vertex_attributes["color"] = _to_rgba(_decode_srgb(mesh.colors))
+    return bytes(_trimesh(mesh, paint).export(file_type="glb"))
+
+
+def from_glb(data: bytes) -> Mesh:
+    """The mesh of `to_glb`. Raises: InputError("bad_glb") if there is no single coloured mesh in `data`."""
+    import trimesh
+
+    try:
+        (loaded,) = trimesh.load_scene(io.BytesIO(data), file_type="glb", process=False).geometry.values()
+        rgba = loaded.visual.vertex_attributes["color"]
+        vertices, faces = np.array(loaded.vertices, np.float32), np.array(loaded.faces, np.int64)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise InputError("bad_glb", f"{len(data)} bytes are not one coloured mesh: {error!r}") from error
+    colors = torch.from_numpy(np.array(rgba[:, :3], np.float32) / 255)
+    return Mesh(torch.from_numpy(vertices), torch.from_numpy(faces), _encode_srgb(colors))
+
+
+def to_ply(mesh: Mesh) -> bytes:
+    """Binary PLY with 8-bit sRGB vertex colours."""
+    from trimesh.visual import ColorVisuals
+
+    return bytes(_trimesh(mesh, ColorVisuals(vertex_colors=_to_rgba(mesh.colors))).export(file_type="ply"))
+
+
+def _surface_density(density: Float[Tensor, "N"], config: MeshConfig) -> float:
+    """The density at which one object's surface is cut."""
+    highest = float(density.max())  # NaN if there is one
+    if not math.isfinite(highest):
+        raise NumericsError("field_not_finite", f"the highest density is {highest}; reconstruct the object again")
+    if highest > config.threshold:
+        return config.threshold
+    automatic = float(density.square().sum() / density.sum().clamp_min(1e-9)) / 2
+    if automatic < config.min_density:
+        raise NumericsError(
+            "empty_surface",
+            f"densities end at {highest:.3g}, under {config.threshold} (mesh.threshold); the level would be half "
+            f"their mass-weighted mean, {automatic:.3g}, and needs at least {config.min_density} (mesh.min_density)",
+        )
+    return automatic
+
+
+def _march_cubes(
+    raw: Float[Tensor, "R R R"], level: float, half: float, min_share: float
+) -> tuple[Float[Tensor, "V 3"], Int[Tensor, "F 3"]]:
+    """Vertices and outward faces of the level set, without cavities and without components of few faces."""
+    from skimage.measure import marching_cubes
+
+    outside = min(float(raw.min()), level - 1)
+    padded = nn.functional.pad(raw, (1,) * 6, value=outside)
+    found = marching_cubes(padded.numpy(), level, gradient_direction="descent", allow_degenerate=False)
+    spacing = 2 * half / (len(raw) - 1)
+    vertices = torch.from_numpy(found[0].copy()).flip(-1).sub(1).mul(spacing).sub(half)
+    faces = torch.from_numpy(found[1].astype(np.int64))
+
+    labels = _components(faces, len(vertices))
+    counts = labels.bincount()
+    volumes = torch.zeros(len(counts), dtype=torch.float64)
+    volumes.index_add_(0, labels, _signed_volumes(vertices, faces))
+    counts = counts.where(volumes > 0, 0)  # a component that looks inwards is the wall of a cavity
+    if not counts.any():
+        raise NumericsError("empty_surface", f"the level set {level:.3g} of the raw density encloses nothing")
+    wanted = counts >= min(max(1, min_share * len(faces)), int(counts.max()))
+    faces = faces[wanted[labels]]
+    used, faces = faces.unique(return_inverse=True)
+    return vertices[used].float(), faces
+
+
+def _components(faces: Int[Tensor, "F 3"], n_vertices: int) -> Int[Tensor, "F"]:
+    """Number of the connected component of each face, from 0."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    edges = faces[:, [0, 1, 1, 2]].reshape(-1, 2).numpy()
+    graph = coo_array((np.ones(len(edges), np.uint8), (edges[:, 0], edges[:, 1])), shape=(n_vertices, n_vertices))
+    _, labels = connected_components(graph, directed=False)
+    return torch.from_numpy(labels).long()[faces[:, 0]]
+
+
+def _signed_volumes(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "F"]:
+    """Volume of the tetrahedron between the origin and each face, positive where the face looks away from it."""
+    a, b, c = vertices.double()[faces].unbind(1)
+    return (a * torch.linalg.cross(b, c)).sum(-1) / 6
+
+
+def _trimesh(mesh: Mesh, paint: object) -> "Trimesh":
+    import trimesh
+
+    return trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), visual=paint, process=False)
+
+
+def _decode_srgb(colors: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+    """Linear light of sRGB values. Source: IEC 61966-2-1."""
+    return torch.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+
+
+def _encode_srgb(linear: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+    return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def _to_rgba(colors: Float[Tensor, "N 3"]) -> UInt8[np.ndarray, "N 4"]:
+    rgb = (colors.clamp(0, 1) * 255).round().to(torch.uint8)
+    return nn.functional.pad(rgb, (0, 1), value=255).numpy()

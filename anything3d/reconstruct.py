@@ -1,0 +1,292 @@
+"""Reconstruction: a field per object, distilled from the denoiser under the cloud's depth and held to the photo.
+
+Each step asks the denoiser, which knows the object's concept and sees the cloud's sparse depth, how random views of the
+field should change (score distillation), and the photo how the reference view should. Batch first: all objects share
+every network call, none feels the others.
+
+Source: Anything-3D (arXiv 2304.10261) and 3DFuse, Seo et al. 2023, for distillation under a projected cloud; Magic123,
+Qian et al. 2023, for the reference losses; Points-to-3D, Yu et al. 2023, for the cloud as initial field and guide.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from anything3d import losses, seed
+from anything3d.camera import Camera
+from anything3d.checkpoint import State
+from anything3d.cloud import Cloud
+from anything3d.depth import condition, splat
+from anything3d.diffusion import Concept, Denoiser, load_denoiser
+from anything3d.errors import ConfigError, InputError, NumericsError
+from anything3d.field import Field, FieldConfig
+from anything3d.losses import LossConfig, LossTerms
+from anything3d.render import RenderConfig, Rendering, composite, render
+from anything3d.sds import SdsConfig, sample_timesteps, sds_gradient
+from anything3d.views import ViewConfig, Views, sample_views
+from anything3d.weights import Place
+
+MEMORY = 20  # steps over which losses are averaged
+
+
+@dataclass(frozen=True, slots=True)
+class ReconstructConfig:
+    """Effort, rates and limits; the parts have their own."""
+
+    weights: str = "diffusion"  # the denoiser's
+    steps: int = 80
+    render_size: int = 64  # px; resized to the denoiser's image size where that differs
+    lr_density: float = 0.2  # Adam, at the start; raw units per step
+    lr_color: float = 0.1
+    lr_decay: float = 0.1  # rates at the end / at the start, exponential between
+    jitter: bool = True  # shift the samples of each ray at random, against banding
+    disc: float = 0.6  # radius of a cloud's discs * sqrt(points), of the image side
+    background: float = 1.0  # grey behind the views that the denoiser sees; its training images are on white
+    min_opacity: float = 0.3  # mean inside the photo's mask, seen from the reference camera; less is an empty field
+    max_fog: float = 0.3  # mean opacity outside that mask; more is fog
+    checkpoint_every: int = 40  # steps
+    field: FieldConfig = dataclasses.field(default_factory=FieldConfig)
+    render: RenderConfig = dataclasses.field(default_factory=lambda: RenderConfig(samples=32))
+    views: ViewConfig = dataclasses.field(default_factory=ViewConfig)
+    sds: SdsConfig = dataclasses.field(default_factory=SdsConfig)
+    losses: LossConfig = dataclasses.field(default_factory=LossConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "render_size", "lr_density", "lr_color", "lr_decay", "disc", "checkpoint_every"):
+            if getattr(self, name) <= 0:
+                raise ConfigError("config_value", f"reconstruct.{name} is {getattr(self, name)}; must be > 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is known of B objects before they have a field."""
+
+    crops: Float[Tensor, "B 4 S S"]  # RGBA in [0, 1], straight alpha
+    concept: Concept
+    cloud: Cloud
+    camera: Camera  # reference: from where the crop sees the canonical object
+
+
+@dataclass(frozen=True, slots=True)
+class Reconstructed:
+    """One object's field (B = 1) and the running means of its unweighted losses at the end."""
+
+    field: Field
+    losses: dict[str, float]  # by the names of LossTerms
+    opacity: float  # mean inside the crop's mask, from the reference camera
+    fog: float  # mean outside it
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """What every step needs of the evidence, on the denoiser's device."""
+
+    cloud: Cloud
+    camera: Camera
+    target: Float[Tensor, "B 4 s s"]  # the crop at render size, premultiplied
+    texts: Float[Tensor, "4 B L D"]  # the concept behind each view prefix
+    no_text: Float[Tensor, "B L D"]
+
+
+class Reconstructor:
+    """Runs the distillation; holds the denoiser and nothing of the objects."""
+
+    def __init__(self, config: ReconstructConfig, denoiser: Denoiser) -> None:
+        self.config = config
+        self.denoiser = denoiser
+
+    def run(
+        self, evidence: Evidence, generators: Sequence[torch.Generator], state: bytes | None = None
+    ) -> Iterator[State]:
+        """Yield the state every `checkpoint_every` steps and at the end; go on from `state` if there is one.
+
+        `generators` (one per object) are moved on, or set to where `state` left them.
+
+        Raises: InputError("bad_checkpoint") if `state` belongs to another batch, grid or number of steps.
+        """
+        config, guide, device = self.config, self._guide(evidence), self.denoiser.device
+        if state is None:
+            start = State.begin(Field.from_cloud(evidence.cloud, config.field), generators, len(LossTerms._fields))
+        else:
+            start = _check(State.from_bytes(state), len(evidence.crops), config)
+        field, running = start.field(config.field).to(device), start.losses.to(device)
+        rates = ((field.density_grid, config.lr_density), (field.color_grid, config.lr_color))
+        optimizer = torch.optim.Adam([{"params": grid, "lr": rate} for grid, rate in rates])
+        start.restore(field, optimizer, generators)
+        if start.step == config.steps:
+            yield start
+        for step in range(start.step, config.steps):
+            terms = self._step(guide, field, optimizer, step / config.steps, generators)
+            running = running + (terms - running) / min(step + 1, MEMORY)
+            if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+                yield State.capture(step + 1, field, optimizer, generators, running)
+
+    @torch.no_grad()
+    def finish(self, evidence: Evidence, state: State) -> list[Reconstructed | NumericsError]:
+        """The fields of the last state, each judged from its reference camera.
+
+        The errors are NumericsError "field_not_finite", "field_empty" and "field_fog"; each concerns one object only.
+        """
+        config, device = self.config, self.denoiser.device
+        field = state.field(config.field).to(device)
+        mask = _shrink(evidence.crops.to(device), config.render_size)[:, 3]
+        alpha = render(field, evidence.camera.to(device), config.render_size, config.render).alpha
+        inside = (alpha * mask).sum((1, 2)) / mask.sum((1, 2)).clamp_min(1e-6)
+        outside = (alpha * (1 - mask)).sum((1, 2)) / (1 - mask).sum((1, 2)).clamp_min(1e-6)
+        finite = field.density_grid.isfinite().flatten(1).all(1) & field.color_grid.isfinite().flatten(1).all(1)
+        rows = zip(finite.tolist(), inside.tolist(), outside.tolist(), state.losses.tolist(), strict=True)
+        return [
+            _judge(sound, opacity, fog, config)
+            or Reconstructed(field.row(b).cpu(), dict(zip(LossTerms._fields, terms, strict=True)), opacity, fog)
+            for b, (sound, opacity, fog, terms) in enumerate(rows)
+        ]
+
+    @torch.no_grad()
+    def _guide(self, evidence: Evidence) -> Guide:
+        """The prompts are encoded once, not at every step."""
+        device, concept = self.denoiser.device, evidence.concept
+        texts = [self.denoiser.encode_text(concept, prefix) for prefix in self.config.views.prefixes]
+        return Guide(
+            cloud=evidence.cloud.to(device),
+            camera=evidence.camera.to(device),
+            target=_shrink(evidence.crops.to(device), self.config.render_size),
+            texts=torch.stack(texts),
+            no_text=self.denoiser.encode_text([""]).expand_as(texts[0]),
+        )
+
+    def _distil(
+        self,
+        guide: Guide,
+        rendering: Rendering,
+        views: Views,
+        hint: Float[Tensor, "BV 3 H W"],
+        progress: float,
+        generators: Sequence[torch.Generator],
+    ) -> Float[Tensor, "B"]:
+        """Half the mean square distance of each object's latents to where the denoiser would move them.
+
+        Its gradient is the score-distillation gradient, over the number of latents.
+        """
+        config, denoiser, n_objects = self.config, self.denoiser, len(generators)
+        if config.losses.sds == 0:
+            return hint.new_zeros(n_objects)  # the baseline without a denoiser: cloud and photo alone
+        latents = denoiser.encode_image(composite(rendering, config.background)).float()
+        shape = (config.views.count, *latents.shape[1:])
+        t = sample_timesteps(config.sds, progress, len(denoiser.alphas_cumprod), generators, config.views.count)
+        noise = seed.randn(shape, generators, latents.device).flatten(0, 1)
+        owner = torch.arange(n_objects, device=latents.device).repeat_interleave(config.views.count)
+        texts = guide.texts[views.prefix, owner], guide.no_text[owner]
+        seen_hint = hint if config.sds.hint_scale else None
+        gradient = sds_gradient(latents.detach(), denoiser, texts, seen_hint, t.to(latents.device), noise, config.sds)
+        goal = (latents - gradient).detach()
+        return (latents - goal).square().reshape(n_objects, -1).mean(1) / 2
+
+    def _step(
+        self,
+        guide: Guide,
+        field: Field,
+        optimizer: torch.optim.Adam,
+        progress: float,
+        generators: Sequence[torch.Generator],
+    ) -> Float[Tensor, "B L"]:
+        """One update of all objects; their unweighted losses. `progress` runs from 0 to 1."""
+        config, n_objects = self.config, len(field)
+
+        # See every object from random views and from the photo's
+        views = sample_views(config.views, generators, guide.target.device)
+        cameras = _interleave(views.camera, guide.camera, n_objects)
+        rendering = render(field, cameras, config.render_size, config.render, generators if config.jitter else None)
+        random, reference = _separate(rendering, n_objects)
+
+        # Ask the denoiser about the random views, under the cloud's depth
+        n_views = config.views.count
+        cloud = Cloud(*(value.repeat_interleave(n_views, 0) for value in (guide.cloud.points, guide.cloud.colors)))
+        radius = config.disc / cloud.points.shape[1] ** 0.5
+        depth, _, silhouette = splat(cloud, views.camera, config.render_size, radius)
+        sds = self._distil(guide, random, views, condition(depth), progress, generators)
+
+        # Add up what each object lacks
+        background = seed.rand((3,), generators, guide.target.device)
+        terms = LossTerms(
+            sds=sds,
+            reference_rgb=losses.reference_rgb(reference, guide.target, background),
+            reference_mask=losses.opacity(reference, guide.target[:, 3], n_objects),
+            silhouette=losses.opacity(random, silhouette, n_objects),
+            tv=losses.total_variation(field),
+            entropy=losses.entropy(random, n_objects),
+            emptiness=losses.emptiness(random, n_objects),
+        )
+
+        # Update
+        _set_rates(optimizer, config, progress)
+        optimizer.zero_grad(set_to_none=True)
+        terms.weigh(config.losses, progress).sum().backward()
+        optimizer.step()
+        return torch.stack(terms, dim=1).detach()
+
+
+def load_reconstructor(config: ReconstructConfig, place: Place) -> Reconstructor:
+    """A reconstructor with the denoiser `config.weights`."""
+    return Reconstructor(config, load_denoiser(config.weights, place))
+
+
+def _check(state: State, n_objects: int, config: ReconstructConfig) -> State:
+    grid = (n_objects, 1, *(config.field.resolution,) * 3)
+    if state.density_grid.shape != grid or state.step > config.steps:
+        raise InputError(
+            "bad_checkpoint",
+            f"step {state.step} of grids {tuple(state.density_grid.shape)} does not lead to step {config.steps} of "
+            f"{grid}; drop it and start again",
+        )
+    return state
+
+
+def _judge(finite: bool, opacity: float, fog: float, config: ReconstructConfig) -> NumericsError | None:
+    """Why a field is no object, if it is none."""
+    if not finite:
+        return NumericsError(
+            "field_not_finite", "the field has a NaN or Inf; lower reconstruct.lr_density or sds.cfg_scale"
+        )
+    if opacity < config.min_opacity:
+        message = (
+            f"mean opacity inside the mask is {opacity:.3f}, at least {config.min_opacity} (reconstruct.min_opacity)"
+        )
+        return NumericsError("field_empty", message)
+    if fog > config.max_fog:
+        message = f"mean opacity outside the mask is {fog:.3f}, at most {config.max_fog} (reconstruct.max_fog)"
+        return NumericsError("field_fog", message)
+    return None
+
+
+def _shrink(crops: Float[Tensor, "B 4 S S"], size: int) -> Float[Tensor, "B 4 s s"]:
+    """Premultiplied and averaged down, so that colour outside the mask does not bleed in."""
+    premultiplied = torch.cat([crops[:, :3] * crops[:, 3:], crops[:, 3:]], dim=1)
+    return nn.functional.interpolate(premultiplied, (size, size), mode="area")
+
+
+def _interleave(random: Camera, reference: Camera, n_objects: int) -> Camera:
+    """Each object's random cameras and then its reference camera."""
+    pairs = ((random.pose, reference.pose), (random.intrinsics, reference.intrinsics))
+    pose, intrinsics = (
+        torch.cat([several.unflatten(0, (n_objects, -1)), one[:, None]], dim=1).flatten(0, 1) for several, one in pairs
+    )
+    return Camera(pose, intrinsics)
+
+
+def _separate(rendering: Rendering, n_objects: int) -> tuple[Rendering, Rendering]:
+    """The random views and the reference views of `_interleave`."""
+    values = (rendering.rgb, rendering.alpha, rendering.depth, rendering.weights)
+    grouped = [value.unflatten(0, (n_objects, -1)) for value in values]
+    return Rendering(*(value[:, :-1].flatten(0, 1) for value in grouped)), Rendering(
+        *(value[:, -1] for value in grouped)
+    )
+
+
+def _set_rates(optimizer: torch.optim.Adam, config: ReconstructConfig, progress: float) -> None:
+    decay = config.lr_decay**progress
+    for group, rate in zip(optimizer.param_groups, (config.lr_density, config.lr_color), strict=True):
+        group["lr"] = rate * decay

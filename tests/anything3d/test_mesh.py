@@ -1,0 +1,127 @@
+import io
+import math
+
+import pytest
+import torch
+import trimesh
+
+from anything3d.errors import InputError, NumericsError
+from anything3d.field import Field, FieldConfig, nodes
+from anything3d.mesh import Mesh, MeshConfig, extract, facts, from_glb, to_glb, to_ply
+
+R = 40
+CONFIG = FieldConfig(resolution=R, half=0.6)
+DEFAULT = MeshConfig()
+LEVEL = Field(torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 3, 2, 2, 2), CONFIG).raw_level(DEFAULT.threshold)
+
+
+def field_of(signed: torch.Tensor, slope: float = 40.0) -> Field:
+    """A field whose default surface is where `signed` [R, R, R] (positive inside) is 0; colour varies with place."""
+    color = (4 * nodes(R, 0.6)).permute(3, 0, 1, 2).contiguous()
+    return Field((LEVEL + slope * signed)[None, None], color[None], CONFIG)
+
+
+def ball(radius: float, centre: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> torch.Tensor:
+    return radius - (nodes(R, 0.6) - torch.tensor(centre)).norm(dim=-1)
+
+
+def mesh_of(signed: torch.Tensor, config: MeshConfig = DEFAULT) -> Mesh:
+    (mesh,) = extract(field_of(signed), config)
+    assert isinstance(mesh, Mesh), mesh
+    return mesh
+
+
+def test_a_ball_has_the_volume_of_a_ball_and_looks_outwards():
+    found = facts(mesh_of(ball(0.4)))
+    assert found.volume == pytest.approx(4 / 3 * math.pi * 0.4**3, rel=0.02)  # positive: faces look outwards
+    assert found.extents == pytest.approx((0.8, 0.8, 0.8), abs=0.01)
+    assert found.watertight
+    assert found.components == 1
+
+
+def test_twice_the_size_is_eight_times_the_volume():
+    small, large = (facts(mesh_of(ball(radius))).volume for radius in (0.25, 0.5))
+    assert large / small == pytest.approx(8, rel=0.03)
+
+
+def test_axes_are_those_of_the_field():
+    centre = (0.1, -0.2, 0.3)
+    mesh = mesh_of(ball(0.2, centre))
+    middle = (mesh.vertices.amin(0) + mesh.vertices.amax(0)) / 2
+    torch.testing.assert_close(middle, torch.tensor(centre), atol=5e-3, rtol=0)
+
+
+def test_vertex_colours_are_the_fields():
+    mesh = mesh_of(ball(0.4))
+    torch.testing.assert_close(mesh.colors, torch.sigmoid(4 * mesh.vertices), atol=2e-3, rtol=0)
+
+
+def test_specks_and_cavities_are_left_out():
+    big, speck, hollow = ball(0.35), ball(0.045, (0.5, 0.5, 0.5)), -ball(0.2)
+    both = mesh_of(torch.maximum(big, speck), MeshConfig(min_component_share=0.0))
+    assert facts(both).components == 2
+    clean = mesh_of(torch.minimum(torch.maximum(big, speck), hollow), MeshConfig(min_component_share=0.05))
+    assert facts(clean).components == 1
+    assert facts(clean).volume == pytest.approx(4 / 3 * math.pi * 0.35**3, rel=0.02)
+    assert len(clean.vertices) == facts(clean).vertices == len(clean.faces.unique())
+
+
+def test_an_object_that_leaves_the_cube_is_closed_at_its_faces():
+    found = facts(mesh_of(torch.full((R, R, R), 0.2)))
+    assert found.watertight
+    assert found.extents == pytest.approx((1.2, 1.2, 1.2), abs=2 * 1.2 / 63)  # at most one node outside
+
+
+def test_a_thin_field_is_cut_at_half_its_mean_density():
+    field = field_of(ball(0.4).clamp(max=0.04))
+    with torch.no_grad():
+        field.density_grid.sub_(field.density_grid.amax() - field.raw_level(4.0))  # nowhere more than 4, below 6
+    (mesh,) = extract(field, DEFAULT)
+    assert isinstance(mesh, Mesh)
+    assert facts(mesh).components == 1
+
+
+def test_each_empty_or_broken_field_has_its_own_error():
+    clear, broken, sound = field_of(ball(0.4) - 2), field_of(ball(0.4)), field_of(ball(0.3))
+    with torch.no_grad():
+        broken.density_grid[0, 0, 3, 4, 5] = torch.nan
+    grids = [torch.cat([f.density_grid for f in (clear, broken, sound)]), torch.cat([clear.color_grid] * 3)]
+    first, second, third = extract(Field(*grids, CONFIG), DEFAULT)
+    assert isinstance(first, NumericsError)
+    assert first.reason == "empty_surface"
+    assert isinstance(second, NumericsError)
+    assert second.reason == "field_not_finite"
+    assert isinstance(third, Mesh)
+
+
+def test_glb_has_equal_bytes_each_time_and_keeps_the_mesh():
+    mesh = mesh_of(ball(0.4))
+    data = to_glb(mesh)
+    assert data == to_glb(mesh_of(ball(0.4)))
+    again = from_glb(data)
+    assert torch.equal(again.vertices, mesh.vertices)
+    assert torch.equal(again.faces, mesh.faces)
+    torch.testing.assert_close(again.colors, mesh.colors, atol=0.026, rtol=0)  # 8 bits of linear light, dark end
+
+
+def test_glb_colours_are_linear_light_on_a_matte_material():
+    vertices = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]])
+    mesh = Mesh(vertices, torch.tensor([[0, 1, 2]]), torch.tensor([[0.5, 1.0, 0.0]]).expand(3, 3))
+    (loaded,) = trimesh.load_scene(io.BytesIO(to_glb(mesh)), file_type="glb").geometry.values()
+    linear = round(((0.5 + 0.055) / 1.055) ** 2.4 * 255)
+    assert loaded.visual.vertex_attributes["color"][0].tolist() == [linear, 255, 0, 255]
+    assert loaded.visual.material.metallicFactor == 0
+    assert loaded.vertices[:, 1].max() == 1  # y stays up
+
+
+def test_ply_keeps_places_and_srgb_colours():
+    mesh = mesh_of(ball(0.3))
+    loaded = trimesh.load_mesh(io.BytesIO(to_ply(mesh)), file_type="ply", process=False)
+    torch.testing.assert_close(torch.tensor(loaded.vertices).float(), mesh.vertices)
+    colors = torch.tensor(loaded.visual.vertex_colors[:, :3]) / 255
+    torch.testing.assert_close(colors, mesh.colors, atol=0.5 / 255 + 1e-6, rtol=0)
+
+
+def test_bytes_that_are_no_mesh_are_refused():
+    with pytest.raises(InputError, match="bad_glb"):
+        from_glb(b"no glb")

@@ -1,0 +1,174 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from anything3d import seed
+from anything3d.camera import POINT_E_DISTANCE, POINT_E_FOV_DEG, Camera, orbit, rays
+from anything3d.checkpoint import State
+from anything3d.cloud import Cloud
+from anything3d.errors import ConfigError, InputError, NumericsError
+from anything3d.field import Field, FieldConfig
+from anything3d.losses import LossConfig
+from anything3d.mini import diffusion as mini_diffusion
+from anything3d.reconstruct import Evidence, ReconstructConfig, Reconstructed, Reconstructor, load_reconstructor
+from anything3d.render import RenderConfig, composite, render
+from anything3d.views import ViewConfig
+from anything3d.weights import Place
+
+RADIUS = 0.5
+CONFIG = ReconstructConfig(
+    steps=4, checkpoint_every=2, render_size=32, field=FieldConfig(resolution=16), render=RenderConfig(samples=12)
+)
+IDS = ["sa_1-0000", "sa_1-0001"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)  # bit-for-bit comparisons below
+    folder = tmp_path_factory.mktemp("diffusion")
+    mini_diffusion.save(mini_diffusion.build(0), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reconstructor(weights: Path) -> Reconstructor:
+    return load_reconstructor(dataclasses.replace(CONFIG, weights=str(weights)), Place())
+
+
+def with_config(reconstructor: Reconstructor, **changes: object) -> Reconstructor:
+    return Reconstructor(dataclasses.replace(reconstructor.config, **changes), reconstructor.denoiser)
+
+
+def paint(points: torch.Tensor) -> torch.Tensor:
+    """A solid texture: colour by place."""
+    return (points * torch.tensor([0.8, 0.8, -0.8]) + 0.5).clamp(0, 1)
+
+
+def ball_crop(camera: Camera, size: int = 128) -> torch.Tensor:
+    """Exact RGBA of the painted ball, "B 4 S S"."""
+    origins, directions = rays(camera, size, size)
+    along = (origins * directions).sum(-1)
+    inside = along.square() - origins.square().sum(-1) + RADIUS**2
+    surface = origins + (-along - inside.clamp_min(0).sqrt())[..., None] * directions
+    return torch.cat([paint(surface), (inside > 0).float()[..., None]], dim=-1).permute(0, 3, 1, 2)
+
+
+def evidence_of(reconstructor: Reconstructor, azimuths: list[float]) -> Evidence:
+    """Painted balls seen from these azimuths, with noisy clouds of one colour."""
+    n = len(azimuths)
+    value = torch.ones(n)
+    camera = orbit(torch.tensor(azimuths), 20 * value, POINT_E_DISTANCE * value, POINT_E_FOV_DEG * value)
+    points = torch.randn(1, 512, 3, generator=torch.Generator().manual_seed(0)).expand(n, -1, -1)
+    points = points / points.norm(dim=-1, keepdim=True) * RADIUS
+    colors = torch.full_like(points, 0.5)
+    concept = reconstructor.denoiser.embed_prompts(["a red sphere"] * n)
+    return Evidence(ball_crop(camera), concept, Cloud(points.contiguous(), colors), camera)
+
+
+def last_state(reconstructor: Reconstructor, evidence: Evidence, ids: list[str], state: bytes | None = None) -> State:
+    *_, last = reconstructor.run(evidence, seed.generators(0, "reconstruct", ids), state)
+    return last
+
+
+def test_photo_and_cloud_alone_reach_25_db_at_the_reference_view(reconstructor):
+    fit = with_config(
+        reconstructor,
+        steps=40,
+        render_size=64,
+        losses=LossConfig(sds=0.0),
+        field=FieldConfig(resolution=24),
+        render=RenderConfig(24),
+    )
+    evidence = evidence_of(reconstructor, [30.0])
+    (made,) = fit.finish(evidence, last_state(fit, evidence, IDS[:1]))
+    assert isinstance(made, Reconstructed), made
+    with torch.no_grad():
+        seen = composite(render(made.field, evidence.camera, 64, RenderConfig()), 1.0)
+    crop = torch.nn.functional.avg_pool2d(evidence.crops[:, :3] * evidence.crops[:, 3:] + 1 - evidence.crops[:, 3:], 2)
+    assert -10 * (seen - crop).square().mean().log10() > 25
+    assert made.losses["sds"] == 0
+    assert made.opacity > 0.9
+    assert made.fog < 0.05
+
+
+def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(reconstructor):
+    evidence = evidence_of(reconstructor, [30.0, 120.0])
+    undisturbed = list(reconstructor.run(evidence, seed.generators(0, "reconstruct", IDS)))
+    assert [state.step for state in undisturbed] == [2, 4]
+    strangers = [torch.Generator(), torch.Generator()]  # their own state must not matter
+    (resumed,) = reconstructor.run(evidence, strangers, undisturbed[0].to_bytes())
+    assert resumed.to_bytes() == undisturbed[1].to_bytes()
+    (finished,) = reconstructor.run(evidence, strangers, resumed.to_bytes())
+    assert finished.to_bytes() == resumed.to_bytes()
+
+
+def test_an_object_gets_in_a_batch_what_it_gets_alone(reconstructor):
+    pair = evidence_of(reconstructor, [30.0, 120.0])
+    together = last_state(reconstructor, pair, IDS)
+    for b, azimuth in enumerate([30.0, 120.0]):
+        alone = last_state(reconstructor, evidence_of(reconstructor, [azimuth]), IDS[b : b + 1])
+        torch.testing.assert_close(together.losses[b], alone.losses[0], atol=1e-4, rtol=1e-3)
+        moved = (together.density_grid[b] - alone.density_grid[0]).abs()
+        assert moved.mean() < 1e-3  # Adam makes a full step of a rounding difference where the gradient is about 0
+
+
+def test_distillation_moves_the_field(reconstructor):
+    evidence = evidence_of(reconstructor, [30.0])
+    with_sds = last_state(with_config(reconstructor, losses=LossConfig(sds=100.0)), evidence, IDS[:1])
+    without = last_state(with_config(reconstructor, losses=LossConfig(sds=0.0)), evidence, IDS[:1])
+    assert with_sds.losses[0, 0] > 0
+    assert (with_sds.color_grid - without.color_grid).abs().max() > 0.05
+
+
+def test_a_nan_stays_with_its_object(reconstructor):
+    evidence = evidence_of(reconstructor, [30.0, 120.0])
+    evidence.crops[1, 0, 60:70, 60:70] = torch.nan
+    state = last_state(reconstructor, evidence, IDS)
+    sound, broken = reconstructor.finish(evidence, state)
+    assert isinstance(sound, Reconstructed)
+    assert isinstance(broken, NumericsError)
+    assert broken.reason == "field_not_finite"
+
+
+@pytest.mark.parametrize(("raw", "reason"), [(-20.0, "field_empty"), (20.0, "field_fog")])
+def test_a_field_that_is_no_object_is_refused(reconstructor, raw, reason):
+    evidence = evidence_of(reconstructor, [30.0, 120.0])
+    state = last_state(with_config(reconstructor, steps=1, losses=LossConfig(sds=0.0)), evidence, IDS)
+    state.density_grid[0] = raw
+    refused, kept = reconstructor.finish(evidence, state)
+    assert isinstance(refused, NumericsError)
+    assert refused.reason == reason
+    assert isinstance(kept, Reconstructed)
+    assert torch.equal(kept.field.density_grid, state.field(reconstructor.config.field).row(1).density_grid)
+
+
+def test_checkpoints_of_another_batch_are_refused(reconstructor):
+    evidence = evidence_of(reconstructor, [30.0, 120.0])
+    state = next(iter(reconstructor.run(evidence, seed.generators(0, "reconstruct", IDS))))
+    run = reconstructor.run(evidence_of(reconstructor, [30.0]), [torch.Generator()], state.to_bytes())
+    with pytest.raises(InputError, match="bad_checkpoint"):
+        next(run)
+
+
+@pytest.mark.parametrize("size", [50, None])
+def test_bytes_that_are_no_state_are_refused(size):
+    field = Field.from_cloud(Cloud(torch.rand(1, 8, 3) - 0.5, torch.rand(1, 8, 3)), FieldConfig(resolution=4))
+    with pytest.raises(InputError, match="bad_checkpoint"):
+        State.from_bytes(field.to_bytes(0)[:size])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ReconstructConfig(steps=0),
+        lambda: FieldConfig(half=0.0),
+        lambda: RenderConfig(samples=0),
+        lambda: ViewConfig(distance=(2.0, 1.0)),
+        lambda: ViewConfig(elevation_deg=(0.0, 90.0)),
+    ],
+)
+def test_settings_out_of_range_are_refused(make):
+    with pytest.raises(ConfigError, match="config_value"):
+        make()
