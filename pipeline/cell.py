@@ -55,11 +55,14 @@ class Checkpoint(Protocol):
 class Stage(Protocol):
     """One verb of the pipeline. Built once per actor; called with a batch of items."""
 
-    name: str
-    version: int  # raise it when equal config would give different rows
-    reads: tuple[str, ...]  # "shard", "truth" or stages; each item is one record of every stage named, in this order
-    record: type[Any]
-
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> int: ...  # raised when equal config would give different rows
+    @property
+    def reads(self) -> tuple[str, ...]: ...  # "shard", "truth" or stages; an item is one record of every stage named
+    @property
+    def record(self) -> type[Any]: ...
     def __call__(self, items: Sequence[Any], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]: ...
 
 

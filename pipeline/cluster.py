@@ -1,0 +1,147 @@
+"""Ray: connecting, checking that the actors fit, and one stream of units through a chain of stage actors.
+
+Traps this file knows (all met): pools have a fixed size, since Ray Data ramps up one by one; a dead actor is restarted
+and its unit retried without end, so it is `cell`'s ledger of attempts that isolates a poison item and gives up on a
+poison cell; no errored block is forgiven, since that would drop rows in silence.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from functools import partial
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from anything3d.errors import ConfigError
+from pipeline import cell
+from pipeline.config import Config, Workers
+from pipeline.progress import Progress
+from pipeline.stages import load, recipes
+from pipeline.store import Store
+from pipeline.unit import Unit
+
+OBJECT_STORE_BYTES = 200 << 20  # of a local Ray; rows are names
+
+
+def connect() -> None:
+    """Join the cluster that RAY_ADDRESS names, else the one running on this machine, else start a local Ray.
+
+    RAY_ADDRESS=local starts one in any case.
+    """
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    named = os.environ.get("RAY_ADDRESS", "")
+    if named != "local":
+        try:
+            ray.init(address=named or "auto", logging_level=logging.WARNING)
+        except ConnectionError:
+            if named:
+                raise
+        else:
+            return
+    os.environ.setdefault(
+        "RAY_BACKEND_LOG_LEVEL", "fatal"
+    )  # else each of Ray Data's actors prints an error at its start
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        logging_level=logging.WARNING,
+    )
+
+
+def share(config: Config, stages: Sequence[str]) -> dict[str, Workers]:
+    """The actors of each stage on this cluster: as configured, or all on CPU where there is no GPU.
+
+    Raises: ConfigError if their GPU shares together exceed the cluster's GPUs.
+    """
+    gpus = ray.cluster_resources().get("GPU", 0.0)
+    wanted = {name: getattr(config.resources, name) for name in stages}
+    if not gpus:
+        return {name: Workers(w.workers, 0.0, w.num_cpus, w.threads) for name, w in wanted.items()}
+    if (total := sum(w.workers * w.num_gpus for w in wanted.values())) > gpus:
+        parts = ", ".join(f"{name} {w.workers} x {w.num_gpus}" for name, w in wanted.items() if w.num_gpus)
+        raise ConfigError(
+            "gpus",
+            f"the stages want {total} GPUs ({parts}), the cluster has {gpus}; lower resources.<stage>.workers"
+            " or num_gpus, or run with --one-stage-at-a-time",
+        )
+    return wanted
+
+
+def stream(units: Sequence[Unit], stages: Sequence[str], config: Config, root: str, progress: Progress) -> list[Unit]:
+    """The units after all `stages`, each stage a pool of actors, all of them at work at once.
+
+    Raises: what a stage raises for the whole run (ConfigError, WeightsError); ray's error if an actor died too often.
+    """
+    connect()
+    workers = share(config, stages)
+    _quiet_data()
+    board = ray.remote(num_cpus=0)(Board).remote()
+    data = ray.data.from_items([{"unit": unit.to_json()} for unit in units], override_num_blocks=len(units))
+    for name in stages:
+        own = workers[name]
+        data = data.map(
+            StageActor,
+            fn_constructor_args=(name, config.to_json(), root, "cuda" if own.num_gpus else "cpu", board),
+            compute=ActorPoolStrategy(size=min(own.workers, len(units))),
+            num_cpus=own.num_cpus,
+            num_gpus=own.num_gpus or None,
+        )
+    stop = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(board, progress, stop), daemon=True)
+    watcher.start()
+    try:
+        return [Unit.from_json(row["unit"]) for row in data.iter_rows()]
+    finally:
+        stop.set()
+        watcher.join()
+
+
+class StageActor:
+    """One stage in one Ray actor. The networks are loaded when the first unit without a commit arrives."""
+
+    def __init__(self, stage: str, config: str, root: str, device: str, board: "ray.actor.ActorHandle") -> None:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # before transformers is imported
+        settings = Config.from_json(config)
+        self._recipe = recipes(settings)[stage]
+        self._load = partial(load, stage, config, device)
+        self._store = Store(root)
+        self._board = board
+
+    def __call__(self, row: dict[str, str]) -> dict[str, str]:
+        unit = Unit.from_json(row["unit"])
+        commit, made = cell.run(self._recipe, unit, self._store, self._load)
+        self._board.add.remote(self._recipe.stage, len(unit.ids), commit.seconds if made else 0.0)
+        return {"unit": cell.as_input(self._recipe, unit, commit).to_json()}
+
+
+class Board:
+    """Counts what the actors finish, for the driver's progress line."""
+
+    def __init__(self) -> None:
+        self._done: dict[str, tuple[int, float]] = {}
+
+    def add(self, stage: str, items: int, seconds: float) -> None:
+        before = self._done.get(stage, (0, 0.0))
+        self._done[stage] = (before[0] + items, before[1] + seconds)
+
+    def read(self) -> dict[str, tuple[int, float]]:
+        return self._done
+
+
+def _watch(board: "ray.actor.ActorHandle", progress: Progress, stop: threading.Event) -> None:
+    while not stop.wait(2.0):
+        progress.show(ray.get(board.read.remote()))
+    progress.show(ray.get(board.read.remote()))
+
+
+def _quiet_data() -> None:
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = 0
+    context.issue_detectors_config.detectors = []  # they advise on memory reservations, over pages

@@ -1,0 +1,150 @@
+"""The Config tree: what each stage does (hashed into its fingerprint) apart from where it runs (never hashed).
+
+A preset's TOML, then a file's, then `--set` lines, which are TOML themselves; merged, checked once, frozen.
+"""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any, get_type_hints
+
+from anything3d.invert import InvertConfig
+from pydantic import TypeAdapter, ValidationError
+
+from anything3d.caption import CaptionConfig
+from anything3d.errors import ConfigError
+from anything3d.lift import LiftConfig
+from anything3d.mesh import MeshConfig
+from anything3d.reconstruct import ReconstructConfig
+from anything3d.score import ScoreConfig
+from anything3d.segment import SegmentConfig
+from anything3d.weights import Place, digest
+from pipeline.source import IndexConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """How a shard is cut: one unit is one stage call and one commit. A change gives other cells, not other rows."""
+
+    images: int = 64  # photos of one segment call
+    objects: int = 8  # objects of one call of every later stage; what one GPU optimises at once
+    shards: int = 8  # shards of a wave; the next wave starts when this one's objects are done
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """The actors of one stage."""
+
+    workers: int = 1  # actors, all the time
+    num_gpus: float = 0.0  # of each; a fraction shares a GPU; ignored where the cluster has none
+    num_cpus: float = 0.1  # of each, for Ray's bookkeeping
+    threads: int = 1  # of each, for torch
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Where the stages run."""
+
+    weights_root: str = ""  # folder searched for weights that do not ship with the package
+    index: Workers = Workers()
+    segment: Workers = Workers()
+    caption: Workers = Workers()
+    invert: Workers = Workers()
+    lift: Workers = Workers()
+    reconstruct: Workers = Workers()
+    mesh: Workers = Workers()
+    score: Workers = Workers()
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One run's settings. `seed`, `dtype` and the stage sections are hashed; `units` and `resources` are not."""
+
+    seed: int = 0
+    dtype: str = "float32"  # of the networks
+    index: IndexConfig = field(default_factory=IndexConfig)
+    segment: SegmentConfig = field(default_factory=SegmentConfig)
+    caption: CaptionConfig = field(default_factory=CaptionConfig)
+    invert: InvertConfig = field(default_factory=InvertConfig)
+    lift: LiftConfig = field(default_factory=LiftConfig)
+    reconstruct: ReconstructConfig = field(default_factory=ReconstructConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    units: Units = field(default_factory=Units)
+    resources: Resources = field(default_factory=Resources)
+
+    def place(self, device: str = "cpu") -> Place:
+        return Place(device, self.dtype, self.resources.weights_root)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Config":
+        return TypeAdapter(cls).validate_json(text, strict=True)
+
+
+def load(layers: Sequence[str], settings: Sequence[str] = ()) -> Config:
+    """Config from TOML texts, later ones over earlier ones, then `key.subkey=value` settings.
+
+    Raises: ConfigError that names the key, what was given and what is allowed.
+    """
+    merged: dict[str, Any] = {}
+    for text in [*layers, *(_as_toml(setting) for setting in settings)]:
+        try:
+            _merge(merged, tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError("config_syntax", f"not TOML: {text.strip()[:200]!r}: {error}") from error
+    _check_keys(merged, Config, "")
+    try:
+        return TypeAdapter(Config).validate_json(json.dumps(merged), strict=True)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
+        raise ConfigError("config_value", wrong) from error
+
+
+def fingerprint(config: Config, stage: str, version: int, weights: Sequence[str], upstream: Sequence[str]) -> str:
+    """Hash of all that determines a stage's rows: settings, weights, seed, and the fingerprints of what it reads."""
+    section = asdict(getattr(config, stage))
+    place = config.place()
+    digests = {name: digest(name, place) for name in weights}
+    recipe = [stage, version, config.seed, config.dtype, section, digests, list(upstream)]
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _as_toml(setting: str) -> str:
+    """`a.b=c` as TOML; a bare word that is no TOML value is taken as a string, as one types it in a shell."""
+    key, equals, value = setting.partition("=")
+    if not equals:
+        raise ConfigError("config_syntax", f"--set {setting!r}: write key=value, as in --set caption.beams=3")
+    try:
+        tomllib.loads(f"x = {value}")
+    except tomllib.TOMLDecodeError:
+        value = json.dumps(value)
+    return f"{key.strip()} = {value}"
+
+
+def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    for key, value in layer.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _check_keys(values: Mapping[str, Any], section: type[Any], prefix: str) -> None:
+    """pydantic drops unknown keys of a dataclass in silence; a misspelt setting must not run with the default."""
+    hints = get_type_hints(section)
+    known = [column.name for column in fields(section)]
+    for key, value in values.items():
+        if key not in known:
+            near = get_close_matches(key, known, 1, 0.5)
+            hint = f"; did you mean '{prefix}{near[0]}'?" if near else f"; known: {', '.join(known)}"
+            raise ConfigError("config_key", f"no key '{prefix}{key}'{hint}")
+        if is_dataclass(hints[key]):
+            if not isinstance(value, Mapping):
+                raise ConfigError("config_value", f"'{prefix}{key}' is a section, got {value!r}")
+            _check_keys(value, hints[key], f"{prefix}{key}.")

@@ -1,0 +1,41 @@
+"""One line that says how far a run is: items per stage, elapsed time, and how long the rest will take."""
+
+import time
+from collections.abc import Callable, Mapping
+
+
+class Progress:
+    """Collects what is expected and prints what is done, when it changed."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._expected: dict[str, tuple[int, int]] = {}  # stage -> items in all, items that were there before
+        self._started = time.monotonic()
+        self._last = ""
+
+    def expect(self, stage: str, items: int, already: int) -> None:
+        self._expected[stage] = (items, already)
+
+    def show(self, done: Mapping[str, tuple[int, float]]) -> None:
+        """`done`: stage -> (items finished in this stream, seconds its actors worked on them)."""
+        counts = {name: (self._expected[name][1] + n, self._expected[name][0]) for name, (n, _) in done.items()}
+        line = " · ".join(f"{name} {n}/{total}" for name, (n, total) in counts.items())
+        if line and line != self._last:
+            self._last = line
+            elapsed = time.monotonic() - self._started
+            rest = remaining_seconds(self._expected, done, elapsed)
+            self._say(f"[{clock(elapsed)}] {line}" + (f" · about {clock(rest)} left" if rest >= 1 else ""))
+
+
+def remaining_seconds(
+    expected: Mapping[str, tuple[int, int]], done: Mapping[str, tuple[int, float]], elapsed: float
+) -> float:
+    """Seconds left if the actors go on side by side as they did; stages without a finished item count nothing."""
+    worked = sum(seconds for _, seconds in done.values())
+    left = sum((expected[name][0] - expected[name][1] - n) * seconds / n for name, (n, seconds) in done.items() if n)
+    return elapsed * left / worked if worked else 0.0
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

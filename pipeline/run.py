@@ -1,0 +1,182 @@
+"""One run: shards -> images -> objects -> a snapshot, each arrow a Ray Data stream of units through stage actors.
+
+The number of objects is known before the expensive half begins, so quotas are exact and every progress line has an end.
+Same command again = resume; a finished run finds every commit and starts nothing, not even Ray.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
+
+from anything3d.weights import trained
+from pipeline import cell, cluster
+from pipeline.config import Config
+from pipeline.progress import Progress
+from pipeline.snapshot import Snapshot, publish
+from pipeline.source import digest, stem
+from pipeline.stages import STAGES, recipes
+from pipeline.store import Commit, Store
+from pipeline.unit import Input, Unit, slices
+
+READERS = 16  # threads that look commits up
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which of the items are wanted."""
+
+    max_objects: int | None = None
+    ids: frozenset[str] = frozenset()  # image and object ids; empty: all
+
+    def images(self, ids: Sequence[str]) -> list[str]:
+        wanted = {item.rsplit("-", 1)[0] for item in self.ids}
+        return [item for item in ids if not self.ids or item in wanted]
+
+    def objects(self, ids: Sequence[str]) -> list[str]:
+        return [item for item in ids if not self.ids or item in self.ids or item.rsplit("-", 1)[0] in self.ids]
+
+
+@dataclass(slots=True)
+class Report:
+    """What a run did: every commit it stands on, the cells it made itself, and the release that came of it."""
+
+    commits: dict[str, list[Commit]] = field(default_factory=dict)  # stage -> commits, in order
+    made: dict[str, int] = field(default_factory=dict)  # stage -> cells of this run
+    snapshot: Snapshot | None = None
+    note: str = ""
+    seconds: float = 0.0
+
+    @property
+    def cells_run(self) -> int:
+        return sum(self.made.values())
+
+
+def run(
+    config: Config,
+    shards: Sequence[str],
+    out: str,
+    selection: Selection,
+    *,
+    one_stage_at_a_time: bool = False,
+    say: Callable[[str], None] = print,
+) -> Report:
+    """Every wanted object of `shards` through every stage into the corpus `out`, and the report.
+
+    Raises: ConfigError or WeightsError before anything has been started; BalanceError if an item got lost.
+    """
+    started, store, report = time.monotonic(), Store(out), Report()
+    walk = Walk(config, store, report, Progress(say), one_stage_at_a_time)
+    objects: list[Unit] = []
+    for wave in batched(shards, config.units.shards):
+        budget = None if selection.max_objects is None else selection.max_objects - sum(len(u.ids) for u in objects)
+        if budget == 0:
+            break
+        indexed = walk.advance([shard_unit(shard) for shard in wave], ["index"])
+        images = [unit for shard in indexed for unit in image_units(shard, store, config, selection)]
+        wanted = list(object_units(images, walk, selection, budget))
+        objects += walk.advance(wanted, [name for name in walk.recipes if name not in ("index", "segment")])
+    report.note = note(config)
+    report.snapshot = publish(store, objects, report.commits, report.note, say)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+@dataclass(slots=True)
+class Walk:
+    """What one run carries along: where it stands and who is told."""
+
+    config: Config
+    store: Store
+    report: Report
+    progress: Progress
+    one_stage_at_a_time: bool
+    recipes: dict[str, cell.Recipe] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.recipes = recipes(self.config)
+
+    def advance(self, units: Sequence[Unit], stages: Sequence[str]) -> list[Unit]:
+        """The units after `stages`; only those that lack a cell go through Ray, from the first stage that any lacks."""
+        groups = [[name] for name in stages] if self.one_stage_at_a_time else [list(stages)]
+        for group in groups:
+            units = self._advance(units, group)
+        return list(units)
+
+    def _advance(self, units: Sequence[Unit], stages: Sequence[str]) -> list[Unit]:
+        with ThreadPoolExecutor(READERS) as threads:
+            before = list(threads.map(partial(self._follow, stages=stages), units))
+            missing = [index for index, (_, commits) in enumerate(before) if len(commits) < len(stages)]
+            if missing:
+                first = min(len(before[index][1]) for index in missing)
+                for name in stages[first:]:
+                    have = sum(len(units[i].ids) for i, (_, commits) in enumerate(before) if name in commits)
+                    self.progress.expect(name, sum(len(unit.ids) for unit in units), have)
+                streamed = cluster.stream(
+                    [before[index][0] for index in missing], stages[first:], self.config, self.store.root, self.progress
+                )
+                by_name = {unit.name: unit for unit in streamed}
+                again = [replace(units[i], inputs=by_name[units[i].name].inputs) for i in missing]
+                after = dict(zip(missing, threads.map(partial(self._follow, stages=stages), again), strict=True))
+            else:
+                after = {}
+        for index, (_, commits) in enumerate(before):
+            for name, commit in (after[index][1] if index in after else commits).items():
+                self.report.commits.setdefault(name, []).append(commit)
+                self.report.made[name] = self.report.made.get(name, 0) + (name not in commits)
+        return [after[index][0] if index in after else before[index][0] for index in range(len(before))]
+
+    def _follow(self, unit: Unit, stages: Sequence[str]) -> tuple[Unit, dict[str, Commit]]:
+        """The unit as far as its cells exist, and their commits."""
+        commits: dict[str, Commit] = {}
+        for name in stages:
+            commit = cell.find(self.recipes[name], unit, self.store)
+            if commit is None:
+                break
+            commits[name] = commit
+            unit = cell.as_input(self.recipes[name], unit, commit)
+        return unit, commits
+
+
+def shard_unit(shard: str) -> Unit:
+    """The unit that is a whole shard, with the truth that lies beside a mini-world shard, if any."""
+    truth = f"{shard.removesuffix('.tar')}.truth/truth.json"
+    inputs = {"shard": Input(shard, digest(shard)), "truth": Input(truth, digest(truth))}
+    return Unit(stem(shard), (stem(shard),), inputs)
+
+
+def image_units(shard: Unit, store: Store, config: Config, selection: Selection) -> Iterator[Unit]:
+    """The wanted images of an indexed shard, cut into units."""
+    commit = store.commit_at(shard.inputs["index"].path)
+    assert commit is not None
+    yield from slices(shard, selection.images(store.read_column(commit.rows, "image_id")), config.units.images)
+
+
+def object_units(images: Sequence[Unit], walk: Walk, selection: Selection, budget: int | None) -> Iterator[Unit]:
+    """The wanted objects, cut into units; with a budget, images are segmented only until it is filled."""
+    workers = walk.config.resources.segment.workers
+    for some in batched(images, len(images) if budget is None else workers) if images else ():
+        for unit in walk.advance(some, ["segment"]):
+            commit = walk.store.commit_at(unit.inputs["segment"].path)
+            assert commit is not None
+            ids = selection.objects(walk.store.read_column(commit.rows, "object_id"))[:budget]
+            budget = None if budget is None else budget - len(ids)
+            yield from slices(unit, ids, walk.config.units.objects)
+        if budget == 0:
+            return
+
+
+def note(config: Config) -> str:
+    """What whoever looks at the corpus has to know about the networks that made it."""
+    names = sorted(
+        {name for stage in STAGES for name in stage.weights(getattr(config, stage.name)) if not trained(name)}
+    )
+    return f"Untrained networks (random weights, results mean nothing): {', '.join(names)}." if names else ""
+
+
+def batched(values: Sequence[str] | Sequence[Unit], size: int) -> Iterator[list]:
+    iterator = iter(values)
+    while batch := list(islice(iterator, size)):
+        yield batch

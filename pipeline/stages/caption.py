@@ -1,0 +1,36 @@
+"""caption: one sentence on every Crop. BLIP, Li et al. 2022; T = BLIP(I') of Anything-3D."""
+
+from collections.abc import Sequence
+
+from anything3d.caption import CaptionConfig, load_captioner
+from anything3d.image import crops_from_png
+from anything3d.seed import generators
+from anything3d.weights import Place
+from pipeline.cell import Checkpoint, Outcome
+from pipeline.config import Config
+from pipeline.unit import Unit
+from schemas.records import CaptionRecord, ObjectRecord
+
+
+class CaptionStage:
+    name = "caption"
+    version = 1
+    reads = ("segment",)
+    record = CaptionRecord
+
+    def __init__(self, config: Config, place: Place) -> None:
+        self._seed = config.seed
+        self._captioner = load_captioner(config.caption, place)
+
+    @staticmethod
+    def weights(config: CaptionConfig) -> tuple[str, ...]:
+        return (config.weights,)
+
+    def __call__(self, items: Sequence[tuple[ObjectRecord]], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
+        objects = [item[0] for item in items]
+        crops = crops_from_png([row.crop_png for row in objects])
+        captions = self._captioner(crops, generators(self._seed, self.name, [row.object_id for row in objects]))
+        return [
+            [CaptionRecord(row.object_id, caption.text, caption.log_probability)]
+            for row, caption in zip(objects, captions, strict=True)
+        ]

@@ -1,0 +1,54 @@
+"""invert: e*, the prompt embedding under which the frozen denoiser best explains the Crop. Gal et al. 2022."""
+
+from collections.abc import Sequence
+
+from anything3d.diffusion import concept_to_bytes
+from anything3d.invert import InvertConfig, load_inverter
+
+from anything3d.errors import Anything3DError
+from anything3d.image import crops_from_png
+from anything3d.seed import generators
+from anything3d.weights import Place
+from pipeline.cell import Checkpoint, Outcome
+from pipeline.config import Config
+from pipeline.unit import Unit
+from schemas.records import CaptionRecord, ConceptRecord, ObjectRecord
+
+
+class InvertStage:
+    name = "invert"
+    version = 1
+    reads = ("segment", "caption")
+    record = ConceptRecord
+
+    def __init__(self, config: Config, place: Place) -> None:
+        self._seed = config.seed
+        self._inverter = load_inverter(config.invert, place)
+
+    @staticmethod
+    def weights(config: InvertConfig) -> tuple[str, ...]:
+        return (config.weights,)
+
+    def __call__(
+        self, items: Sequence[tuple[ObjectRecord, CaptionRecord]], unit: Unit, checkpoint: Checkpoint
+    ) -> list[Outcome]:
+        objects, captions = zip(*items, strict=True)
+        found = self._inverter(
+            crops_from_png([row.crop_png for row in objects]),
+            [row.caption for row in captions],
+            generators(self._seed, self.name, [row.object_id for row in objects]),
+        )
+        return [
+            inverted
+            if isinstance(inverted, Anything3DError)
+            else [
+                ConceptRecord(
+                    row.object_id,
+                    concept_to_bytes(inverted.concept),
+                    inverted.loss_before,
+                    inverted.loss_after,
+                    inverted.steps,
+                )
+            ]
+            for row, inverted in zip(objects, found, strict=True)
+        ]

@@ -1,0 +1,67 @@
+"""lift: a coloured Cloud of every Crop, and the Camera that sees it as the photo does. Point-E, Nichol et al. 2022."""
+
+from collections.abc import Sequence
+
+from anything3d.camera import Camera
+from anything3d.cloud import to_ply
+from anything3d.errors import Anything3DError
+from anything3d.image import crops_from_png
+from anything3d.lift import LiftConfig, Lifted, load_lifter
+from anything3d.reference import ReferenceCamera, stack
+from anything3d.seed import generators
+from anything3d.weights import Place
+from pipeline.cell import Checkpoint, Outcome
+from pipeline.config import Config
+from pipeline.unit import Unit
+from schemas.records import CloudRecord, ObjectRecord
+
+
+class LiftStage:
+    name = "lift"
+    version = 1
+    reads = ("segment",)
+    record = CloudRecord
+
+    def __init__(self, config: Config, place: Place) -> None:
+        self._seed = config.seed
+        self._lifter = load_lifter(config.lift, place)
+
+    @staticmethod
+    def weights(config: LiftConfig) -> tuple[str, ...]:
+        return (config.weights, config.upsampler_weights, config.clip_weights)
+
+    def __call__(self, items: Sequence[tuple[ObjectRecord]], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
+        objects = [item[0] for item in items]
+        crops = crops_from_png([row.crop_png for row in objects])
+        found = self._lifter(crops, generators(self._seed, self.name, [row.object_id for row in objects]))
+        return [
+            lifted if isinstance(lifted, Anything3DError) else [_record(row.object_id, lifted)]
+            for row, lifted in zip(objects, found, strict=True)
+        ]
+
+
+def _record(object_id: str, lifted: Lifted) -> CloudRecord:
+    reference = lifted.reference
+    return CloudRecord(
+        object_id,
+        to_ply(lifted.cloud),
+        lifted.cloud.points.shape[1],
+        lifted.candidate,
+        lifted.match,
+        reference.azimuth_deg,
+        reference.elevation_deg,
+        reference.distance,
+        *reference.intrinsics,
+    )
+
+
+def reference_cameras(rows: Sequence[CloudRecord]) -> Camera:
+    """The cameras that see the objects as their crops do."""
+    return stack(
+        [
+            ReferenceCamera(
+                row.azimuth_deg, row.elevation_deg, row.distance, (row.focal_x, row.focal_y, row.centre_x, row.centre_y)
+            )
+            for row in rows
+        ]
+    )

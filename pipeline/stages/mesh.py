@@ -1,0 +1,42 @@
+"""mesh: the surface of every Field as GLB and PLY. Marching cubes, Lorensen and Cline 1987."""
+
+from collections.abc import Sequence
+
+from anything3d.errors import Anything3DError
+from anything3d.field import Field
+from anything3d.mesh import Mesh, MeshConfig, extract, facts, to_glb, to_ply
+from anything3d.weights import Place
+from pipeline.cell import Checkpoint, Outcome
+from pipeline.config import Config
+from pipeline.unit import Unit
+from schemas.records import FieldRecord, MeshRecord
+
+
+class MeshStage:
+    name = "mesh"
+    version = 1
+    reads = ("reconstruct",)
+    record = MeshRecord
+
+    def __init__(self, config: Config, place: Place) -> None:
+        del place  # marching cubes runs on the CPU
+        self._config = config.mesh
+
+    @staticmethod
+    def weights(config: MeshConfig) -> tuple[str, ...]:
+        del config
+        return ()
+
+    def __call__(self, items: Sequence[tuple[FieldRecord]], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        for (row,) in items:
+            mesh = extract(Field.from_bytes(row.field), self._config)[0]
+            outcomes.append(mesh if isinstance(mesh, Anything3DError) else [_record(row.object_id, mesh)])
+        return outcomes
+
+
+def _record(object_id: str, mesh: Mesh) -> MeshRecord:
+    about = facts(mesh)
+    return MeshRecord(
+        object_id, to_glb(mesh), to_ply(mesh), about.vertices, about.faces, about.components, about.watertight
+    )

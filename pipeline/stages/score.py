@@ -1,0 +1,111 @@
+"""score: every object against its own photo, and against the ground truth that lies beside a mini-world shard."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from anything3d import mask, truth
+from anything3d.cloud import from_ply
+from anything3d.errors import Anything3DError
+from anything3d.field import Field
+from anything3d.image import crops_from_png, encode_png, encode_webp
+from anything3d.mesh import from_glb
+from anything3d.score import Reconstruction, ScoreConfig, Scored, load_scorer
+from anything3d.seed import generators
+from anything3d.weights import Place
+from pipeline import source
+from pipeline.cell import Checkpoint, Outcome
+from pipeline.config import Config
+from pipeline.stages.lift import reference_cameras
+from pipeline.unit import Unit
+from schemas.records import CloudRecord, FieldRecord, MeshRecord, ObjectRecord, ScoreRecord
+
+Item = tuple[ObjectRecord, CloudRecord, FieldRecord, MeshRecord]
+TURNTABLE_FPS = 6.0
+
+
+class ScoreStage:
+    name = "score"
+    version = 1
+    reads = ("segment", "lift", "reconstruct", "mesh", "truth")
+    record = ScoreRecord
+
+    def __init__(self, config: Config, place: Place) -> None:
+        self._seed = config.seed
+        self._scorer = load_scorer(config.score, place)
+
+    @staticmethod
+    def weights(config: ScoreConfig) -> tuple[str, ...]:
+        return (config.clip_weights,)
+
+    def __call__(self, items: Sequence[Item], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
+        known = unit.inputs["truth"]
+        outcomes: list[Outcome] = []
+        for item in items:
+            try:
+                outcomes.append([self._score(item, known.path if known.digest else None)])
+            except Anything3DError as error:
+                outcomes.append(error)
+        return outcomes
+
+    def _score(self, item: Item, truth_path: str | None) -> ScoreRecord:
+        row, cloud, field, mesh = item
+        made = Reconstruction(
+            crop=crops_from_png([row.crop_png])[0],
+            reference=reference_cameras([cloud]),
+            cloud=from_ply(cloud.cloud_ply),
+            field=Field.from_bytes(field.field),
+            mesh=from_glb(mesh.glb),
+        )
+        found = _find_truth(row, truth_path) if truth_path else None
+        target = None
+        if found:
+            plan, item_truth, _ = found
+            folder = truth_path.rsplit("/", 1)[0]  # type: ignore[union-attr]
+            target = truth.target(
+                plan,
+                item_truth,
+                source.read(f"{folder}/{item_truth.points}"),
+                source.read(f"{folder}/{item_truth.views}"),
+            )
+        scored = self._scorer(made, target, generators(self._seed, self.name, [row.object_id])[0])
+        return _record(row.object_id, scored, found)
+
+
+Found = tuple[truth.ViewPlan, truth.TrueObject, float]
+
+
+@lru_cache(maxsize=4)
+def _read_truth(path: str) -> truth.Truth:
+    return truth.read(source.read(path))
+
+
+def _find_truth(row: ObjectRecord, path: str) -> Found | None:
+    """The true object that the mask shows, with the IoU of their masks; None where the truth has none."""
+    known = _read_truth(path)
+    image = known.images.get(row.image_id)
+    if image is None:
+        return None
+    pixels = mask.decode(row.mask_rle, row.image_height, row.image_width)
+    index = truth.match(image, pixels)
+    return None if index is None else (known.plan, image.objects[index], float(truth.mask_ious(image, pixels)[index]))
+
+
+def _record(object_id: str, scored: Scored, found: Found | None) -> ScoreRecord:
+    true = scored.truth
+    return ScoreRecord(
+        object_id,
+        scored.reference_psnr_db,
+        scored.reference_mask_iou,
+        scored.clip_similarity,
+        found[1].caption if found else None,
+        found[2] if found else None,
+        true.azimuth_error_deg if true else None,
+        true.lift_chamfer if true else None,
+        true.chamfer if true else None,
+        true.fscore_5pct if true else None,
+        true.novel_psnr_db if true else None,
+        true.novel_mask_iou if true else None,
+        scored.normalization,
+        encode_png(scored.reference),
+        encode_webp(scored.turntable, TURNTABLE_FPS),
+    )

@@ -1,0 +1,90 @@
+"""segment: the Objects of every photo and their Crops. M = SAM(I, p), I' = Affine(M * I; b) of Anything-3D."""
+
+from collections.abc import Iterator, Sequence
+
+from anything3d.annotation import parse_annotations
+from anything3d.errors import Anything3DError, Skipped
+from anything3d.image import decode_image, encode_png
+from anything3d.segment import Found, SegmentConfig, load_segmenter, name_of
+from anything3d.weights import Place
+from pipeline.cell import Checkpoint, Outcome
+from pipeline.config import Config
+from pipeline.source import Shard
+from pipeline.unit import Unit
+from schemas.records import ImageRecord, ObjectRecord, RejectRecord
+
+
+class SegmentStage:
+    name = "segment"
+    version = 1
+    reads = ("shard", "index")
+    record = ObjectRecord
+
+    def __init__(self, config: Config, place: Place) -> None:
+        self._config = config.segment
+        self._segmenter = load_segmenter(config.segment, place)
+
+    @staticmethod
+    def weights(config: SegmentConfig) -> tuple[str, ...]:
+        return () if config.source == "annotations" else (config.weights,)
+
+    def __call__(self, items: Sequence[tuple[ImageRecord]], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
+        shard, few = Shard(unit.inputs["shard"].path), self._config.images_per_batch
+        rows = [item[0] for item in items]
+        return [
+            outcome
+            for start in range(0, len(rows), few)  # decoded photos are large: a few at a time
+            for outcome in self._some(rows[start : start + few], shard)
+        ]
+
+    def _some(self, rows: Sequence[ImageRecord], shard: Shard) -> Iterator[Outcome]:
+        read = [self._read(row, shard) for row in rows]
+        sound = [found for found in read if not isinstance(found, Anything3DError)]
+        found = iter(self._segmenter([image for image, _ in sound], [entries for _, entries in sound]))
+        for row, result in zip(rows, read, strict=True):
+            yield (
+                result if isinstance(result, Anything3DError) else self._outcome(row, result[0].shape[:2], next(found))
+            )
+
+    def _read(self, row: ImageRecord, shard: Shard) -> tuple | Anything3DError:
+        """The photo and its annotations, or what is wrong with them."""
+        ranges = [(row.jpg_offset, row.jpg_size), (row.json_offset, row.json_size)]
+        jpg, json = shard.read_ranges(ranges)
+        try:
+            size, entries = parse_annotations(json, row.image_id)
+            return decode_image(jpg, self._config.limits, size), entries
+        except Anything3DError as error:
+            return error
+
+    def _outcome(
+        self, row: ImageRecord, size: Sequence[int], found: Sequence[Found | Anything3DError]
+    ) -> list[ObjectRecord | RejectRecord] | Skipped:
+        if not found:
+            return Skipped("no_mask", f"{row.image_id} has no mask")
+        ids = [f"{row.image_id}-{name_of(self._config.source, place)}" for place in range(len(found))]
+        return [
+            RejectRecord(item, self.name, result.kind, result.reason, result.message, 1)
+            if isinstance(result, Anything3DError)
+            else _record(item, row, size, result)
+            for item, result in zip(ids, found, strict=True)
+        ]
+
+
+def _record(object_id: str, row: ImageRecord, size: Sequence[int], found: Found) -> ObjectRecord:
+    return ObjectRecord(
+        object_id,
+        row.image_id,
+        row.shard,
+        found.mask.source,
+        size[0],
+        size[1],
+        found.mask.counts,
+        *found.mask.box,
+        found.mask.area_px,
+        found.mask.predicted_iou,
+        found.mask.stability_score,
+        found.crop.x,
+        found.crop.y,
+        found.crop.side,
+        encode_png(found.crop.rgba),
+    )

@@ -1,0 +1,78 @@
+"""Settings: layers, misspelt keys, wrong types, and what a change invalidates."""
+
+import pytest
+
+from anything3d.errors import ConfigError, WeightsError
+from pipeline.config import Config, load
+from pipeline.stages import STAGES, recipes
+
+
+def fingerprints(*settings: str) -> dict[str, str]:
+    return {name: recipe.fingerprint for name, recipe in recipes(load([], settings)).items()}
+
+
+def changed(*settings: str) -> set[str]:
+    before, after = fingerprints(), fingerprints(*settings)
+    return {name for name in before if before[name] != after[name]}
+
+
+def test_later_layers_win_and_settings_win_over_all():
+    layers = ["[caption]\nbeams = 4\ntop_p = 0.5", "[caption]\nbeams = 5"]
+    assert load(layers).caption.beams == 5
+    assert load(layers).caption.top_p == 0.5
+    assert load(layers, ["caption.beams=6"]).caption.beams == 6
+
+
+def test_a_bare_word_is_a_string_as_in_a_shell():
+    assert load([], ["caption.decoding=nucleus"]) == load([], ['caption.decoding="nucleus"'])
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("caption.beems=3", "did you mean 'caption.beams'"),
+        ("captoin.beams=3", "did you mean 'caption'"),
+        ("caption.beams=x", "caption.beams: Input should be a valid integer"),
+        ("caption.beams=true", "caption.beams"),
+        ("caption.decoding=greedy", "'beam' or 'nucleus'"),
+        ("caption=3", "is a section"),
+        ("caption.beams", "key=value"),
+        ("caption.=3", "not TOML"),
+        ("reconstruct.sds.cfgscale=3", "did you mean 'reconstruct.sds.cfg_scale'"),
+    ],
+)
+def test_a_wrong_setting_is_refused_and_the_message_names_it(setting, says):
+    with pytest.raises(ConfigError, match=says.replace("(", r"\(")):
+        load([], [setting])
+
+
+def test_a_config_survives_json():
+    config = load([], ["reconstruct.sds.cfg_scale=7", "seed=3"])
+    assert Config.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("setting", "stages"),
+    [
+        ("caption.beams=5", {"caption", "invert", "reconstruct", "mesh", "score"}),
+        ("lift.candidates=2", {"lift", "reconstruct", "mesh", "score"}),
+        ("mesh.resolution=48", {"mesh", "score"}),
+        ("score.points=512", {"score"}),
+        ("seed=1", {stage.name for stage in STAGES}),
+        ("resources.lift.num_gpus=0.5", set()),
+        ("units.objects=2", set()),
+    ],
+)
+def test_a_change_invalidates_its_stage_and_what_reads_it(setting, stages):
+    assert changed(setting) == stages
+
+
+def test_missing_weights_are_found_before_anything_starts():
+    with pytest.raises(WeightsError, match="blip-large"):
+        recipes(load([], ["caption.weights=blip-large"]))
+
+
+def test_sam_is_needed_only_where_it_is_used():
+    recipes(load([], ["segment.weights=nowhere"]))
+    with pytest.raises(WeightsError, match="nowhere"):
+        recipes(load([], ["segment.weights=nowhere", "segment.source=sam-points"]))

@@ -1,0 +1,28 @@
+"""The progress line: counts, and a remaining time that is arithmetic."""
+
+from pipeline.progress import Progress, clock, remaining_seconds
+
+
+def test_the_rest_takes_as_long_as_the_same_work_took_so_far():
+    # lift: 2 of 10 done at 3 s each, 24 s left; mesh: 1 of 10 at 4 s, 36 s left; 10 s of work took 5 s of time
+    expected = {"lift": (10, 0), "mesh": (10, 0)}
+    assert remaining_seconds(expected, {"lift": (2, 6.0), "mesh": (1, 4.0)}, elapsed=5.0) == 5.0 * 60 / 10
+
+
+def test_items_that_were_there_before_are_neither_work_nor_left():
+    assert remaining_seconds({"lift": (10, 8)}, {"lift": (1, 2.0)}, elapsed=2.0) == 2.0
+    assert remaining_seconds({"lift": (10, 0)}, {}, elapsed=9.0) == 0.0
+
+
+def test_a_line_is_said_when_it_changes():
+    lines: list[str] = []
+    progress = Progress(lines.append)
+    progress.expect("lift", 4, 1)
+    progress.show({"lift": (1, 2.0)})
+    progress.show({"lift": (1, 2.0)})
+    progress.show({"lift": (3, 6.0)})
+    assert [line.split("] ")[1].split(" · ")[0] for line in lines] == ["lift 2/4", "lift 4/4"]
+
+
+def test_times_read_as_clocks():
+    assert [clock(seconds) for seconds in (0.4, 61, 3600 + 62)] == ["0:00", "1:01", "1:01:02"]
