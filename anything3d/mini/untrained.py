@@ -1,0 +1,19 @@
+"""The packaged mini weights as they are before any training: `python -m anything3d.mini.untrained`.
+
+They are random, and the manifest says so; whoever trains a network replaces its folder and its line.
+"""
+
+from anything3d.mini import blip, clip, diffusion, pointe, sam
+from anything3d.weights import PACKAGED, write_manifest
+
+SEED = 0
+
+if __name__ == "__main__":
+    PACKAGED.mkdir(exist_ok=True)
+    blip.save(blip.build(SEED), PACKAGED / "blip")
+    clip.save(clip.build(SEED), PACKAGED / "clip")
+    diffusion.save(diffusion.build(SEED), PACKAGED / "diffusion")
+    sam.save(sam.build(SEED), PACKAGED / "sam")
+    pointe.save(pointe.build(SEED), PACKAGED)
+    for folder in sorted(path for path in PACKAGED.iterdir() if path.is_dir()):
+        write_manifest(folder.name, trained=False)

@@ -1,0 +1,1 @@
+"""Entry points: parse the command line, call the pipeline, print what it says. No logic of their own."""

@@ -1,0 +1,18 @@
+"""The command `anything3d`."""
+
+import typer
+
+from jobs.demo import demo
+from jobs.run import run
+from jobs.world import world
+
+app = typer.Typer(
+    help="Photographs (SA-1B shards) in, a corpus of 3D objects out.", no_args_is_help=True, add_completion=False
+)
+app.command()(run)
+app.command()(world)
+app.command()(demo)
+
+
+if __name__ == "__main__":
+    app()

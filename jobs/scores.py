@@ -1,0 +1,32 @@
+"""The scores of a corpus as a table, read from its Parquet as anybody would."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean
+
+import pyarrow.dataset as ds
+
+COLUMNS = {
+    "reference_psnr_db": "ref PSNR",
+    "reference_mask_iou": "ref IoU",
+    "clip_similarity": "CLIP",
+    "lift_chamfer": "cloud Ch.",
+    "chamfer": "Chamfer",
+    "fscore_5pct": "F at 5 %",
+    "novel_psnr_db": "novel PSNR",
+    "novel_mask_iou": "novel IoU",
+    "azimuth_error_deg": "azimuth°",
+}
+
+
+def table(corpus: Path) -> Iterator[str]:
+    """One line an object, and the means; a dash where there is no truth to compare with."""
+    names = ["object_id", "truth_caption", *COLUMNS]
+    rows = ds.dataset(corpus / "objects").to_table(columns=names).sort_by("object_id").to_pylist()
+    yield f"{'object':<20}{'truth':<18}" + "".join(f"{title:>11}" for title in COLUMNS.values())
+    for row in rows:
+        cells = (f"{row[name]:>11.3f}" if row[name] is not None else f"{'-':>11}" for name in COLUMNS)
+        yield f"{row['object_id']:<20}{row['truth_caption'] or '-':<18}" + "".join(cells)
+    columns = ([row[name] for row in rows if row[name] is not None] for name in COLUMNS)
+    yield f"{'mean':<38}" + "".join(f"{mean(values):>11.3f}" if values else f"{'-':>11}" for values in columns)
+    yield "ref/novel: render against photo/truth, dB and 0..1; Chamfer in longest sides, unsquared; see docs/corpus.md"

@@ -1,0 +1,31 @@
+"""`anything3d world`: a mini-world shard with its ground truth."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def world(
+    out: Annotated[Path, typer.Argument(help="The shard to write, OUT.tar; the truth goes to OUT.truth/ beside it.")],
+    scenes: Annotated[int, typer.Option(min=1, help="Photos in the shard.")],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")],
+    held_out: Annotated[
+        bool, typer.Option(help="Scenes of the test split: other seeds, and pairs never trained on.")
+    ] = False,
+    size: Annotated[int, typer.Option(min=64, help="Pixels of a photo's side.")] = 512,
+) -> None:
+    """Write procedural scenes of coloured shapes as an SA-1B shard, with the truth about every object beside it."""
+    from anything3d.mini.world import write_world
+
+    if out.suffix != ".tar":
+        raise typer.BadParameter(f"{out} does not end in .tar", param_hint="OUT")
+    write_world(
+        out,
+        scenes=scenes,
+        seed=seed,
+        held_out=held_out,
+        size=size,
+        progress=lambda done: typer.echo(f"scene {done}/{scenes}"),
+    )
+    typer.echo(f"{out} and {out.with_suffix('.truth')}/")

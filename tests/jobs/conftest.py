@@ -1,0 +1,88 @@
+"""Runs of the real command in processes of their own, on a small mini-world shard, with few steps."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+QUICK = (
+    "units.objects=2",
+    "invert.steps=3",
+    "lift.candidates=1",
+    "lift.steps=3",
+    "lift.upsampler_steps=3",
+    "reconstruct.steps=12",
+    "reconstruct.checkpoint_every=4",
+    "reconstruct.min_opacity=0.0",
+    "reconstruct.max_fog=1.0",
+    "score.points=512",
+)
+OBJECTS = 4
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a run left: where, and what it said."""
+
+    path: Path
+    output: str
+
+    @property
+    def snapshot(self) -> str:
+        return self.output.rsplit("snapshot ", 1)[1].split(",")[0]
+
+    @property
+    def cells_run(self) -> int:
+        return int(self.output.rsplit(" cells run", 1)[0].rsplit(" ", 1)[1])
+
+    def cells_now(self) -> dict[str, int]:
+        """Stage -> cells that this run made, from the report's table."""
+        table = self.output.rsplit("run now", 1)[1].splitlines()[1:9]
+        return {line.split()[0]: int(line.split()[2]) for line in table}
+
+
+def command(shard: Path, out: Path, settings: Sequence[str] = ()) -> list[str]:
+    """`anything3d run` as a Ray job would call it."""
+    flags = [part for setting in (*QUICK, *settings) for part in ("--set", setting)]
+    return [sys.executable, "-m", "jobs.run", str(shard), "--out", str(out), "--max-objects", str(OBJECTS), *flags]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "RAY_ADDRESS": "local", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def run(shard: Path, out: Path, settings: Sequence[str] = ()) -> Corpus:
+    done = subprocess.run(
+        command(shard, out, settings), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return Corpus(out, done.stdout)
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
+    """Poll until the world outside this process is in a state; there is no event to wait for."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def shard(tmp_path_factory) -> Path:
+    from anything3d.mini.world import write_world
+
+    path = tmp_path_factory.mktemp("world") / "world.tar"
+    write_world(path, scenes=3, seed=5, size=192)
+    return path
+
+
+@pytest.fixture(scope="session")
+def corpus(shard, tmp_path_factory) -> Corpus:
+    """An undisturbed run."""
+    return run(shard, tmp_path_factory.mktemp("undisturbed") / "corpus")

@@ -1,0 +1,60 @@
+"""SIGKILL a worker, SIGKILL the driver: the corpus ends up with the snapshot of an undisturbed run."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.conftest import ROOT, Corpus, command, environment, run, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+def start(shard: Path, out: Path) -> subprocess.Popen:
+    log = out.with_suffix(".log")
+    with log.open("w") as sink:
+        return subprocess.Popen(
+            command(shard, out),
+            cwd=ROOT,
+            env=environment(),
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def attempts(out: Path, stage: str) -> list[dict]:
+    return [json.loads(path.read_text()) for path in out.glob(f"cells/{stage}/*/*/attempts/*.json")]
+
+
+def alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def test_a_killed_actor_is_restarted_and_goes_on_from_the_checkpoint(shard, corpus, tmp_path):
+    out = tmp_path / "corpus"
+    process = start(shard, out)
+    wait_for(lambda: bool(list(out.glob("cells/reconstruct/*/*/checkpoints/state"))), "a checkpoint of reconstruct")
+    os.kill(attempts(out, "reconstruct")[0]["pid"], signal.SIGKILL)
+    assert process.wait(timeout=400) == 0, out.with_suffix(".log").read_text()[-4000:]
+    again = Corpus(out, out.with_suffix(".log").read_text())
+    assert again.snapshot == corpus.snapshot
+    commits = [json.loads(path.read_text()) for path in out.glob("cells/reconstruct/*/*/commit.json")]
+    assert max(commit["attempts"] for commit in commits) == 2  # the kill did hit a cell at work
+
+
+def test_a_killed_driver_leaves_a_corpus_that_the_same_command_finishes(shard, corpus, tmp_path):
+    out = tmp_path / "corpus"
+    process = start(shard, out)
+    wait_for(lambda: bool(list(out.glob("cells/lift/*/*/commit.json"))), "a commit of lift")
+    workers = {attempt["pid"] for attempt in attempts(out, "lift") + attempts(out, "caption")}
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(alive(pid) for pid in workers), "the end of the dead driver's workers")
+    assert not list(out.glob("snapshots/*.json"))
+    again = run(shard, out)
+    assert again.snapshot == corpus.snapshot
+    assert 0 < again.cells_run < corpus.cells_run

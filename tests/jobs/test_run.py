@@ -1,0 +1,81 @@
+"""`anything3d run` end to end: the corpus as other people's tools see it, resume, and running only what changed."""
+
+import json
+from collections import Counter
+
+import duckdb
+import pyarrow.dataset as ds
+import pytest
+import webdataset
+
+from tests.jobs.conftest import OBJECTS, run
+
+pytestmark = pytest.mark.slow
+
+
+def test_duckdb_and_pyarrow_read_one_row_per_object_with_units_in_the_schema(corpus):
+    rows = duckdb.sql(f"select object_id, caption, reference_psnr_db from '{corpus.path}/objects/*.parquet'").fetchall()
+    table = ds.dataset(corpus.path / "objects").to_table()
+    assert len(rows) == len({row[0] for row in rows}) == table.num_rows > 0
+    assert table.schema.field("reference_psnr_db").metadata[b"about"].startswith(b"dB")
+    assert not any(str(column.type) == "binary" for column in table.schema)
+
+
+def test_every_object_is_a_row_or_a_reject_and_every_reject_has_a_reason(corpus):
+    objects = ds.dataset(corpus.path / "objects").to_table().column("object_id").to_pylist()
+    rejects = ds.dataset(corpus.path / "rejects").to_table().to_pylist()
+    later = {row["item_id"] for row in rejects if row["stage"] not in ("index", "segment")}
+    assert len(set(objects) | later) == OBJECTS
+    assert set(rejects[0]) == {"item_id", "stage", "kind", "reason", "message", "attempts"}
+    assert all(row["reason"] and row["kind"] in ("skipped", "failed", "crashed") for row in rejects)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_webdataset_reads_the_files_of_every_object(corpus):
+    tars = sorted(str(path) for path in (corpus.path / "assets").glob("*.tar"))
+    samples = list(webdataset.WebDataset(tars, shardshuffle=False))
+    table = ds.dataset(corpus.path / "objects").to_table()
+    assert sorted(sample["__key__"] for sample in samples) == sorted(table.column("object_id").to_pylist())
+    for sample in samples:
+        assert sample["png"].startswith(b"\x89PNG")
+        assert sample["mask.png"].startswith(b"\x89PNG")
+        assert sample["cloud.ply"].startswith(b"ply")
+        assert sample["glb"].startswith(b"glTF")
+        assert sample["turntable.webp"][8:12] == b"WEBP"
+        assert json.loads(sample["json"])["object_id"] == sample["__key__"]
+
+
+def test_the_truth_beside_the_shard_is_scored(corpus):
+    rows = ds.dataset(corpus.path / "objects").to_table().to_pylist()
+    known = [row for row in rows if row["chamfer"] is not None]
+    assert known
+    assert all(0 <= row["fscore_5pct"] <= 1 and row["chamfer"] > 0 and row["normalization"] for row in known)
+
+
+def test_the_snapshot_names_its_files_and_the_gallery_shows_the_objects(corpus):
+    body = json.loads((corpus.path / "snapshots" / f"{corpus.snapshot}.json").read_text())
+    assert json.loads((corpus.path / "snapshot.json").read_text()) == body
+    assert all((corpus.path / name).exists() for name in body["files"])
+    html = (corpus.path / "index.html").read_text()
+    assert corpus.snapshot in html
+    assert html.count("<section>") == body["objects"]
+
+
+def test_a_finished_run_given_again_runs_no_cell_and_changes_nothing(shard, corpus):
+    before = {path: path.stat().st_mtime_ns for path in corpus.path.rglob("*") if path.is_file()}
+    again = run(shard, corpus.path)
+    assert again.cells_run == 0
+    assert again.snapshot == corpus.snapshot
+    assert {path: path.stat().st_mtime_ns for path in corpus.path.rglob("*") if path.is_file()} == before
+
+
+def test_another_captioning_runs_caption_and_what_reads_it_and_not_lift(shard, corpus):
+    # in place: the corpus then holds both, and the first settings' snapshot is found again
+    changed = run(shard, corpus.path, ["caption.decoding=nucleus"])
+    now = Counter(changed.cells_now())
+    assert (now["index"], now["segment"], now["lift"]) == (0, 0, 0)
+    assert min(now[name] for name in ("caption", "invert", "reconstruct", "mesh", "score")) > 0
+    assert changed.snapshot != corpus.snapshot
+    back = run(shard, corpus.path)
+    assert (back.cells_run, back.snapshot) == (0, corpus.snapshot)
+    assert json.loads((corpus.path / "snapshot.json").read_text())["id"] == corpus.snapshot
