@@ -57,9 +57,13 @@ def concepts_from_bytes(files: Sequence[bytes]) -> Concept:
 
     try:
         rows = [load(data) for data in files]
-        return Concept(torch.stack([row["tokens"] for row in rows]), torch.stack([row["embeddings"] for row in rows]))
+        tokens, embeddings = (torch.stack([row[name] for row in rows]) for name in ("tokens", "embeddings"))
     except (SafetensorError, KeyError, RuntimeError) as error:
         raise InputError("bad_concept", f"not a file of `concept_to_bytes`: {error}") from error
+    kinds = (tokens.dtype, tokens.shape, embeddings.dtype, embeddings.ndim)
+    if kinds != (torch.int64, embeddings.shape[:2], torch.float32, 3) or not embeddings.isfinite().all():
+        raise InputError("bad_concept", f"tokens {tokens.dtype} and embeddings {embeddings.shape} are of no prompt")
+    return Concept(tokens, embeddings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ e* = argmin_e E_{t, eps} || eps_phi(x_t, t, e) - eps ||^2 with x_t as in diffusi
 Source: Gal et al. 2022, equation 2, as Anything-3D uses it; every word of the caption is free, not one placeholder.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -96,7 +97,7 @@ class Inverter:
         finite = found.embeddings.isfinite().flatten(1).all(1).tolist()
         return [
             Inverted(Concept(found.tokens[b : b + 1], found.embeddings[b : b + 1]), before[b], after[b], config.steps)
-            if finite[b] and after[b] == after[b]
+            if finite[b] and math.isfinite(before[b]) and math.isfinite(after[b])
             else NumericsError("inversion_diverged", f"loss {before[b]:.4g} -> {after[b]:.4g}; lower invert.lr")
             for b in range(len(crops))
         ]

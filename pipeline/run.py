@@ -7,7 +7,7 @@ Same command again = resume; a finished run finds every commit and starts nothin
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 
@@ -99,7 +99,7 @@ class Walk:
         self.recipes = recipes(self.config)
 
     def advance(self, units: Sequence[Unit], stages: Sequence[str]) -> list[Unit]:
-        """The units after `stages`; only those that lack a cell go through Ray, from the first stage that any lacks."""
+        """The units after `stages`; those that lack a cell go through Ray, through stages that any of them lacks."""
         groups = [[name] for name in stages] if self.one_stage_at_a_time else [list(stages)]
         for group in groups:
             units = self._advance(units, group)
@@ -107,36 +107,35 @@ class Walk:
 
     def _advance(self, units: Sequence[Unit], stages: Sequence[str]) -> list[Unit]:
         with ThreadPoolExecutor(READERS) as threads:
-            before = list(threads.map(partial(self._follow, stages=stages), units))
-            missing = [index for index, (_, commits) in enumerate(before) if len(commits) < len(stages)]
-            if missing:
-                first = min(len(before[index][1]) for index in missing)
-                for name in stages[first:]:
-                    have = sum(len(units[i].ids) for i, (_, commits) in enumerate(before) if name in commits)
+            before = list(threads.map(partial(self._look_up, stages=stages), units))
+            lacking = {name for _, commits in before for name in stages if name not in commits}
+            after = before
+            if lacking:
+                for name in (name for name in stages if name in lacking):
+                    have = sum(len(unit.ids) for unit, commits in before if name in commits)
                     self.progress.expect(name, sum(len(unit.ids) for unit in units), have)
-                streamed = cluster.stream(
-                    [before[index][0] for index in missing], stages[first:], self.config, self.store.root, self.progress
+                todo = [unit for unit, commits in before if len(commits) < len(stages)]
+                needed = [name for name in stages if name in lacking]
+                done = cluster.stream(todo, needed, self.config, self.store.root, self.progress)
+                by_name = {unit.name: unit for unit in done}
+                after = list(
+                    threads.map(partial(self._look_up, stages=stages), (by_name.get(u.name, u) for u, _ in before))
                 )
-                by_name = {unit.name: unit for unit in streamed}
-                again = [replace(units[i], inputs=by_name[units[i].name].inputs) for i in missing]
-                after = dict(zip(missing, threads.map(partial(self._follow, stages=stages), again), strict=True))
-            else:
-                after = {}
-        for index, (_, commits) in enumerate(before):
-            for name, commit in (after[index][1] if index in after else commits).items():
-                self.report.commits.setdefault(name, []).append(commit)
-                self.report.made[name] = self.report.made.get(name, 0) + (name not in commits)
-        return [after[index][0] if index in after else before[index][0] for index in range(len(before))]
+        for (_, had), (_, commits) in zip(before, after, strict=True):
+            for name in stages:
+                self.report.commits.setdefault(name, []).append(commits[name])
+                self.report.made[name] = self.report.made.get(name, 0) + (name not in had)
+        return [unit for unit, _ in after]
 
-    def _follow(self, unit: Unit, stages: Sequence[str]) -> tuple[Unit, dict[str, Commit]]:
-        """The unit as far as its cells exist, and their commits."""
+    def _look_up(self, unit: Unit, stages: Sequence[str]) -> tuple[Unit, dict[str, Commit]]:
+        """The unit with every cell of `stages` that exists among its inputs, and those cells' commits."""
         commits: dict[str, Commit] = {}
         for name in stages:
-            commit = cell.find(self.recipes[name], unit, self.store)
-            if commit is None:
-                break
-            commits[name] = commit
-            unit = cell.as_input(self.recipes[name], unit, commit)
+            recipe = self.recipes[name]
+            commit = cell.find(recipe, unit, self.store) if all(read in unit.inputs for read in recipe.reads) else None
+            if commit is not None:
+                commits[name] = commit
+                unit = cell.as_input(recipe, unit, commit)
         return unit, commits
 
 

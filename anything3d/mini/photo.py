@@ -20,7 +20,7 @@ from anything3d.mini.trace import light_share, sample_surface, trace
 
 FINE = 2  # rays along each side of a pixel at an edge
 DEPTH_EDGE = 0.03  # relative jump of the distance between neighbours, on one part, that makes an edge
-FROM_BELOW = 0.4  # share of the ambient light that a surface facing down gets
+FROM_BELOW = 0.6  # share of the ambient light that a surface facing down gets
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def alone(item: Object, light: Light, camera: Camera) -> Scene:
 def sample_points(
     item: Object, light: Light, count: int, generator: torch.Generator
 ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
-    """Points on an object's surface and their colours in this light (canonical frame), as `render_objects` shows them."""
+    """Points on an object's surface and their colours in this light (canonical frame), as `render_objects` has them."""
     points = sample_surface(item.body, count, generator)
     scene = Scene((Placed(item, (0.0, 0.0, 0.0), 0.0, 1.0),), (), None, light, _NOWHERE)
     colors = _albedo(item, points) * _brightness(scene, points, normals(item.body, points))
@@ -201,9 +201,7 @@ def _albedo(item: Object, points: Float[Tensor, "3 N"]) -> Float[Tensor, "3 N"]:
     return points.new_tensor(item.albedo)[nearest_part(item.body, points)].T
 
 
-def _brightness(
-    scene: Scene, points: Float[Tensor, "3 N"], facing: Float[Tensor, "3 N"]
-) -> Float[Tensor, "N"]:
+def _brightness(scene: Scene, points: Float[Tensor, "3 N"], facing: Float[Tensor, "3 N"]) -> Float[Tensor, "N"]:
     """Light that a white surface with unit normals `facing` throws back."""
     light = scene.light
     lx, ly, lz = light.direction

@@ -1,8 +1,8 @@
 """The mini world's annotations as SA-1B's JSON has them, quirks included.
 
-Boxes' width and height are one less than the pixels they span; the last annotations of a file have integer boxes; a mask
-belongs to one of the 21 crops of SAM's grid (1, 2 x 2 and 4 x 4), small crops come first; its prompt is a grid point of
-that crop, and about one in 17 lies just outside its mask.
+Boxes' width and height are one less than the pixels they span; the last annotations of a file have integer boxes; a
+mask belongs to one of the 21 crops of SAM's grid (1, 2 x 2 and 4 x 4), small crops come first; its prompt is a grid
+point of that crop, and about one in 17 lies just outside its mask.
 Source: segment_anything/automatic_mask_generator.py and utils/amg.py; a real file as measured in sa_226381.json.
 """
 

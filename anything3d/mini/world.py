@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from anything3d import mask as masks
-from anything3d.camera import POINT_E_DISTANCE, POINT_E_FOV_DEG, Camera, angles, orbit
+from anything3d.camera import POINT_E_FOV_DEG, Camera, angles, orbit
 from anything3d.cloud import Cloud, to_ply
 from anything3d.errors import ConfigError
 from anything3d.image import encode_png
@@ -49,6 +49,7 @@ DEPTH_UNIT = 0.001  # scene units
 VIEWS = 8
 VIEW_PX = 128
 VIEW_ELEVATION_DEG = 20.0
+VIEW_DISTANCE = 2.7  # canonical units; a unit cube stays in sight from everywhere
 EMPTY_FROM = 50  # scenes; a shard of that many has one photo without any annotation
 
 
@@ -79,9 +80,8 @@ def write_world(
     Raises: ConfigError if `scenes`, `seed` or `size` is out of range.
     """
     if not (1 <= scenes <= MAX_SCENES and 0 <= seed <= MAX_SEED and 64 <= size <= 4096):
-        raise ConfigError(
-            "world", f"{scenes} scenes, seed {seed}, {size} px; 1 to {MAX_SCENES}, 0 to {MAX_SEED}, 64 to 4096 are allowed"
-        )
+        allowed = f"1 to {MAX_SCENES}, 0 to {MAX_SEED}, 64 to 4096"
+        raise ConfigError("world", f"{scenes} scenes, seed {seed}, {size} px; {allowed} are allowed")
     folder = out.with_suffix(".truth")
     building = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     members: dict[str, bytes] = {}
@@ -119,7 +119,8 @@ def take(number: int, seed: int, held_out: bool, size: int, first_id: int, empty
     else:
         image = {"image_id": image_id, "width": size, "height": size, "file_name": f"{name}.jpg"}
         document, places = json.dumps({"image": image, "annotations": []}).encode(), {}
-    truths, files = [], {}
+    truths: list[dict[str, object]] = []
+    files: dict[str, bytes] = {}
     for owner, place in sorted(places.items(), key=lambda entry: entry[1]):
         truth, own = _object_truth(scene, photo, owner, f"{name}-{place:04d}", generator)
         truths.append({"annotation": place, **truth})
@@ -192,7 +193,7 @@ def view_cameras(azimuth_deg: float) -> Camera:
     """The eight novel views: around the object from the photo's azimuth on."""
     around = azimuth_deg + torch.arange(VIEWS) * (360 / VIEWS)
     same = torch.ones(VIEWS)
-    return orbit(around, same * VIEW_ELEVATION_DEG, same * POINT_E_DISTANCE, same * POINT_E_FOV_DEG)
+    return orbit(around, same * VIEW_ELEVATION_DEG, same * VIEW_DISTANCE, same * POINT_E_FOV_DEG)
 
 
 def _head(shard: str, images: dict[str, object]) -> dict[str, object]:
@@ -205,7 +206,7 @@ def _head(shard: str, images: dict[str, object]) -> dict[str, object]:
             "size": VIEW_PX,
             "azimuth_offsets_deg": [360 / VIEWS * view for view in range(VIEWS)],
             "elevation_deg": VIEW_ELEVATION_DEG,
-            "distance": POINT_E_DISTANCE,
+            "distance": VIEW_DISTANCE,
             "fov_deg": POINT_E_FOV_DEG,
         },
         "images": images,

@@ -83,6 +83,19 @@ def test_a_prefix_stands_in_front_of_the_words_and_the_end_stays(denoiser, capti
     torch.testing.assert_close(denoiser.encode_text([caption], "overhead view of"), together)
 
 
+@pytest.mark.parametrize(("words", "kept"), [(3, 3), (14, 11)])  # 14 words fill the 16 tokens
+def test_a_prefix_moves_inverted_embeddings_along_and_cuts_the_last_ones(denoiser, words, kept):
+    concept = denoiser.embed_prompts(["red " * words])
+    inverted = torch.randn(words, 64, generator=torch.Generator().manual_seed(2))
+    concept.embeddings[0, 1 : 1 + words] = inverted
+    expected = denoiser.embed_prompts(["overhead view of " + "red " * kept])
+    assert (expected.tokens[0] == denoiser.end_token).int().argmax() == 1 + 3 + kept
+    expected.embeddings[0, 4 : 4 + kept] = inverted[:kept]
+    assert torch.equal(denoiser._prepend("overhead view of", concept).tokens, expected.tokens)  # the end among them
+    text = denoiser.encode_text(concept, "overhead view of")
+    torch.testing.assert_close(text, denoiser.encode_text(expected), rtol=0, atol=1e-6)
+
+
 def test_a_prefix_is_not_padded_where_padding_is_a_word(copy):
     from transformers import CLIPTokenizer
 
@@ -102,6 +115,24 @@ def test_gradient_reaches_the_embeddings_and_no_weight(denoiser):
     assert (embeddings.grad[:, 1:3].abs().sum((1, 2)) > 0).all()
     for network in (denoiser.unet, denoiser.controlnet, denoiser.text_encoder):
         assert all(parameter.grad is None for parameter in network.parameters())
+
+
+@torch.no_grad()
+def test_prediction_is_that_of_the_networks_called_one_after_the_other(folder, denoiser):
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).eval()
+    controlnet = ControlNetModel.from_pretrained(folder / "controlnet", torch_dtype=torch.float32).eval()
+    text = denoiser.encode_text(CAPTIONS)
+    plain = unet(latents(), T, text).sample
+    torch.testing.assert_close(denoiser.predict_noise(latents(), T, text), plain, rtol=0, atol=1e-6)
+    residuals = controlnet(latents(), T, text, hints(), conditioning_scale=0.7)
+    hinted = unet(
+        latents(), T, text,
+        down_block_additional_residuals=residuals.down_block_res_samples,
+        mid_block_additional_residual=residuals.mid_block_res_sample,
+    ).sample  # fmt: skip
+    torch.testing.assert_close(denoiser.predict_noise(latents(), T, text, hints(), 0.7), hinted, rtol=0, atol=1e-6)
 
 
 @torch.no_grad()
@@ -158,6 +189,15 @@ def test_noise_is_added_as_the_schedule_says(denoiser):
     torch.testing.assert_close(noisy[:, 0, 0, 0].double(), expected, rtol=1e-4, atol=0)
 
 
+def test_noise_is_added_as_the_scheduler_of_diffusers_does(folder, denoiser):
+    from diffusers import DDPMScheduler
+
+    scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
+    noise, t = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(3)), torch.tensor([0, 999])
+    expected = scheduler.add_noise(latents(), noise, t)
+    torch.testing.assert_close(denoiser.add_noise(latents(), noise, t), expected, rtol=0, atol=1e-6)
+
+
 @torch.no_grad()
 def test_velocity_is_turned_into_noise(denoiser, copy):
     rewrite(copy / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
@@ -199,6 +239,33 @@ def test_concepts_survive_as_bytes_and_other_bytes_are_refused(denoiser):
     for broken in (b"", files[0][:-1], b"\x10\0\0\0\0\0\0\0not a header, cut"):
         with pytest.raises(InputError, match="bad_concept"):
             concepts_from_bytes([files[1], broken])
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {},
+        {"tokens": torch.arange(16)},
+        {"tokens": torch.zeros(16), "embeddings": torch.zeros(16, 64)},
+        {"tokens": torch.arange(15), "embeddings": torch.zeros(16, 64)},
+        {"tokens": torch.arange(16), "embeddings": torch.zeros(16)},
+        {"tokens": torch.tensor(1), "embeddings": torch.tensor(1.0)},
+        {"tokens": torch.arange(16), "embeddings": torch.zeros(16, 64, dtype=torch.int64)},
+        {"tokens": torch.arange(16), "embeddings": torch.full((16, 64), torch.nan)},
+    ],
+    ids=["nothing", "no rows", "float tokens", "a row too many", "flat", "scalars", "integer rows", "nan"],
+)
+def test_sound_files_that_hold_no_concept_are_refused(tensors):
+    from safetensors.torch import save
+
+    with pytest.raises(InputError, match="bad_concept"):
+        concepts_from_bytes([save(tensors)])
+
+
+def test_concepts_of_different_lengths_make_no_batch():
+    short, long = (Concept(torch.zeros(1, n, dtype=torch.int64), torch.zeros(1, n, 8)) for n in (16, 77))
+    with pytest.raises(InputError, match="bad_concept"):
+        concepts_from_bytes([concept_to_bytes(short), concept_to_bytes(long)])
 
 
 def test_saved_weights_are_the_built_ones_in_half_precision_and_load_frozen(folder, tmp_path):

@@ -2,9 +2,11 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from anything3d import seed
 from anything3d.diffusion import Concept, concept_to_bytes, concepts_from_bytes
@@ -53,6 +55,59 @@ def test_inversion_lowers_the_loss_on_noise_it_has_not_seen(inverter):
     for found in invert(with_config(inverter, steps=30, held_out=16), [0, 1, 2]):
         assert found.loss_after < found.loss_before - 0.005
         assert found.steps == 30
+
+
+class Believer(nn.Module):
+    """A network that is sure of the clean latents: the text's first word says their four channels."""
+
+    def __init__(self, alphas_cumprod: torch.Tensor) -> None:
+        super().__init__()
+        self.alphas_cumprod = alphas_cumprod
+
+    def forward(self, noisy, t, encoder_hidden_states, **_):
+        alpha_bar = self.alphas_cumprod[t].view(-1, 1, 1, 1)
+        clean = encoder_hidden_states[:, 1, :4, None, None]
+        return ((noisy - alpha_bar.sqrt() * clean) / (1 - alpha_bar).sqrt(),)
+
+
+class Rows(nn.Module):
+    """A text encoder that passes its input embeddings on."""
+
+    def __init__(self, table: nn.Embedding) -> None:
+        super().__init__()
+        self.table = table
+
+    def forward(self, input_ids):
+        return SimpleNamespace(last_hidden_state=self.table(input_ids))
+
+
+def believing(inverter: Inverter, targets: torch.Tensor, **changes: object) -> Inverter:
+    """An inverter whose loss is mean(alpha_bar / (1 - alpha_bar)) |z - e|^2 over the first word's first four numbers,
+    z being `targets` "B 4": convex, without noise, and zero at e = z only."""
+    denoiser = inverter.denoiser
+    believer = dataclasses.replace(
+        denoiser,
+        unet=Believer(denoiser.alphas_cumprod),
+        text_encoder=Rows(denoiser.table),
+        encode=lambda pixels: targets[:, :, None, None].expand(-1, -1, 16, 16),
+    )
+    return Inverter(believer, dataclasses.replace(inverter.config, **changes))
+
+
+def test_inversion_finds_the_embedding_where_there_is_exactly_one(inverter):
+    targets = torch.tensor([[0.5, -0.5, 1.0, 0.0], [-1.0, 0.3, 0.2, 0.7], [0.1, 0.1, -0.8, -0.4]])
+    found = invert(believing(inverter, targets, steps=300, samples=4, held_out=16), [0, 1, 2])
+    start = inverter.denoiser.embed_prompts(CAPTIONS)
+    for b, one in enumerate(found):
+        torch.testing.assert_close(one.concept.embeddings[0, 1, :4], targets[b], rtol=0, atol=0.02)
+        assert one.loss_after < 1e-3 * one.loss_before
+        assert torch.equal(one.concept.embeddings[0, 2:], start.embeddings[b, 2:])
+
+
+def test_a_loss_that_is_infinite_ends_its_own_object_only(inverter):
+    targets = torch.tensor([[0.5] * 4, [1e30] * 4, [0.5] * 4])  # its square is no float32
+    found = invert(believing(inverter, targets, steps=0), [0, 1, 2])
+    assert [type(one) for one in found] == [Inverted, NumericsError, Inverted]
 
 
 def test_an_inverted_object_does_not_depend_on_its_batch(inverter):

@@ -1,7 +1,10 @@
 """Score distillation: its gradient by hand, with a real network whose prediction is known."""
 
+import dataclasses
+
 import pytest
 import torch
+from torch import nn
 
 from anything3d import seed
 from anything3d.diffusion import Denoiser, load_denoiser
@@ -36,6 +39,28 @@ def constant(tmp_path_factory: pytest.TempPathFactory) -> Denoiser:
     return load_denoiser(str(path), Place())
 
 
+class Believer(nn.Module):
+    """A network that is sure of the clean latents: the text's first token says their four channels."""
+
+    def __init__(self, alphas_cumprod: torch.Tensor) -> None:
+        super().__init__()
+        self.alphas_cumprod = alphas_cumprod
+
+    def forward(self, noisy, t, encoder_hidden_states, **_):
+        alpha_bar = self.alphas_cumprod[t].view(-1, 1, 1, 1)
+        clean = encoder_hidden_states[:, 0, :4, None, None]
+        return ((noisy - alpha_bar.sqrt() * clean) / (1 - alpha_bar).sqrt(),)
+
+
+@pytest.fixture(scope="module")
+def believer(denoiser: Denoiser) -> Denoiser:
+    """In float64 but for the prediction, which leaves `predict_noise` as float32."""
+    alphas_cumprod = torch.cumprod(1 - BETA, 0)
+    return dataclasses.replace(
+        denoiser, unet=Believer(alphas_cumprod), alphas_cumprod=alphas_cumprod, dtype=torch.float64
+    )
+
+
 def normal(seed_number: int, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed_number))
 
@@ -60,6 +85,18 @@ def test_gradient_is_the_weighted_difference_of_predicted_and_added_noise(consta
     gradient = sds_gradient(latents, constant, texts(constant), None, T, noise, config)
     by_hand = expected.view(3, 1, 1, 1) * (CONSTANT - noise.double())
     torch.testing.assert_close(gradient.double(), by_hand, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("cfg_scale", [0.0, 1.0, 7.5])
+def test_gradient_is_the_closed_form_where_the_network_is_sure_of_the_clean_latents(believer, cfg_scale):
+    """The noise cancels: w sqrt(alpha_bar / (1 - alpha_bar)) (z - z_guided), with z_guided = z_u + s (z_c - z_u)."""
+    latents, noise = normal(0, 3, 4, 16, 16).double(), normal(1, 3, 4, 16, 16).double()
+    text, no_text = normal(2, 3, 16, 64).double(), normal(3, 3, 16, 64).double()
+    gradient = sds_gradient(latents, believer, (text, no_text), None, T, noise, SdsConfig(cfg_scale=cfg_scale))
+    guided = no_text[:, 0, :4] + cfg_scale * (text[:, 0, :4] - no_text[:, 0, :4])
+    slope = ((1 - ALPHA_BAR) * ALPHA_BAR).sqrt().view(3, 1, 1, 1)  # w = 1 - alpha_bar
+    assert gradient.dtype == torch.float64
+    torch.testing.assert_close(gradient, slope * (latents - guided[:, :, None, None]), rtol=0, atol=1e-5)
 
 
 def test_gradient_follows_guidance_and_hint(denoiser):

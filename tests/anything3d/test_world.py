@@ -1,0 +1,219 @@
+"""The mini world: the same bytes for the same arguments, SA-1B's format with its quirks, and a truth that is true."""
+
+import io
+import json
+import math
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from anything3d import mask, truth
+from anything3d.annotation import Annotation, parse_annotations
+from anything3d.camera import project
+from anything3d.cloud import from_ply
+from anything3d.errors import ConfigError
+from anything3d.image import ImageLimits, decode_image, decode_png
+from anything3d.mini.sa1b import crops, grid
+from anything3d.mini.scene import SCALE, sample_scene
+from anything3d.mini.shapes import HELD_OUT_PAIRS, make_object
+from anything3d.mini.solids import distance
+from anything3d.mini.trace import sample_surface
+from anything3d.mini.words import COLORS, SHAPES
+from anything3d.mini.world import DEPTH_UNIT, write_world
+from anything3d.seed import generators
+
+SIZE = 160
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("world") / "world.tar"
+    write_world(out, scenes=6, seed=3, held_out=True, size=SIZE)
+    return out
+
+
+@pytest.fixture(scope="module")
+def members(world) -> dict[str, bytes]:
+    with tarfile.open(world) as tar:
+        return {entry.name: tar.extractfile(entry).read() for entry in tar if entry.isfile()}
+
+
+@pytest.fixture(scope="module")
+def known(world) -> truth.Truth:
+    return truth.read((world.with_suffix(".truth") / "truth.json").read_bytes())
+
+
+def test_the_same_arguments_give_the_same_bytes_whatever_the_threads(world, tmp_path):
+    again = tmp_path / "world.tar"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2 if threads == 1 else 1)
+    try:
+        write_world(again, scenes=6, seed=3, held_out=True, size=SIZE)
+    finally:
+        torch.set_num_threads(threads)
+    assert again.read_bytes() == world.read_bytes()
+    assert files_of(again.with_suffix(".truth")) == files_of(world.with_suffix(".truth"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["world.tar", "world.truth"]
+
+
+def test_the_tar_begins_with_its_folder_and_keeps_no_time_owner_or_neighbours(world):
+    with tarfile.open(world) as tar:
+        entries = tar.getmembers()
+    assert entries[0].isdir()
+    assert entries[0].name == "."
+    assert all((entry.mtime, entry.uid, entry.gid) == (0, 0, 0) for entry in entries)
+    stems = [entry.name.removeprefix("./").split(".")[0] for entry in entries[1:]]
+    assert len(stems) == 12
+    assert any(one != other for one, other in zip(stems[::2], stems[1::2], strict=True))
+
+
+def test_every_annotation_passes_the_reader_and_the_photo_has_its_size(members):
+    ids = []
+    for name, data in members.items():
+        if name.endswith(".json"):
+            size, entries = parse_annotations(data, name.removeprefix("./").removesuffix(".json"))
+            assert all(isinstance(entry, Annotation) for entry in entries), entries
+            assert size == (SIZE, SIZE)
+            ids += [entry.annotation_id for entry in entries]
+            assert decode_image(members[name.replace(".json", ".jpg")], ImageLimits(), size).shape == (SIZE, SIZE, 3)
+    assert sorted(ids) == list(range(3_000_000, 3_000_000 + len(ids)))  # contiguous over the shard
+
+
+def test_boxes_are_one_short_and_the_last_ones_are_integers(members):
+    for name, data in members.items():
+        if name.endswith(".json"):
+            records = json.loads(data)["annotations"]
+            kinds = [type(record["bbox"][0]) for record in records]
+            assert kinds == [float] * (len(records) - 2) + [int] * 2
+            for record in records:
+                lengths = mask.runs(record["segmentation"]["counts"], SIZE * SIZE)
+                x, y, w, h = mask.box(lengths, SIZE)
+                assert [float(v) for v in record["bbox"]] == [x, y, w - 1, h - 1]
+                assert record["area"] == mask.area(lengths)
+
+
+def test_crops_and_prompts_are_those_of_a_real_file():
+    # sa_226381.json, 2000 x 1500: 4 x 4 crops of 692 x 567 at x 0 436 872 1308, y 0 311 622 933
+    found = crops(1500, 2000, 4)
+    assert found[0] == (0, 0, 692, 567)
+    assert sorted({x for x, *_ in found}) == [0, 436, 872, 1308]
+    assert sorted({y for _, y, *_ in found}) == [0, 311, 622, 933]
+    assert crops(1500, 2000, 2)[3][:2] == (744, 494)
+    # its first prompt is (911.75, 629.9375) in the crop at (436, 311): column 5, row 4 of 8
+    points = grid((436, 311, 692, 567), 4)
+    assert points[4 * 8 + 5].tolist() == [911.75, 629.9375]
+
+
+def test_the_truths_surface_lies_where_the_photo_shows_it_and_at_its_depth(world, known):
+    folder = world.with_suffix(".truth")
+    seen = 0
+    for image_id, image in known.images.items():
+        raw = torch.frombuffer(bytearray(_depth16(folder / "depth" / f"{image_id}.png")), dtype=torch.uint16)
+        depth = raw.view(SIZE, SIZE).float() * DEPTH_UNIT
+        for item in image.objects:
+            visible = mask.decode(item.mask, SIZE, SIZE)
+            cloud = from_ply((folder / item.points).read_bytes())
+            where, away = project(item.camera, cloud.points)
+            assert (away > 0).all()
+            column, row = (where[0] * SIZE).long().clamp(0, SIZE - 1).unbind(-1)
+            # every visible pixel well inside has a surface point near it
+            hit = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+            hit[row, column] = True
+            near = torch.nn.functional.max_pool2d(hit[None].float(), 5, 1, 2)[0].bool()
+            assert near[visible].float().mean() > 0.98
+            # the nearest surface point around a pixel is at the photo's depth, up to the scene's scale
+            nearest = (
+                torch.full((SIZE * SIZE,), math.inf)
+                .scatter_reduce(0, row * SIZE + column, away[0], "amin")
+                .view(SIZE, SIZE)
+            )
+            both = visible & nearest.isfinite() & (depth > 0)
+            scale = float((depth[both] / nearest[both]).median())
+            assert SCALE[0] - 0.02 < scale < SCALE[1] + 0.02
+            assert ((depth[both] / (nearest[both] * scale) - 1).abs() < 0.05).float().mean() > 0.9
+            seen += 1
+    assert seen >= 6
+
+
+def _depth16(path: Path) -> bytes:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(path.read_bytes())) as picture:
+        assert picture.mode == "I;16"
+        return picture.tobytes()
+
+
+def test_surfaces_are_canonical_and_views_show_the_object(world, known):
+    for image in known.images.values():
+        for item in image.objects:
+            folder = world.with_suffix(".truth")
+            found = truth.target(
+                known.plan, item, (folder / item.points).read_bytes(), (folder / item.views).read_bytes()
+            )
+            low, high = found.points.min(0).values, found.points.max(0).values
+            assert float((high - low).max()) == pytest.approx(1, abs=0.02)
+            assert ((low + high) / 2).abs().max() < 0.02
+            shares = (found.views[:, 3] > 0.5).flatten(1).float().mean(1)
+            assert (shares > 0.02).all()
+            # the first view is from the photo's side: points project into its silhouette
+            where, _ = project(found.cameras[:1], found.points[None])
+            column, row = (where[0] * found.views.shape[-1]).long().unbind(-1)
+            assert (found.views[0, 3][row, column] > 0).float().mean() > 0.97
+
+
+def test_label_images_number_the_truths_objects(world, known):
+    for image_id, image in known.images.items():
+        labels = decode_png((world.with_suffix(".truth") / "masks" / f"{image_id}.png").read_bytes())[..., 0]
+        for number, item in enumerate(image.objects, start=1):
+            assert torch.equal(labels == number, mask.decode(item.mask, SIZE, SIZE))
+        assert int(labels.max()) == len(image.objects)
+
+
+def test_objects_hide_each_other_somewhere(known):
+    shares = [item.visible_share for image in known.images.values() for item in image.objects]
+    assert min(shares) < 0.95
+    assert max(shares) == 1.0
+
+
+def test_pairs_of_the_held_out_split_are_never_trained_on():
+    trained, tested = (
+        {
+            (placed.item.shape, placed.item.color)
+            for number in range(40)
+            for placed in sample_scene(generators(1, "x", [str(number)])[0], held_out).objects
+        }
+        for held_out in (False, True)
+    )
+    assert not trained & HELD_OUT_PAIRS
+    assert tested & HELD_OUT_PAIRS
+    assert tested - HELD_OUT_PAIRS
+    assert {shape for shape, _ in HELD_OUT_PAIRS} == set(SHAPES)
+    assert {color for _, color in HELD_OUT_PAIRS} == set(COLORS)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_shape_is_centred_with_longest_side_one_and_its_surface_is_its_zero_set(shape):
+    generator = torch.Generator().manual_seed(5)
+    body = make_object(shape, "red", generator).body
+    points = sample_surface(body, 4096, generator)
+    low, high = points.min(1).values, points.max(1).values
+    assert float((high - low).max()) == pytest.approx(1, abs=0.03)
+    assert ((low + high) / 2).abs().max() < 0.03
+    assert distance(body, points).abs().max() < 2e-3
+
+
+def test_splits_have_different_photos_and_arguments_have_limits(tmp_path):
+    for held_out in (False, True):
+        write_world(tmp_path / f"{held_out}.tar", scenes=1, seed=3, held_out=held_out, size=64)
+    files = [set(files_of(tmp_path / f"{held_out}.truth")) for held_out in (False, True)]
+    assert files[0] & files[1] == {"truth.json"}
+    with pytest.raises(ConfigError, match="scenes"):
+        write_world(tmp_path / "x.tar", scenes=0, seed=3)
