@@ -1,67 +1,59 @@
-"""The mini world as a shard: procedural photos in SA-1B's exact format, and the truth about every object beside it.
+"""The mini world as data: SA-1B shards of random scenes, with the truth about every object beside them.
 
-OUT.tar         ustar: `./`, then `./sa_<id>.jpg` and `.json` in random order, times and owners 0
-OUT.truth/      truth.json (cameras, captions, masks; see `anything3d.truth`), and by object or image:
-  points/       <object>.ply: 8192 points of the surface with their colours, canonical frame
-  views/        <object>.png: eight views around the object alone, side by side, RGBA
-  depth/        <image>.png: 16 bit, distance along the camera's axis in `depth_unit` scene units; 0 where there is none
-  masks/        <image>.png: label image; 0 for no object, i + 1 for the i-th of the image's objects in truth.json
-
-The same arguments give the same bytes, whatever the number of threads.
+Beside OUT.tar lies OUT.truth/: truth.json (read by anything3d/truth.py), points/ (surface points of each object, lit as
+in its scene), views/ (eight pictures of each object alone), depth/ and masks/ (one picture per photo). An object is in
+the truth if at least 64 of its pixels can be seen. The same arguments give the same bytes on the same kind of machine.
 """
 
 import io
 import json
-import os
 import shutil
 import tarfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from anything3d import mask as masks
+from anything3d import seed as seeds
 from anything3d.camera import POINT_E_FOV_DEG, Camera, angles, orbit
 from anything3d.cloud import Cloud, to_ply
 from anything3d.errors import ConfigError
 from anything3d.image import encode_png
-from anything3d.mini.draw import integer
+from anything3d.mini.annotations import Annotated, annotate, regions_of, to_json
+from anything3d.mini.draw import integer, pick
 from anything3d.mini.photo import Photo, render_objects, render_scene, sample_points
-from anything3d.mini.sa1b import Region, annotate
-from anything3d.mini.scene import Scene, sample_scene
+from anything3d.mini.scene import Placed, Scene, sample_scene
 from anything3d.mini.shapes import HELD_OUT_PAIRS
 from anything3d.mini.words import caption
-from anything3d.seed import generators
 
-MAX_SCENES = 10_000  # of a shard; ids of neighbouring seeds must not meet
-MAX_SEED = 99_999
-FIRST_IMAGE = {False: 1_000_000_000, True: 2_000_000_000}  # of the training and the held-out split
+SPLITS = ("training", "held-out")
+BLOCK = 100_000  # image ids that belong to one seed and split
+BLOCKS = 99_990  # before ids would need an eleventh digit
+IDS_PER_IMAGE = 100  # annotation ids set aside for an image, on average
 JPEG_QUALITY = 92
-MIN_VISIBLE_PX = 64  # of an object; with less it has no annotation and no truth
-MIN_PART_PX = 64
-SPECK_PX = 1  # side of the smallest mask
-POINTS = 8192
-DEPTH_UNIT = 0.001  # scene units
-VIEWS = 8
-VIEW_PX = 128
-VIEW_ELEVATION_DEG = 20.0
+ASPECTS = (1.0, 1.0, 4 / 3, 3 / 2, 3 / 4, 2 / 3)  # width / height of photos, each as likely
+ZERO_FROM = 50  # scenes; in such a shard one photo shows nothing and has no annotation
+POINTS = 8192  # on each object's surface
+VIEWS, VIEW_PX, VIEW_ELEVATION_DEG = 8, 128, 20.0
 VIEW_DISTANCE = 2.7  # canonical units; a unit cube stays in sight from everywhere
-EMPTY_FROM = 50  # scenes; a shard of that many has one photo without any annotation
+DEPTH_STEP = 0.001  # scene units per level of the depth pictures
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """One photo of the shard and what is true of it."""
+class Made:
+    """One photo of the world as files: those of the shard, those of the truth, and the photo's entry in truth.json."""
 
-    image_id: str
-    jpg: bytes
-    json: bytes
-    truth: dict[str, object]
-    files: dict[str, bytes]  # of the truth, by path
+    members: dict[str, bytes]
+    files: dict[str, bytes]
+    record: dict[str, Any]
+    annotations: int
 
 
 def write_world(
@@ -73,170 +65,211 @@ def write_world(
     size: int = 512,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Write the shard `out` and its truth; `progress` is told the number of photos taken.
+    """Write OUT.tar with `scenes` photos of longer side `size` pixels, and its truth, replacing earlier ones.
 
-    Files appear under their names when they are whole, the truth first.
+    Held-out scenes come from other seeds than training scenes and show pairs of shape and colour that those never
+    show (shapes.HELD_OUT_PAIRS). `progress` is told the number of finished scenes. Files appear when all are finished.
 
-    Raises: ConfigError if `scenes`, `seed` or `size` is out of range.
+    Raises: ConfigError("world_range") if an argument is out of range.
     """
-    if not (1 <= scenes <= MAX_SCENES and 0 <= seed <= MAX_SEED and 64 <= size <= 4096):
-        allowed = f"1 to {MAX_SCENES}, 0 to {MAX_SEED}, 64 to 4096"
-        raise ConfigError("world", f"{scenes} scenes, seed {seed}, {size} px; {allowed} are allowed")
-    folder = out.with_suffix(".truth")
-    building = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    members: dict[str, bytes] = {}
-    images: dict[str, object] = {}
-    first_id = seed * 1_000_000
-    for number in range(scenes):
-        empty = scenes >= EMPTY_FROM and number == scenes // 2
-        taken, count = take(number, seed, held_out, size, first_id, empty)
-        first_id += count
-        members |= {f"./{taken.image_id}.jpg": taken.jpg, f"./{taken.image_id}.json": taken.json}
-        images[taken.image_id] = taken.truth
-        for path, data in taken.files.items():
-            (building / path).parent.mkdir(parents=True, exist_ok=True)
-            (building / path).write_bytes(data)
+    if not (out.suffix == ".tar" and 1 <= scenes <= BLOCK and seed >= 0 and size >= 64):
+        raise ConfigError(
+            "world_range",
+            f"out={out} scenes={scenes} seed={seed} size={size}; wanted: a name that ends in .tar, 1 to {BLOCK} "
+            "scenes, a seed >= 0, at least 64 pixels",
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with _one_thread():
+        names, images = _write_scenes(partial, scenes, seed, held_out, size, progress)
+    truth = {"format": "anything3d-truth-1", "shard": out.name, **_plan(), "images": images}
+    (partial / "truth" / "truth.json").write_text(json.dumps(truth), encoding="ascii")
+    _pack(partial / "members", _shuffle(names, seed), partial / "shard.tar")
+    _replace(partial, out)
+
+
+def image_ids(scenes: int, seed: int, held_out: bool) -> range:
+    """Ids of a shard's photos; no two splits share one, nor do two seeds below 49,995."""
+    first = (2 * seed + held_out) % BLOCKS * BLOCK + 1
+    return range(first, first + scenes)
+
+
+def _write_scenes(
+    folder: Path, scenes: int, seed: int, held_out: bool, size: int, progress: Callable[[int], None] | None
+) -> tuple[list[str], dict[str, Any]]:
+    """Write every file but the shard itself; the shard's member names and the truth's entries by image."""
+    names: list[str] = []
+    images: dict[str, Any] = {}
+    ids = image_ids(scenes, seed, held_out)
+    empty = integer(torch.Generator().manual_seed(seed), 0, scenes - 1) if scenes >= ZERO_FROM else None
+    next_id = ids[0] * IDS_PER_IMAGE
+    for done, image_id in enumerate(ids, start=1):
+        generator = seeds.generators(seed, f"world/{SPLITS[held_out]}", [str(image_id)])[0]
+        aspect = pick(generator, ASPECTS)
+        scene = sample_scene(generator, held_out, aspect)
+        width, height = (size, round(size / aspect)) if aspect >= 1 else (round(size * aspect), size)
+        if done - 1 == empty:
+            scene = replace(scene, objects=())
+        made = _make(scene, (height, width), image_id, next_id, generator)
+        next_id += made.annotations
+        _write_files(folder / "members", made.members)
+        _write_files(folder / "truth", made.files)
+        names += made.members
+        images[f"sa_{image_id}"] = made.record
         if progress:
-            progress(number + 1)
-    (building / "truth.json").write_text(json.dumps(_head(out.stem, images), indent=1) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    building.rename(folder)
-    partial = out.with_name(f"{out.name}.{os.getpid()}.tmp")
-    partial.write_bytes(_tar(members, generators(seed, "shuffle", [out.stem])[0]))
-    partial.rename(out)
+            progress(done)
+    return names, images
 
 
-def take(number: int, seed: int, held_out: bool, size: int, first_id: int, empty: bool) -> tuple[Taken, int]:
-    """Photo `number` of a shard, and how many annotations it has; those are numbered from `first_id`."""
-    generator = generators(seed, "held-out" if held_out else "training", [str(number)])[0]
-    scene = sample_scene(generator, held_out)
-    photo = render_scene(scene, size, size)
-    image_id = FIRST_IMAGE[held_out] + seed * MAX_SCENES + number
+def _make(scene: Scene, size: tuple[int, int], image_id: int, annotation_id: int, generator: torch.Generator) -> Made:
+    """A scene's photo, annotations and truth."""
+    height, width = size
+    photo = render_scene(scene, height, width)
+    regions = regions_of(photo.label[0], photo.part[0], generator) if scene.objects else []
+    annotated = annotate(regions, annotation_id, generator) if regions else Annotated([], {})
     name = f"sa_{image_id}"
-    regions = [] if empty else _regions(photo, generator)
-    if regions:
-        document, places = annotate(regions, image_id, first_id, generator)
-    else:
-        image = {"image_id": image_id, "width": size, "height": size, "file_name": f"{name}.jpg"}
-        document, places = json.dumps({"image": image, "annotations": []}).encode(), {}
-    truths: list[dict[str, object]] = []
-    files: dict[str, bytes] = {}
-    for owner, place in sorted(places.items(), key=lambda entry: entry[1]):
-        truth, own = _object_truth(scene, photo, owner, f"{name}-{place:04d}", generator)
-        truths.append({"annotation": place, **truth})
-        files |= own
-    labels = torch.zeros_like(photo.label[0], dtype=torch.uint8)
-    for index, (owner, _) in enumerate(sorted(places.items(), key=lambda entry: entry[1])):
-        labels[photo.label[0] == owner + 1] = index + 1
-    files |= {f"masks/{name}.png": encode_png(labels[..., None]), f"depth/{name}.png": _depth_png(photo)}
-    truth_of_image = {"width": size, "height": size, "objects": truths}
-    return Taken(name, _jpeg(photo), document, truth_of_image, files), len(regions)
+    members = {
+        f"{name}.jpg": _jpeg(photo.rgb[0]),
+        f"{name}.json": to_json(annotated.records, image_id, width, height),
+    }
+    files = {f"depth/{name}.png": _depth_png(photo.depth[0]), f"masks/{name}.png": _label_png(photo, annotated)}
+    objects = []
+    for index in sorted(annotated.objects):
+        place = annotated.objects[index]
+        stem = f"{name}-{place:04d}"
+        record = _object_record(scene, index, photo, annotated.records[place]["segmentation"]["counts"])
+        record |= {"annotation": place, "points": f"points/{stem}.ply", "views": f"views/{stem}.png"}
+        objects.append(record)
+        placed = scene.objects[index]
+        light = scene.light.turned(placed.yaw_deg)
+        points, colors = sample_points(placed.item, light, POINTS, generator)
+        files[f"points/{stem}.ply"] = to_ply(Cloud(points[None], colors[None]))
+        rgba, _ = render_objects([placed.item], [light], _view_cameras(record["azimuth_deg"]), VIEW_PX)
+        files[f"views/{stem}.png"] = encode_png(_to_uint8(torch.cat(list(rgba), dim=-1)))
+    return Made(members, files, {"width": width, "height": height, "objects": objects}, len(annotated.records))
 
 
-def _regions(photo: Photo, generator: torch.Generator) -> list[Region]:
-    """Objects, parts, the ground, and a speck or two: what SAM would have found."""
-    label, part = photo.label[0], photo.part[0]
-    found: list[Region] = []
-    for owner in range(photo.silhouettes.shape[1]):
-        visible = label == owner + 1
-        if int(visible.sum()) < MIN_VISIBLE_PX:
-            continue
-        found.append(Region(visible, owner))
-        parts = [visible & (part == index) for index in part[visible].unique().tolist()]
-        found += [Region(one, None) for one in parts if len(parts) > 1 and int(one.sum()) >= MIN_PART_PX]
-    stuff = [(label == 0) & (part == index) for index in part[label == 0].unique().tolist()]
-    found += [Region(one, None) for one in stuff if int(one.sum()) >= MIN_PART_PX]
-    for _ in range(integer(generator, 1, 2)):
-        found.append(Region(_speck(label.shape, generator), None))
-    return found
-
-
-def _speck(shape: torch.Size, generator: torch.Generator) -> Bool[Tensor, "H W"]:
-    mask = torch.zeros(shape, dtype=torch.bool)
-    y, x = (integer(generator, 0, length - SPECK_PX) for length in shape)
-    mask[y : y + SPECK_PX, x : x + SPECK_PX] = True
-    return mask
-
-
-def _object_truth(
-    scene: Scene, photo: Photo, owner: int, object_id: str, generator: torch.Generator
-) -> tuple[dict[str, object], dict[str, bytes]]:
-    """What truth.json says of one object, and its files."""
-    placed = scene.objects[owner]
-    camera = placed.seen_by(scene.camera)
-    light = scene.light.turned(placed.yaw_deg)
-    azimuth, elevation = angles(camera)
-    rgba, _ = render_objects([placed.item], [light], view_cameras(float(azimuth)), VIEW_PX)
-    points, colors = sample_points(placed.item, light, POINTS, generator)
-    visible = photo.label[0] == owner + 1
-    strip = (rgba * 255).round().to(torch.uint8).permute(2, 0, 3, 1).reshape(VIEW_PX, VIEWS * VIEW_PX, 4)
+def _object_record(scene: Scene, index: int, photo: Photo, counts: str) -> dict[str, Any]:
+    """What truth.json says of an object, but for its annotation and files."""
+    placed: Placed = scene.objects[index]
     item = placed.item
-    paths = {"points": f"points/{object_id}.ply", "views": f"views/{object_id}.png"}
-    truth = {
+    camera = placed.seen_by(scene.camera)
+    azimuth, elevation = angles(camera)
+    silhouette = int(photo.silhouettes[0, index].sum())
+    return {
         "shape": item.shape,
         "color": item.color,
         "caption": caption(item.shape, item.color),
         "azimuth_deg": float(azimuth),
         "elevation_deg": float(elevation),
         "distance": float(camera.pose[0, :3, 3].norm()),
+        "scale": placed.scale,  # scene units per canonical unit: what turns the depth picture into canonical units
         "camera": {"pose": camera.pose[0].tolist(), "intrinsics": camera.intrinsics[0].tolist()},
-        "visible_share": int(visible.sum()) / max(1, int(photo.silhouettes[0, owner].sum())),
-        "mask_rle": masks.encode(visible),
+        "visible_share": int((photo.label[0] == index + 1).sum()) / silhouette,
+        "mask_rle": counts,
         "held_out": (item.shape, item.color) in HELD_OUT_PAIRS,
-        **paths,
-    }
-    ply = to_ply(Cloud(points[None], colors[None]))
-    return truth, {paths["points"]: ply, paths["views"]: encode_png(strip.contiguous())}
-
-
-def view_cameras(azimuth_deg: float) -> Camera:
-    """The eight novel views: around the object from the photo's azimuth on."""
-    around = azimuth_deg + torch.arange(VIEWS) * (360 / VIEWS)
-    same = torch.ones(VIEWS)
-    return orbit(around, same * VIEW_ELEVATION_DEG, same * VIEW_DISTANCE, same * POINT_E_FOV_DEG)
-
-
-def _head(shard: str, images: dict[str, object]) -> dict[str, object]:
-    return {
-        "format": "anything3d-truth-1",
-        "shard": shard,
-        "depth_unit": DEPTH_UNIT,
-        "views": {
-            "count": VIEWS,
-            "size": VIEW_PX,
-            "azimuth_offsets_deg": [360 / VIEWS * view for view in range(VIEWS)],
-            "elevation_deg": VIEW_ELEVATION_DEG,
-            "distance": VIEW_DISTANCE,
-            "fov_deg": POINT_E_FOV_DEG,
-        },
-        "images": images,
     }
 
 
-def _jpeg(photo: Photo) -> bytes:
-    pixels = (photo.rgb[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
+def _plan() -> dict[str, Any]:
+    """Cameras of the novel views and unit of the depth pictures, as in truth.json."""
+    views = {
+        "count": VIEWS,
+        "size": VIEW_PX,
+        "azimuth_offsets_deg": _offsets().tolist(),
+        "elevation_deg": VIEW_ELEVATION_DEG,
+        "distance": VIEW_DISTANCE,
+        "fov_deg": POINT_E_FOV_DEG,
+    }
+    meaning = (
+        f"16-bit grey, {DEPTH_STEP} scene units per level along -z of the camera; 0: nothing nearer than "
+        f"{65535 * DEPTH_STEP} units. Divide by an object's scale for canonical units."
+    )
+    return {"views": views, "depth": {"step": DEPTH_STEP, "meaning": meaning}}
+
+
+def _offsets() -> Float[Tensor, "V"]:
+    return torch.arange(VIEWS) * (360.0 / VIEWS)
+
+
+def _view_cameras(azimuth_deg: float) -> Camera:
+    one = torch.ones(VIEWS)
+    return orbit(azimuth_deg + _offsets(), one * VIEW_ELEVATION_DEG, one * VIEW_DISTANCE, one * POINT_E_FOV_DEG)
+
+
+def _jpeg(rgb: Float[Tensor, "3 H W"]) -> bytes:
     out = io.BytesIO()
-    Image.fromarray(pixels.contiguous().numpy()).save(out, "JPEG", quality=JPEG_QUALITY)
+    Image.fromarray(_to_uint8(rgb).numpy()).save(out, "JPEG", quality=JPEG_QUALITY)
     return out.getvalue()
 
 
-def _depth_png(photo: Photo) -> bytes:
-    steps = torch.nan_to_num(photo.depth[0] / DEPTH_UNIT, nan=0.0, posinf=0.0).clamp(0, 65535).round()
+def _depth_png(depth: Float[Tensor, "H W"]) -> bytes:
+    levels = (depth / DEPTH_STEP).round()
+    levels = torch.where(levels <= 65535, levels, 0.0).to(torch.int32)
     out = io.BytesIO()
-    Image.fromarray(steps.to(torch.uint16).numpy()).save(out, "PNG")
+    Image.fromarray(levels.numpy().astype("uint16")).save(out, "PNG", compress_level=6)
     return out.getvalue()
 
 
-def _tar(members: dict[str, bytes], generator: torch.Generator) -> bytes:
-    """The members in random order behind an entry for the folder, with nothing in them that changes from run to run."""
-    names = sorted(members)
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        folder = tarfile.TarInfo("./")
-        folder.type, folder.mode = tarfile.DIRTYPE, 0o755
-        tar.addfile(folder)
-        for index in torch.randperm(len(names), generator=generator).tolist():
-            member = tarfile.TarInfo(names[index])
-            member.size = len(members[names[index]])
-            tar.addfile(member, io.BytesIO(members[names[index]]))
-    return out.getvalue()
+def _label_png(photo: Photo, annotated: Annotated) -> bytes:
+    """0 where no object of the truth is, else its place in the truth's list + 1."""
+    label = torch.zeros_like(photo.label[0], dtype=torch.uint8)
+    for place, index in enumerate(sorted(annotated.objects), start=1):
+        label[photo.label[0] == index + 1] = place
+    return encode_png(label[..., None])
+
+
+def _to_uint8(planes: Float[Tensor, "C H W"]) -> Tensor:
+    return (planes * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
+
+
+def _write_files(folder: Path, files: dict[str, bytes]) -> None:
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def _shuffle(names: list[str], seed: int) -> list[str]:
+    """In an order given by the seed, no photo beside its annotations (which cannot be helped with one photo only)."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order = [names[index] for index in torch.randperm(len(names), generator=generator).tolist()]
+        stems = [name.split(".")[0] for name in order]
+        if len(names) == 2 or all(a != b for a, b in pairwise(stems)):
+            return order
+
+
+def _pack(folder: Path, names: list[str], tar: Path) -> None:
+    """USTAR with no trace of when and by whom it was made; the folder's entry comes first."""
+    with tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT) as shard:
+        top = tarfile.TarInfo("./")
+        top.type, top.mode = tarfile.DIRTYPE, 0o755
+        shard.addfile(top)
+        for name in names:
+            data = (folder / name).read_bytes()
+            member = tarfile.TarInfo(f"./{name}")
+            member.size = len(data)
+            shard.addfile(member, io.BytesIO(data))
+
+
+def _replace(partial: Path, out: Path) -> None:
+    """Move the finished files to their places, the shard last."""
+    truth = out.with_suffix(".truth")
+    out.unlink(missing_ok=True)
+    shutil.rmtree(truth, ignore_errors=True)
+    (partial / "truth").rename(truth)
+    (partial / "shard.tar").rename(out)
+    shutil.rmtree(partial)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Matrix products may round differently with the number of threads; files must not."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
