@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, get_type_hints
 
-from anything3d.invert import InvertConfig
 from pydantic import TypeAdapter, ValidationError
 
 from anything3d.caption import CaptionConfig
 from anything3d.errors import ConfigError
+from anything3d.invert import InvertConfig
 from anything3d.lift import LiftConfig
 from anything3d.mesh import MeshConfig
 from anything3d.reconstruct import ReconstructConfig

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 from anything3d.diffusion import concept_to_bytes
-from anything3d.invert import InvertConfig, load_inverter
-
 from anything3d.errors import Anything3DError
 from anything3d.image import crops_from_png
+from anything3d.invert import InvertConfig, load_inverter
 from anything3d.seed import generators
 from anything3d.weights import Place
 from pipeline.cell import Checkpoint, Outcome

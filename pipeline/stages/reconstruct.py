@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from anything3d.diffusion import concepts_from_bytes
-
 from anything3d.cloud import from_plies
+from anything3d.diffusion import concepts_from_bytes
 from anything3d.errors import Anything3DError
 from anything3d.image import crops_from_png
 from anything3d.reconstruct import Evidence, ReconstructConfig, Reconstructed, load_reconstructor

@@ -1,0 +1,40 @@
+"""Which items a run takes, and how they are cut into units."""
+
+from pipeline.run import Selection, batched
+from pipeline.unit import Input, Unit, slices
+
+IMAGES = ["sa_1", "sa_2", "sa_3"]
+OBJECTS = ["sa_1-0000", "sa_1-0004", "sa_2-0001"]
+
+
+def test_without_ids_everything_is_wanted():
+    assert Selection().images(IMAGES) == IMAGES
+    assert Selection().objects(OBJECTS) == OBJECTS
+
+
+def test_an_image_id_wants_all_its_objects_and_an_object_id_only_itself():
+    selection = Selection(ids=frozenset({"sa_1-0004", "sa_2"}))
+    assert selection.images(IMAGES) == ["sa_1", "sa_2"]
+    assert selection.objects(OBJECTS) == ["sa_1-0004", "sa_2-0001"]
+
+
+def test_slices_hold_every_item_once_in_order_and_are_named_by_what_they_hold():
+    parent = Unit("shard", ("shard",), {"shard": Input("x.tar", "d")})
+    ids = [f"sa_{n}" for n in range(10)]
+    units = list(slices(parent, ids, 4))
+    assert [item for unit in units for item in unit.ids] == ids
+    assert [len(unit.ids) for unit in units] == [4, 4, 2]
+    assert len({unit.name for unit in units}) == 3
+    assert all(unit.inputs == parent.inputs for unit in units)
+    assert next(slices(parent, ids[:4], 8)).name == units[0].name  # not by where the cut was
+    assert list(slices(parent, [], 4)) == []
+
+
+def test_a_unit_survives_json():
+    unit = Unit("a+1-x", ("a",), {"shard": Input("x.tar", "d"), "index": Input("cells/x", "e")})
+    assert Unit.from_json(unit.to_json()) == unit
+
+
+def test_batches_are_in_order_and_the_last_is_shorter():
+    assert list(batched(["a", "b", "c"], 2)) == [["a", "b"], ["c"]]
+    assert list(batched([], 2)) == []
