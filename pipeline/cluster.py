@@ -17,7 +17,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from anything3d.errors import ConfigError
 from pipeline import cell
 from pipeline.config import Config, Workers
-from pipeline.progress import Progress
+from pipeline.progress import Board, Progress
 from pipeline.stages import load, recipes
 from pipeline.store import Store
 from pipeline.unit import Unit
@@ -117,20 +117,6 @@ class StageActor:
         commit, made = cell.run(self._recipe, unit, self._store, self._load)
         self._board.add.remote(self._recipe.stage, len(unit.ids), commit.seconds if made else 0.0)
         return {"unit": cell.as_input(self._recipe, unit, commit).to_json()}
-
-
-class Board:
-    """Counts what the actors finish, for the driver's progress line."""
-
-    def __init__(self) -> None:
-        self._done: dict[str, tuple[int, float]] = {}
-
-    def add(self, stage: str, items: int, seconds: float) -> None:
-        before = self._done.get(stage, (0, 0.0))
-        self._done[stage] = (before[0] + items, before[1] + seconds)
-
-    def read(self) -> dict[str, tuple[int, float]]:
-        return self._done
 
 
 def _watch(board: "ray.actor.ActorHandle", progress: Progress, stop: threading.Event) -> None:

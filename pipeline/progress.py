@@ -27,6 +27,20 @@ class Progress:
             self._say(f"[{clock(elapsed)}] {line}" + (f" · about {clock(rest)} left" if rest >= 1 else ""))
 
 
+class Board:
+    """Counts what the actors finish, for the driver's progress line; a Ray actor, in a file that costs it no torch."""
+
+    def __init__(self) -> None:
+        self._done: dict[str, tuple[int, float]] = {}
+
+    def add(self, stage: str, items: int, seconds: float) -> None:
+        before = self._done.get(stage, (0, 0.0))
+        self._done[stage] = (before[0] + items, before[1] + seconds)
+
+    def read(self) -> dict[str, tuple[int, float]]:
+        return self._done
+
+
 def remaining_seconds(
     expected: Mapping[str, tuple[int, int]], done: Mapping[str, tuple[int, float]], elapsed: float
 ) -> float:

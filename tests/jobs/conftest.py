@@ -47,19 +47,30 @@ class Corpus:
         return {line.split()[0]: int(line.split()[2]) for line in table}
 
 
-def command(shard: Path, out: Path, settings: Sequence[str] = ()) -> list[str]:
+def command(shard: Path, out: Path, settings: Sequence[str] = (), flags: Sequence[str] = ()) -> list[str]:
     """`anything3d run` as a Ray job would call it."""
-    flags = [part for setting in (*QUICK, *settings) for part in ("--set", setting)]
-    return [sys.executable, "-m", "jobs.run", str(shard), "--out", str(out), "--max-objects", str(OBJECTS), *flags]
+    sets = [part for setting in (*QUICK, *settings) for part in ("--set", setting)]
+    return [
+        sys.executable,
+        "-m",
+        "jobs.run",
+        str(shard),
+        "--out",
+        str(out),
+        "--max-objects",
+        str(OBJECTS),
+        *sets,
+        *flags,
+    ]
 
 
 def environment() -> dict[str, str]:
     return {**os.environ, "RAY_ADDRESS": "local", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
-def run(shard: Path, out: Path, settings: Sequence[str] = ()) -> Corpus:
+def run(shard: Path, out: Path, settings: Sequence[str] = (), flags: Sequence[str] = ()) -> Corpus:
     done = subprocess.run(
-        command(shard, out, settings), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400
+        command(shard, out, settings, flags), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return Corpus(out, done.stdout)

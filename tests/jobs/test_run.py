@@ -1,6 +1,8 @@
 """`anything3d run` end to end: the corpus as other people's tools see it, resume, and running only what changed."""
 
 import json
+import shutil
+import subprocess
 from collections import Counter
 
 import duckdb
@@ -8,7 +10,7 @@ import pyarrow.dataset as ds
 import pytest
 import webdataset
 
-from tests.jobs.conftest import OBJECTS, run
+from tests.jobs.conftest import OBJECTS, ROOT, command, environment, run
 
 pytestmark = pytest.mark.slow
 
@@ -79,3 +81,27 @@ def test_another_captioning_runs_caption_and_what_reads_it_and_not_lift(shard, c
     back = run(shard, corpus.path)
     assert (back.cells_run, back.snapshot) == (0, corpus.snapshot)
     assert json.loads((corpus.path / "snapshot.json").read_text())["id"] == corpus.snapshot
+
+
+def test_ids_that_nothing_has_make_an_empty_corpus_that_balances(shard, corpus, tmp_path):
+    copy = shutil.copytree(corpus.path, tmp_path / "corpus")
+    ids = tmp_path / "ids.txt"
+    ids.write_text("sa_5-0000\nsa_6\n")
+    empty = run(shard, copy, flags=["--ids", str(ids)])
+    assert empty.cells_run == 0
+    assert "0 objects in" in empty.output
+    assert not list((copy / "objects").glob("*.parquet"))
+    assert json.loads((copy / "snapshot.json").read_text())["objects"] == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [(["caption.beems=3"], "did you mean 'caption.beams'"), (["caption.weights=nowhere"], "no weights 'nowhere'")],
+)
+def test_a_wrong_setting_ends_in_one_line_before_anything_starts(shard, tmp_path, settings, says):
+    done = subprocess.run(
+        command(shard, tmp_path / "corpus", settings), cwd=ROOT, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr

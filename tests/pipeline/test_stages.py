@@ -1,0 +1,122 @@
+"""Stages on a shard full of defects: each costs its own item, under its own reason, and the counts balance."""
+
+import io
+import json
+import tarfile
+from functools import partial
+
+import pytest
+import torch
+
+from anything3d.errors import NumericsError
+from anything3d.image import decode_png, encode_png
+from anything3d.mini.world import write_world
+from pipeline import cell
+from pipeline.config import Config, load
+from pipeline.source import digest
+from pipeline.stages import STAGES, recipes
+from pipeline.stages import load as load_stage
+from pipeline.stages.mesh import MeshStage
+from pipeline.store import Store
+from pipeline.unit import Input, Unit, slices
+from schemas.records import FieldRecord, ImageRecord, ObjectRecord, RejectRecord
+
+CONFIG = load(
+    [], ["segment.crop_size=64", "segment.images_per_batch=2", "segment.max_edges=4", "segment.min_area_px=64"]
+)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """Six photos of the mini world; five of them are spoiled, each in another way."""
+    folder = tmp_path_factory.mktemp("hostile")
+    write_world(folder / "clean.tar", scenes=6, seed=9, size=128)
+    with tarfile.open(folder / "clean.tar") as tar:
+        members = {entry.name: tar.extractfile(entry).read() for entry in tar if entry.isfile()}
+    stems = sorted({name.removeprefix("./").split(".")[0] for name in members})
+
+    jpg, json_name = "./{}.jpg".format, "./{}.json".format
+    members[jpg(stems[1])] = members[jpg(stems[1])][:-400]
+    members[json_name(stems[2])] = members[json_name(stems[2])][:-1]
+    record = json.loads(members[json_name(stems[3])])
+    record["annotations"][0]["segmentation"]["counts"] = record["annotations"][0]["segmentation"]["counts"][:-1]
+    record["annotations"][1]["predicted_iou"] = float("nan")
+    members[json_name(stems[3])] = json.dumps(record).encode()
+    record = json.loads(members[json_name(stems[4])])
+    members[json_name(stems[4])] = json.dumps({**record, "annotations": []}).encode()
+    picture = torch.zeros(64, 64, 3, dtype=torch.uint8)
+    members[jpg(stems[5])] = encode_png(picture)  # another size than its annotations say
+
+    path = folder / "hostile.tar"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path, stems
+
+
+def run(stage: str, unit: Unit, store: Store, config: Config = CONFIG):
+    recipe = recipes(config)[stage]
+    commit, _ = cell.run(recipe, unit, store, partial(load_stage, stage, config.to_json(), "cpu"))
+    return commit, cell.as_input(recipe, unit, commit)
+
+
+def segmented(path, store: Store):
+    shard = Unit(path.stem, (path.stem,), {"shard": Input(str(path), digest(str(path))), "truth": Input("", "")})
+    commit, shard = run("index", shard, store)
+    assert commit.counts["rows"] == 6
+    (images,) = slices(shard, [row.image_id for row in store.read_part(commit.rows, ImageRecord)], 64)
+    return run("segment", images, store)[0]
+
+
+def test_each_defect_has_its_reason_and_the_rest_is_processed(hostile, tmp_path):
+    path, stems = hostile
+    store = Store(str(tmp_path))
+    commit = segmented(path, store)
+    rows = store.read_part(commit.rows, ObjectRecord)
+    reasons = {row.item_id: row.reason for row in store.read_part(commit.rejects, RejectRecord)}
+    assert reasons[stems[1]] == "image_truncated"
+    assert reasons[stems[2]] == "json_syntax"
+    assert reasons[f"{stems[3]}-0000"].startswith("rle_")
+    assert reasons[f"{stems[3]}-0001"] == "json_number"
+    assert reasons[stems[4]] == "no_mask"
+    assert reasons[stems[5]] == "size_mismatch"
+    assert stems[0] in {row.image_id for row in rows}
+    assert commit.counts["inputs"] == 6
+    assert commit.counts["failed"] == 5
+    # every annotation of the sound photo is an object or a reject
+    with tarfile.open(path) as tar:
+        total = len(json.loads(tar.extractfile(f"./{stems[0]}.json").read())["annotations"])
+    found = [row.object_id for row in rows] + list(reasons)
+    assert len([item for item in found if item.startswith(f"{stems[0]}-")]) == total
+
+
+def test_crops_have_the_configured_size_and_boxes_count_pixels_to_the_last(hostile, tmp_path):
+    store = Store(str(tmp_path))
+    commit = segmented(hostile[0], store)
+    rows = store.read_part(commit.rows, ObjectRecord)
+    assert rows
+    for row in rows:
+        crop = decode_png(row.crop_png)
+        assert tuple(crop.shape) == (64, 64, 4)
+        assert int((crop[..., 3] > 127).sum()) > 0
+        assert row.crop_x <= row.box_x
+        assert row.crop_x + row.crop_side >= row.box_x + row.box_width
+
+
+def test_a_field_without_a_surface_is_a_reject(tmp_path):
+    from anything3d.field import Field, FieldConfig
+
+    empty = Field(torch.full((1, 1, 8, 8, 8), -20.0), torch.zeros(1, 3, 8, 8, 8), FieldConfig(resolution=8))
+    record = FieldRecord("sa_1-0000", empty.to_bytes(0), 1, 0.0, 0.0, 0.0, 0.0, 0.0)
+    (outcome,) = MeshStage(CONFIG, CONFIG.place())([(record,)], Unit("u", ("sa_1-0000",)), cell.NoCheckpoint())
+    assert isinstance(outcome, NumericsError)
+    assert outcome.reason == "empty_surface"
+
+
+def test_every_stage_reads_only_what_earlier_ones_write():
+    known = {"shard", "truth"}
+    for stage in STAGES:
+        assert set(stage.reads) <= known
+        known.add(stage.name)
