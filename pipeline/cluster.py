@@ -42,9 +42,6 @@ def connect() -> None:
                 raise
         else:
             return
-    os.environ.setdefault(
-        "RAY_BACKEND_LOG_LEVEL", "fatal"
-    )  # else each of Ray Data's actors prints an error at its start
     ray.init(
         address="local",
         include_dashboard=False,
@@ -102,13 +99,14 @@ def stream(units: Sequence[Unit], stages: Sequence[str], config: Config, root: s
 
 
 class StageActor:
-    """One stage in one Ray actor. The networks are loaded when the first unit without a commit arrives."""
+    """One stage in one Ray actor, its networks loaded at the start: side by side with those of the other stages."""
 
     def __init__(self, stage: str, config: str, root: str, device: str, board: "ray.actor.ActorHandle") -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # before transformers is imported
         settings = Config.from_json(config)
         self._recipe = recipes(settings)[stage]
         self._load = partial(load, stage, config, device)
+        self._load()
         self._store = Store(root)
         self._board = board
 
