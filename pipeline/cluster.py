@@ -76,6 +76,7 @@ def stream(units: Sequence[Unit], stages: Sequence[str], config: Config, root: s
     """
     connect()
     workers = share(config, stages)
+    progress.begin(stages)
     _quiet_data()
     board = ray.remote(num_cpus=0)(Board).remote()
     data = ray.data.from_items([{"unit": unit.to_json()} for unit in units], override_num_blocks=len(units))

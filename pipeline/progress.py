@@ -1,30 +1,37 @@
 """One line that says how far a run is: items per stage, elapsed time, and how long the rest will take."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+
+SILENCE_S = 20.0  # longest time without a line
 
 
 class Progress:
-    """Collects what is expected and prints what is done, when it changed."""
+    """Collects what is expected and says what is done: when it changed, and now and then to show that it is alive."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._expected: dict[str, tuple[int, int]] = {}  # stage -> items in all, items that were there before
         self._started = time.monotonic()
-        self._last = ""
+        self._last = ("", self._started)  # what was said, and when
 
     def expect(self, stage: str, items: int, already: int) -> None:
         self._expected[stage] = (items, already)
 
+    def begin(self, stages: Sequence[str]) -> None:
+        """The actors of these stages are being started."""
+        wanted = " · ".join(f"{name} {self._expected[name][1]}/{self._expected[name][0]}" for name in stages)
+        self._say(f"[{clock(time.monotonic() - self._started)}] {wanted} · loading networks")
+
     def show(self, done: Mapping[str, tuple[int, float]]) -> None:
         """`done`: stage -> (items finished in this stream, seconds its actors worked on them)."""
+        now = time.monotonic()
         counts = {name: (self._expected[name][1] + n, self._expected[name][0]) for name, (n, _) in done.items()}
         line = " · ".join(f"{name} {n}/{total}" for name, (n, total) in counts.items())
-        if line and line != self._last:
-            self._last = line
-            elapsed = time.monotonic() - self._started
-            rest = remaining_seconds(self._expected, done, elapsed)
-            self._say(f"[{clock(elapsed)}] {line}" + (f" · about {clock(rest)} left" if rest >= 1 else ""))
+        if line and (line != self._last[0] or now - self._last[1] > SILENCE_S):
+            self._last = (line, now)
+            rest = remaining_seconds(self._expected, done, now - self._started)
+            self._say(f"[{clock(now - self._started)}] {line}" + (f" · about {clock(rest)} left" if rest >= 1 else ""))
 
 
 class Board:
