@@ -20,6 +20,7 @@ from pipeline.source import digest, stem
 from pipeline.stages import STAGES, recipes
 from pipeline.store import Commit, Store
 from pipeline.unit import Input, Unit, slices
+from schemas.records import RejectRecord
 
 READERS = 16  # threads that look commits up
 
@@ -45,6 +46,7 @@ class Report:
 
     commits: dict[str, list[Commit]] = field(default_factory=dict)  # stage -> commits, in order
     made: dict[str, int] = field(default_factory=dict)  # stage -> cells of this run
+    duplicates: list[RejectRecord] = field(default_factory=list)  # images that an earlier shard has had
     snapshot: Snapshot | None = None
     note: str = ""
     seconds: float = 0.0
@@ -75,11 +77,11 @@ def run(
         if budget == 0:
             break
         indexed = walk.advance([shard_unit(shard) for shard in wave], ["index"])
-        images = [unit for shard in indexed for unit in image_units(shard, store, config, selection)]
+        images = [unit for shard in indexed for unit in image_units(shard, walk, selection)]
         wanted = list(object_units(images, walk, selection, budget))
         objects += walk.advance(wanted, [name for name in walk.recipes if name not in ("index", "segment")])
     report.note = note(config)
-    report.snapshot = publish(store, objects, report.commits, report.note, say)
+    report.snapshot = publish(store, objects, report.commits, report.duplicates, report.note, say)
     report.seconds = time.monotonic() - started
     return report
 
@@ -94,6 +96,7 @@ class Walk:
     progress: Progress
     one_stage_at_a_time: bool
     recipes: dict[str, cell.Recipe] = field(init=False)
+    shard_of: dict[str, str] = field(default_factory=dict)  # image id -> the first shard that has it
 
     def __post_init__(self) -> None:
         self.recipes = recipes(self.config)
@@ -146,11 +149,18 @@ def shard_unit(shard: str) -> Unit:
     return Unit(stem(shard), (stem(shard),), inputs)
 
 
-def image_units(shard: Unit, store: Store, config: Config, selection: Selection) -> Iterator[Unit]:
-    """The wanted images of an indexed shard, cut into units."""
-    commit = store.commit_at(shard.inputs["index"].path)
+def image_units(shard: Unit, walk: Walk, selection: Selection) -> Iterator[Unit]:
+    """The wanted images of an indexed shard, cut into units; an id that an earlier shard has had is a reject."""
+    commit = walk.store.commit_at(shard.inputs["index"].path)
     assert commit is not None
-    yield from slices(shard, selection.images(store.read_column(commit.rows, "image_id")), config.units.images)
+    ids = selection.images(walk.store.read_column(commit.rows, "image_id"))
+    first = {image_id: walk.shard_of.setdefault(image_id, shard.name) for image_id in ids}
+    walk.report.duplicates += [
+        RejectRecord(image_id, "index", "skipped", "duplicate_id", f"in {shard.name} and, before it, in {other}", 1)
+        for image_id, other in first.items()
+        if other != shard.name
+    ]
+    yield from slices(shard, [item for item in ids if first[item] == shard.name], walk.config.units.images)
 
 
 def object_units(images: Sequence[Unit], walk: Walk, selection: Selection, budget: int | None) -> Iterator[Unit]:

@@ -36,7 +36,6 @@ from schemas.records import RejectRecord
 OBJECTS_PER_FILE = 256  # about; of one Parquet file and one tar
 GALLERY_OBJECTS = 60
 READERS = 16  # threads that read parts
-REJECTED = ("skipped", "failed", "crashed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,26 +57,38 @@ class Group:
 
 
 def publish(
-    store: Store, units: Sequence[Unit], commits: Mapping[str, Sequence[Commit]], note: str, say: Callable[[str], None]
+    store: Store,
+    units: Sequence[Unit],
+    commits: Mapping[str, Sequence[Commit]],
+    duplicates: Sequence[RejectRecord],
+    note: str,
+    say: Callable[[str], None],
 ) -> Snapshot:
-    """Make the snapshot of `commits` exist and the view show it; files that are there already are not written again."""
+    """Make the snapshot of `commits` exist and the view show it; files that are there already are not written again.
+
+    `duplicates` are rejects that belong to no cell: images that several shards have.
+    """
     digests = sorted([name, commit.unit, commit.digest] for name, made in commits.items() for commit in made)
-    identity = _hash(digests)
+    identity = _hash([digests, [[row.item_id, row.message] for row in duplicates]])
     grouped = list(groups(units))
-    write_missing(store, grouped, commits, say)
+    rejects = f"rejects/{identity}.parquet"
+    write_missing(store, grouped, say)
+    if store.find(rejects) is None:
+        store.write(rejects, parquet_bytes(rejects_table(store, commits, duplicates)))
     known = store.find(f"snapshots/{identity}.json")
     if known is None:
-        finished, rejected = account(store, units, commits)
+        finished = scored(store, commits)
+        rejected = store.read_table(rejects).column("item_id").to_pylist()
         body: dict[str, Any] = {
             "id": identity,
             "objects": len(finished),
-            "rejects": sum(commit.counts[kind] for made in commits.values() for commit in made for kind in REJECTED),
+            "rejects": len(rejected),
             "fingerprints": {name: made[0].fingerprint for name, made in commits.items() if made},
             "commits": digests,
-            "files": sorted(view_files(grouped, commits)),
+            "files": sorted([*view_files(grouped), rejects]),
             "seconds": {name: round(sum(commit.seconds for commit in made), 3) for name, made in commits.items()},
         }
-        if lost := tuple(sorted({item for unit in units for item in unit.ids} - finished - rejected)):
+        if lost := tuple(sorted({item for unit in units for item in unit.ids} - finished - set(rejected))):
             return Snapshot(identity, body["objects"], body["rejects"], lost)
         known = store.create(f"snapshots/{identity}.json", json.dumps(body, indent=1).encode() + b"\n")
     body = json.loads(known)
@@ -98,19 +109,14 @@ def groups(units: Sequence[Unit]) -> Iterator[Group]:
             yield _group(shard, pending)
 
 
-def view_files(grouped: Sequence[Group], commits: Mapping[str, Sequence[Commit]]) -> list[str]:
-    """Paths of the view's files."""
-    names = [path for group in grouped for path in (f"objects/{group.name}.parquet", f"assets/{group.name}.tar")]
-    return [*names, _rejects_path(commits)]
+def view_files(grouped: Sequence[Group]) -> list[str]:
+    """Paths of the objects' files."""
+    return [path for group in grouped for path in (f"objects/{group.name}.parquet", f"assets/{group.name}.tar")]
 
 
-def write_missing(
-    store: Store, grouped: Sequence[Group], commits: Mapping[str, Sequence[Commit]], say: Callable[[str], None]
-) -> None:
-    """Write those files of the view that are not there."""
-    there = {path for folder in ("objects", "assets", "rejects") for path in store.paths(folder)}
-    if (path := _rejects_path(commits)) not in there:
-        store.write(path, parquet_bytes(rejects_table(store, commits)))
+def write_missing(store: Store, grouped: Sequence[Group], say: Callable[[str], None]) -> None:
+    """Write those files of the objects that are not there."""
+    there = {path for folder in ("objects", "assets") for path in store.paths(folder)}
     for group in grouped:
         table, tar = f"objects/{group.name}.parquet", f"assets/{group.name}.tar"
         if table in there and tar in there:
@@ -176,19 +182,21 @@ def asset_files(rows: Mapping[str, Any]) -> dict[str, bytes]:
     }
 
 
-def rejects_table(store: Store, commits: Mapping[str, Sequence[Commit]]) -> pa.Table:
+def rejects_table(
+    store: Store, commits: Mapping[str, Sequence[Commit]], duplicates: Sequence[RejectRecord]
+) -> pa.Table:
+    """Every reject of the commits, and those that belong to no cell."""
     some = [commit for made in commits.values() for commit in made if commit.rejects.rows]
     with ThreadPoolExecutor(READERS) as threads:
-        tables = list(threads.map(lambda commit: store.read_table(commit.rejects), some))
-    return pa.concat_tables([to_table([], RejectRecord), *tables])
+        tables = list(threads.map(lambda commit: store.read_table(commit.rejects.path), some))
+    return pa.concat_tables([to_table(duplicates, RejectRecord), *tables])
 
 
-def account(store: Store, units: Sequence[Unit], commits: Mapping[str, Sequence[Commit]]) -> tuple[set[str], set[str]]:
-    """Ids with a score, and ids with a reject, over the whole run."""
+def scored(store: Store, commits: Mapping[str, Sequence[Commit]]) -> set[str]:
+    """Ids of the objects that have come through all stages."""
     with ThreadPoolExecutor(READERS) as threads:
-        scored = threads.map(lambda commit: store.read_column(commit.rows, "object_id"), commits.get("score", ()))
-        finished = {item for column in scored for item in column}
-    return finished, set(rejects_table(store, commits).column("item_id").to_pylist())
+        columns = threads.map(lambda commit: store.read_column(commit.rows, "object_id"), commits.get("score", ()))
+        return {item for column in columns for item in column}
 
 
 def show(store: Store, body: Mapping[str, Any], units: Sequence[Unit], note: str) -> None:
@@ -225,11 +233,6 @@ def gallery(store: Store, body: Mapping[str, Any], units: Sequence[Unit], note: 
 def _group(shard: str, units: Sequence[Unit]) -> Group:
     content = [[unit.name, sorted((name, found.digest) for name, found in unit.inputs.items())] for unit in units]
     return Group(f"{shard}-{units[0].ids[0]}-{_hash(content)[:10]}", tuple(units))
-
-
-def _rejects_path(commits: Mapping[str, Sequence[Commit]]) -> str:
-    digests = sorted([commit.unit, commit.digest] for made in commits.values() for commit in made)
-    return f"rejects/{_hash(digests)[:10]}.parquet"
 
 
 def _hash(value: object) -> str:

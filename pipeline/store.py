@@ -121,7 +121,7 @@ class Store:
     def read_part(self, part: Part, record: type[R], ids: Iterable[str] | None = None) -> list[R]:
         """The rows of a part as `record`s: all, or those whose first column is in `ids` (other groups stay unread)."""
         columns = list(record.__dataclass_fields__)  # type: ignore[attr-defined]
-        with self._parquet(part) as file:
+        with self._parquet(part.path) as file:
             if ids is None:
                 return from_table(file.read(columns=columns), record)
             wanted = set(ids)
@@ -134,16 +134,16 @@ class Store:
             rows = from_table(file.read_row_groups(groups, columns=columns), record)
         return [row for row in rows if getattr(row, key) in wanted]
 
-    def read_table(self, part: Part) -> pa.Table:
-        with self._parquet(part) as file:
+    def read_table(self, path: str) -> pa.Table:
+        with self._parquet(path) as file:
             return file.read()
 
     def read_column(self, part: Part, column: str) -> list[Any]:
-        with self._parquet(part) as file:
+        with self._parquet(part.path) as file:
             return file.read(columns=[column]).column(0).to_pylist()
 
-    def _parquet(self, part: Part) -> pq.ParquetFile:
-        return pq.ParquetFile(pa.PythonFile(_Reader(obstore.open_reader(self._store, part.path)), mode="r"))
+    def _parquet(self, path: str) -> pq.ParquetFile:
+        return pq.ParquetFile(pa.PythonFile(_Reader(obstore.open_reader(self._store, path)), mode="r"))
 
     def commit_at(self, folder: str) -> Commit | None:
         data = self.find(f"{folder}/commit.json")

@@ -94,6 +94,17 @@ def test_ids_that_nothing_has_make_an_empty_corpus_that_balances(shard, corpus, 
     assert json.loads((copy / "snapshot.json").read_text())["objects"] == 0
 
 
+def test_a_photo_that_two_shards_have_is_taken_once_and_said(shard, corpus, tmp_path):
+    copy = shutil.copytree(corpus.path, tmp_path / "corpus")
+    again = shutil.copy(shard, tmp_path / "again.tar")
+    both = run(shard, copy, flags=[str(again)])
+    assert both.cells_run == 1  # the index of the second shard
+    objects = [ds.dataset(path / "objects").to_table().column("object_id").to_pylist() for path in (copy, corpus.path)]
+    assert sorted(objects[0]) == sorted(objects[1])
+    rejects = ds.dataset(copy / "rejects").to_table().to_pylist()
+    assert sum(row["reason"] == "duplicate_id" for row in rejects) == 3
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [(["caption.beems=3"], "did you mean 'caption.beams'"), (["caption.weights=nowhere"], "no weights 'nowhere'")],
