@@ -57,16 +57,7 @@ class ScoreStage:
             mesh=from_glb(mesh.glb),
         )
         found = _find_truth(row, truth_path) if truth_path else None
-        target = None
-        if found:
-            plan, item_truth, _ = found
-            folder = truth_path.rsplit("/", 1)[0]  # type: ignore[union-attr]
-            target = truth.target(
-                plan,
-                item_truth,
-                source.read(f"{folder}/{item_truth.points}"),
-                source.read(f"{folder}/{item_truth.views}"),
-            )
+        target = _read_target(found, truth_path) if found and truth_path else None
         scored = self._scorer(made, target, generators(self._seed, self.name, [row.object_id])[0])
         return _record(row.object_id, scored, found)
 
@@ -88,6 +79,13 @@ def _find_truth(row: ObjectRecord, path: str) -> Found | None:
     pixels = mask.decode(row.mask_rle, row.image_height, row.image_width)
     index = truth.match(image, pixels)
     return None if index is None else (known.plan, image.objects[index], float(truth.mask_ious(image, pixels)[index]))
+
+
+def _read_target(found: Found, truth_path: str) -> truth.Target:
+    """The true object's surface and views, which lie beside truth.json."""
+    plan, item, _ = found
+    folder = truth_path.rsplit("/", 1)[0]
+    return truth.target(plan, item, source.read(f"{folder}/{item.points}"), source.read(f"{folder}/{item.views}"))
 
 
 def _record(object_id: str, scored: Scored, found: Found | None) -> ScoreRecord:
