@@ -4,6 +4,7 @@ import typer
 
 from jobs.demo import demo
 from jobs.run import run
+from jobs.train import train
 from jobs.world import world
 
 app = typer.Typer(
@@ -12,6 +13,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(world)
 app.command()(demo)
+app.command()(train)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from torch import nn
 
 from anything3d.mini.tokens import clip_vocabulary, save_clip_tokenizer
 
-IMAGE_PX = 64
+IMAGE_PX, PATCH_PX = 64, 8
+VISION_WIDTH = 96
 CONTEXT = 16  # tokens, with the two special ones
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of OpenAI's CLIP, so that one image serves both
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -23,12 +24,12 @@ def build(seed: int) -> nn.Module:
     vocabulary = clip_vocabulary()
     config = CLIPConfig(
         vision_config={
-            "hidden_size": 96,
+            "hidden_size": VISION_WIDTH,
             "intermediate_size": 256,
             "num_hidden_layers": 3,
             "num_attention_heads": 4,
             "image_size": IMAGE_PX,
-            "patch_size": 8,
+            "patch_size": PATCH_PX,
             "projection_dim": 64,
         },
         text_config={

@@ -6,6 +6,7 @@ The folder that `save` writes has the layout of any diffusers model, so `diffusi
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -82,11 +83,24 @@ def save(networks: Networks, directory: Path) -> None:
 
     The caller's networks keep their dtype.
     """
+    save_vae(networks.vae, directory, scaling_factor=1.0)
+    save_denoiser(networks, directory)
+
+
+def save_vae(vae: nn.Module, directory: Path, scaling_factor: float) -> None:
+    """Write `vae` (float16); `scaling_factor` is what brings its latents to deviation 1."""
+    kept: Any = deepcopy(vae).half()
+    kept.register_to_config(scaling_factor=scaling_factor)
+    kept.save_pretrained(directory / "vae", safe_serialization=True)
+
+
+def save_denoiser(networks: Networks, directory: Path) -> None:
+    """Write everything but the VAE."""
     from diffusers import DDPMScheduler
     from transformers import CLIPTextModel
 
     assert isinstance(networks.text_encoder, CLIPTextModel)
-    for name in ("vae", "unet", "controlnet"):
+    for name in ("unet", "controlnet"):
         deepcopy(getattr(networks, name)).half().save_pretrained(directory / name, safe_serialization=True)
     halves = {name: value.half() for name, value in networks.text_encoder.state_dict().items()}
     networks.text_encoder.save_pretrained(directory / "text_encoder", state_dict=halves)

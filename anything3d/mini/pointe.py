@@ -48,13 +48,14 @@ def build(seed: int) -> Networks:
         return Networks(_denoiser(BASE), _denoiser(UPSAMPLER))
 
 
-def save(networks: Networks, directory: Path) -> None:
-    """Write the weights folders `pointe` and `pointe-upsampler` into `directory`, float16."""
-    for name, config, network in (
-        ("pointe", BASE, networks.base),
-        ("pointe-upsampler", UPSAMPLER, networks.upsampler),
-    ):
-        _write(directory / name, config, network)
+def save_base(network: PointDenoiser, directory: Path) -> None:
+    """Write the weights folder `pointe` into `directory`, float16."""
+    _write(directory / "pointe", BASE, network)
+
+
+def save_upsampler(network: PointDenoiser, directory: Path) -> None:
+    """Write the weights folder `pointe-upsampler` into `directory`, float16."""
+    _write(directory / "pointe-upsampler", UPSAMPLER, network)
 
 
 def _denoiser(config: dict[str, object]) -> PointDenoiser:

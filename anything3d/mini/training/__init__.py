@@ -1,0 +1,68 @@
+"""How the mini networks are trained: rendered data, one loop, one module per network. Needs nothing but torch."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from anything3d.errors import ConfigError, WeightsError
+from anything3d.mini.training.loop import Recipe, train
+from anything3d.weights import PACKAGED, write_manifest
+
+# network -> its weights folder, and the networks that have to be trained before it
+NETWORKS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "vae": ("diffusion", ()),
+    "diffusion": ("diffusion", ("vae",)),
+    "sam": ("sam", ()),
+    "blip": ("blip", ()),
+    "clip": ("clip", ()),
+    "pointe": ("pointe", ("clip",)),
+    "pointe-upsampler": ("pointe-upsampler", ("clip",)),
+}
+
+
+def train_network(
+    name: str, work: Path, *, seed: int, device: str, steps: int | None, progress: Callable[[str], None]
+) -> None:
+    """Train one network, or several that are trained together, from where `work` has it; see `loop.train`.
+
+    Raises: ConfigError for an unknown name, WeightsError if a network that it needs has not been trained.
+    """
+    if name not in NETWORKS:
+        raise ConfigError("unknown_network", f"{name!r}; known are {', '.join(NETWORKS)}")
+    for needed in NETWORKS[name][1]:
+        if not (work / needed / "checkpoint.pt").exists():
+            raise WeightsError("not_trained", f"{name} is trained on {needed}; run `anything3d train {needed}` first")
+    recipe = recipe_of(name, work, seed, device)
+    train(recipe if steps is None else replace(recipe, steps=steps), work, seed, device, progress)
+
+
+def recipe_of(name: str, work: Path, seed: int, device: str) -> Recipe:
+    """The recipe of one of NETWORKS; its data are rendered if they are not there."""
+    from anything3d.mini.training import blip, clip, diffusion, pointe, sam, vae
+
+    makers: dict[str, Callable[[Path, int, str], Recipe]] = {
+        "vae": vae.recipe,
+        "diffusion": diffusion.recipe,
+        "sam": sam.recipe,
+        "blip": blip.recipe,
+        "clip": clip.recipe,
+        "pointe": pointe.base,
+        "pointe-upsampler": pointe.upsampler,
+    }
+    return makers[name](work, seed, device)
+
+
+def install(name: str, work: Path) -> Path:
+    """Replace the packaged weights of a network by those below WORK/weights, and note their digests.
+
+    Raises: WeightsError if they are not complete.
+    """
+    folder = NETWORKS[name][0]
+    parts = [other for other, (where, _) in NETWORKS.items() if where == folder]
+    if missing := [part for part in parts if not (work / part / "checkpoint.pt").exists()]:
+        raise WeightsError("not_trained", f"{folder} also needs {', '.join(missing)}; train that first")
+    shutil.rmtree(PACKAGED / folder, ignore_errors=True)
+    shutil.copytree(work / "weights" / folder, PACKAGED / folder)
+    write_manifest(folder, trained=True)
+    return PACKAGED / folder

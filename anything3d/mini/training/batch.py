@@ -1,0 +1,103 @@
+"""Batches of object views, made worse as photographs make them: occluders, other frames, masks a little off."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from anything3d.mini.training.data import Objects
+
+OCCLUDED = 0.3  # of the views
+LEAST_VISIBLE = 0.35  # of an occluded silhouette; views with less are left whole
+OCCLUDED_CONTEXT = (1.15, 1.5)  # side of the new frame / longer side of what is still visible
+SOLID = 0.5  # opacity from which a pixel counts
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """B views of the set: which object, which of its views."""
+
+    item: Int[Tensor, "B"]
+    view: Int[Tensor, "B"]
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+
+def draw(objects: Objects, count: int, generator: torch.Generator) -> Rows:
+    n, views = objects.rgba.shape[:2]
+    return Rows(torch.randint(n, (count,), generator=generator), torch.randint(views, (count,), generator=generator))
+
+
+def every(objects: Objects, count: int) -> Rows:
+    """The first `count` objects, each from one of its views in turn: the rows of held-out scores."""
+    item = torch.arange(min(count, len(objects)))
+    return Rows(item, item % objects.rgba.shape[1])
+
+
+def rgba(objects: Objects, rows: Rows) -> Float[Tensor, "B 4 S S"]:
+    """Clean views in [0, 1], straight alpha."""
+    return objects.rgba[rows.item, rows.view].float() / 255
+
+
+def crops(objects: Objects, rows: Rows, generator: torch.Generator) -> Float[Tensor, "B 3 S S"]:
+    """The views as the pipeline's crops show them, over white: some occluded, most masks slightly wrong."""
+    seen = _occlude(rgba(objects, rows), rgba(objects, draw(objects, len(rows), generator)), generator)
+    photo, alpha = _misjudge_mask(seen, generator)
+    return (photo * alpha + 1 - alpha).clamp(0, 1)
+
+
+def _occlude(
+    seen: Float[Tensor, "B 4 S S"], others: Float[Tensor, "B 4 S S"], generator: torch.Generator
+) -> Float[Tensor, "B 4 S S"]:
+    """Some views lose what a shifted silhouette of another object covers, and are framed anew."""
+    count = len(seen)
+    shift = 1.2 * (torch.rand(count, 2, generator=generator) - 0.5)
+    theta = torch.eye(2, 3).repeat(count, 1, 1)
+    theta[:, :, 2] = 2 * shift
+    cover = F.grid_sample(others[:, 3:], _grid(theta, seen.shape), align_corners=False)[:, 0]
+    alpha = seen[:, 3] * (1 - cover)
+    share = alpha.sum((1, 2)) / seen[:, 3].sum((1, 2)).clamp(min=1e-6)
+    hit = (torch.rand(count, generator=generator) < OCCLUDED) & (share > LEAST_VISIBLE) & (share < 0.98)
+    context = OCCLUDED_CONTEXT[0] + (OCCLUDED_CONTEXT[1] - OCCLUDED_CONTEXT[0]) * torch.rand(count, generator=generator)
+    cut = torch.cat([seen[:, :3] * alpha[:, None], alpha[:, None]], dim=1)  # premultiplied
+    framed = F.grid_sample(cut, _grid(_frame(alpha > SOLID, context), seen.shape), align_corners=False)
+    straight = torch.cat([framed[:, :3] / framed[:, 3:].clamp(min=1e-3), framed[:, 3:]], dim=1).clamp(0, 1)
+    return torch.where(hit[:, None, None, None], straight, seen)
+
+
+def _frame(inside: Bool[Tensor, "B S S"], context: Float[Tensor, "B"]) -> Float[Tensor, "B 2 3"]:
+    """The affine map (of affine_grid) to a square of `context` times the longer side around each mask."""
+    size = inside.shape[-1]
+    centre, side = [], []
+    for axis in (1, 2):  # columns, then rows
+        line = inside.any(axis).float()
+        low, high = line.argmax(1), size - line.flip(1).argmax(1)
+        centre.append((low + high) / size - 1)
+        side.append((high - low) / size)
+    scale = context * torch.maximum(*side)
+    theta = torch.zeros(len(inside), 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = scale
+    theta[:, :, 2] = torch.stack(centre, dim=1)
+    return theta
+
+
+def _grid(theta: Float[Tensor, "B 2 3"], shape: torch.Size) -> Float[Tensor, "B S S 2"]:
+    return F.affine_grid(theta, [len(theta), 1, *shape[2:]], align_corners=False)
+
+
+def _misjudge_mask(
+    seen: Float[Tensor, "B 4 S S"], generator: torch.Generator
+) -> tuple[Float[Tensor, "B 3 S S"], Float[Tensor, "B 1 S S"]]:
+    """The photo behind the mask, and a mask that is a pixel too wide, too narrow, or right."""
+    rgb, alpha = seen[:, :3], seen[:, 3:]
+    count = len(seen)
+    ground = 0.35 + 0.5 * torch.rand(count, 1, 1, 1, generator=generator)
+    ground = (ground + 0.06 * torch.randn(count, 3, 1, 1, generator=generator)).clamp(0, 1)
+    photo = rgb * alpha + ground * (1 - alpha)
+    kind = torch.rand(count, 1, 1, 1, generator=generator)
+    wide, narrow = F.max_pool2d(alpha, 3, 1, 1), -F.max_pool2d(-alpha, 3, 1, 1)
+    mask = torch.where(kind < 0.25, wide, torch.where(kind < 0.4, narrow, alpha))
+    return photo + 0.01 * torch.randn(photo.shape, generator=generator), mask

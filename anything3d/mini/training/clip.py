@@ -1,0 +1,112 @@
+"""Mini CLIP: images and captions in one space, and image tokens from which the object's shape can be read.
+
+The contrast with captions alone would let the tokens forget proportions and viewpoint, which Point-E needs of them.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from anything3d.mini import clip
+from anything3d.mini.tokens import clip_vocabulary
+from anything3d.mini.training.batch import Rows, crops, draw, every
+from anything3d.mini.training.data import SDF_CELLS, Objects, load_objects
+from anything3d.mini.training.loop import Recipe
+from anything3d.mini.words import COLORS, SHAPES, caption
+
+BATCH = 64
+CHANNELS = 8  # that the dropped layers keep of each token, as Point-E's pooling does
+HIDDEN = 256
+SHAPE_WEIGHT, VIEW_WEIGHT = 10.0, 0.5  # of the dropped layers' losses, beside the contrast's
+SDF_LIMIT = 0.15  # canonical units; distances are cut there
+JUDGED = 256  # held-out crops
+
+
+class Trained(nn.Module):
+    """CLIP, and layers that are dropped after training: signed distances and the camera's direction from the tokens."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.clip: Any = clip.build(seed)
+        tokens, width = (clip.IMAGE_PX // clip.PATCH_PX) ** 2, clip.VISION_WIDTH
+        self.narrow = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, CHANNELS), nn.GELU(), nn.Flatten())
+        self.mix = nn.Sequential(nn.Linear(CHANNELS * tokens, HIDDEN), nn.GELU())
+        self.sdf = nn.Linear(HIDDEN, SDF_CELLS**3)
+        self.view = nn.Linear(HIDDEN, 3)
+
+
+def recipe(work: Path, seed: int, device: str) -> Recipe:
+    objects, held_out = load_objects("training", work), load_objects("held-out", work)
+    trained = Trained(seed).to(device)
+    network = trained.clip
+    texts = tokens_of(all_captions()).to(device)
+
+    def look(pixels: Float[Tensor, "B 3 S S"]) -> tuple[Tensor, Tensor]:
+        """Unit embeddings, and what the dropped layers see."""
+        seen = network.vision_model(pixel_values=standardise(pixels))
+        embedding = F.normalize(network.visual_projection(seen.pooler_output).float(), dim=-1)
+        return embedding, trained.mix(trained.narrow(seen.last_hidden_state[:, 1:]))
+
+    def read(ids: Int[Tensor, "B L"]) -> Float[Tensor, "B D"]:
+        pooled = network.text_model(input_ids=ids).pooler_output
+        return F.normalize(network.text_projection(pooled).float(), dim=-1)
+
+    def loss(generator: torch.Generator) -> Tensor:
+        rows = draw(objects, BATCH, generator)
+        images, hidden = look(crops(objects, rows, generator).to(device))
+        pair = pair_of(objects, rows).to(device)
+        logits = network.logit_scale.exp().clamp(max=100) * images @ read(texts[pair]).T
+        same = (pair[:, None] == pair).float()
+        same = same / same.sum(1, keepdim=True)
+        contrast = (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
+        sdf = objects.sdf[rows.item].float().flatten(1).to(device).clamp(-SDF_LIMIT, SDF_LIMIT)
+        shape = F.l1_loss(trained.sdf(hidden), sdf)
+        view = F.mse_loss(trained.view(hidden), objects.pose[rows.item, rows.view, :3, 2].to(device))
+        return contrast + SHAPE_WEIGHT * shape + VIEW_WEIGHT * view
+
+    def score() -> dict[str, float]:
+        rows = every(held_out, JUDGED)
+        images, hidden = look(crops(held_out, rows, torch.Generator().manual_seed(0)).to(device))
+        said = (images @ read(texts).T).argmax(1).cpu()
+        sdf = held_out.sdf[rows.item].float().flatten(1).clamp(-SDF_LIMIT, SDF_LIMIT)
+        view = F.cosine_similarity(trained.view(hidden).cpu(), held_out.pose[rows.item, rows.view, :3, 2])
+        found = trained.sdf(hidden).cpu()
+        solid, true = found < 0, sdf < 0
+        return {
+            "shape_accuracy": float((said // len(COLORS) == held_out.shape[rows.item]).float().mean()),
+            "color_accuracy": float((said % len(COLORS) == held_out.color[rows.item]).float().mean()),
+            "sdf_error": float((found - sdf).abs().mean()),
+            "solid_iou": float(((solid & true).sum(1) / (solid | true).sum(1).clamp(min=1)).mean()),
+            "view_cosine": float(view.mean()),
+        }
+
+    def save(folder: Path) -> None:
+        clip.save(network, folder / "clip")
+
+    return Recipe("clip", trained, loss, save, score, steps=6000, lr=1e-3, bf16=True, every=500)
+
+
+def standardise(pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
+    """What the image processors of mini CLIP and mini BLIP do to crops of the right size."""
+    mean, std = (pixels.new_tensor(values)[:, None, None] for values in (clip.MEAN, clip.STD))
+    return (pixels - mean) / std
+
+
+def all_captions() -> list[str]:
+    """Of every pair, in the order of `pair_of`."""
+    return [caption(shape, color) for shape in SHAPES for color in COLORS]
+
+
+def pair_of(objects: Objects, rows: Rows) -> Int[Tensor, "B"]:
+    return objects.shape[rows.item] * len(COLORS) + objects.color[rows.item]
+
+
+def tokens_of(captions: list[str]) -> Int[Tensor, "B L"]:
+    """Ids with start and end, padded with the end; every word of the mini world is one token."""
+    vocabulary = clip_vocabulary()
+    rows = [[vocabulary.start, *(vocabulary.ids[f"{word}</w>"] for word in text.split())] for text in captions]
+    return torch.tensor([row + [vocabulary.end] * (clip.CONTEXT - len(row)) for row in rows])

@@ -1,0 +1,201 @@
+"""What the mini networks learn from, rendered once and kept: objects seen alone, and whole scenes.
+
+Each set lies in blocks of safetensors below WORK/data, one file per block, so that an interrupted rendering goes on at
+its next block and a training reads them memory-mapped. Training sets hold training pairs only (shapes.SEEN); held-out
+sets come from other seeds, half of their objects of pairs that no training set has.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from anything3d import seed as seeds
+from anything3d.camera import Camera, orbit, project
+from anything3d.mini.draw import pick, uniform
+from anything3d.mini.photo import render_objects, render_scene, sample_points
+from anything3d.mini.scene import AMBIENT, SUN, SUN_AZIMUTH_DEG, SUN_ELEVATION_DEG, Light, sample_scene
+from anything3d.mini.shapes import Object, sample_object
+from anything3d.mini.solids import distance
+from anything3d.mini.words import COLORS, SHAPES
+from anything3d.mini.world import ASPECTS
+
+Split = Literal["training", "held-out"]
+
+SEED = 0
+VIEWS = 6  # of each object
+VIEW_PX = 64
+POINTS = 2048  # on the surface of each object
+SDF_CELLS = 12  # along each side of the grid of signed distances
+ELEVATION_DEG = (-15.0, 80.0)
+PHOTO_ELEVATION_DEG = (3.0, 58.0)  # of every other view: what photos of the mini world have
+DISTANCE = (1.8, 7.0)  # canonical units; drawn evenly in the logarithm
+CONTEXT = (1.1, 1.9)  # side of the picture / longer side of the object in it
+SHIFT = 0.05  # of the picture's side, by which the object may be off its middle
+SCENE_PX = 256  # longer side
+STUFF = 200  # label of the first plane; the sky has the last one
+BLOCKS: dict[tuple[str, Split], tuple[int, int]] = {  # blocks, items of each
+    ("objects", "training"): (32, 256),
+    ("objects", "held-out"): (1, 256),
+    ("scenes", "training"): (24, 128),
+    ("scenes", "held-out"): (1, 128),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """N objects, each seen alone from V cameras. Lengths and positions are canonical."""
+
+    rgba: UInt8[Tensor, "N V 4 S S"]  # straight alpha
+    depth: Float[Tensor, "N V S S"]  # float16, along -z of the camera; infinite beside the object
+    pose: Float[Tensor, "N V 4 4"]
+    intrinsics: Float[Tensor, "N V 4"]
+    azimuth_deg: Float[Tensor, "N V"]
+    elevation_deg: Float[Tensor, "N V"]
+    points: Float[Tensor, "N P 3"]  # float16, on the surface
+    colors: UInt8[Tensor, "N P 3"]  # of the points, lit
+    sdf: Float[Tensor, "N D D D"]  # float16, signed distance at a grid's cells in the unit cube, x y z
+    shape: Int[Tensor, "N"]  # index into words.SHAPES
+    color: Int[Tensor, "N"]  # index into words.COLORS
+
+    def __len__(self) -> int:
+        return len(self.shape)
+
+    def cameras(self, rows: Int[Tensor, "B"], views: Int[Tensor, "B"]) -> Camera:
+        return Camera(self.pose[rows, views], self.intrinsics[rows, views])
+
+
+@dataclass(frozen=True, slots=True)
+class Scenes:
+    """N photos in the square that SAM sees: at the top left, black beyond."""
+
+    rgb: UInt8[Tensor, "N 3 S S"]
+    label: UInt8[Tensor, "N S S"]  # k + 1: object k; STUFF + k: plane k, or the sky; 0: beyond the photo
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+def render_data(name: str, split: Split, work: Path, progress: Callable[[str], None]) -> None:
+    """Render the blocks of a set that are not there yet."""
+    from safetensors.torch import save_file
+
+    blocks, count = BLOCKS[name, split]
+    for block in range(blocks):
+        path = _path(work, name, split, block)
+        if path.exists():
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ids = [f"{block * count + row}" for row in range(count)]
+        generators = seeds.generators(SEED, f"training/{name}/{split}", ids)
+        rows = [RENDERERS[name](generator, split == "held-out") for generator in generators]
+        partial = path.with_suffix(".partial")
+        save_file({key: torch.stack([row[key] for row in rows]) for key in rows[0]}, partial)
+        partial.rename(path)
+        progress(f"rendered {name} ({split}), block {block + 1} of {blocks}")
+
+
+def load_objects(split: Split, work: Path, progress: Callable[[str], None] = print) -> Objects:
+    """The objects of a split, rendered first where they are not there."""
+    return Objects(**_load("objects", split, work, progress, [field.name for field in fields(Objects)]))
+
+
+def load_scenes(split: Split, work: Path, progress: Callable[[str], None] = print) -> Scenes:
+    """The scenes of a split, rendered first where they are not there."""
+    return Scenes(**_load("scenes", split, work, progress, [field.name for field in fields(Scenes)]))
+
+
+def _load(name: str, split: Split, work: Path, progress: Callable[[str], None], keys: list[str]) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    render_data(name, split, work, progress)
+    parts = [load_file(_path(work, name, split, block)) for block in range(BLOCKS[name, split][0])]
+    return {key: torch.cat([part[key] for part in parts]) for key in keys}
+
+
+def _path(work: Path, name: str, split: Split, block: int) -> Path:
+    return work / "data" / f"{name}-{split}-{block:03d}.safetensors"
+
+
+def _render_object(generator: torch.Generator, held_out: bool) -> dict[str, Tensor]:
+    item = sample_object(generator, held_out)
+    turned = uniform(generator, 0, 360)
+    light = _light(turned, generator)
+    points, colors = sample_points(item, light, POINTS, generator)
+    azimuth = torch.tensor([uniform(generator, -SUN_SPREAD_DEG, SUN_SPREAD_DEG) for _ in range(VIEWS)]) + turned
+    elevation = torch.tensor(
+        [uniform(generator, *(PHOTO_ELEVATION_DEG if view % 2 else ELEVATION_DEG)) for view in range(VIEWS)]
+    )
+    camera = _frame(azimuth, elevation, points, generator)
+    rgba, depth = render_objects([item], [light], camera, VIEW_PX)
+    return {
+        "rgba": (rgba * 255).round().to(torch.uint8),
+        "depth": depth.half(),
+        "pose": camera.pose,
+        "intrinsics": camera.intrinsics,
+        "azimuth_deg": azimuth % 360,
+        "elevation_deg": elevation,
+        "points": points.half(),
+        "colors": (colors * 255).round().to(torch.uint8),
+        "sdf": _sdf(item).half(),
+        "shape": torch.tensor(SHAPES.index(item.shape)),
+        "color": torch.tensor(COLORS.index(item.color)),
+    }
+
+
+SUN_SPREAD_DEG = 180.0  # of the views from where the sun's azimuth is counted: objects are seen from all sides
+
+
+def _light(azimuth: float, generator: torch.Generator) -> Light:
+    """A sun as scenes have it, for a photo taken from `azimuth`."""
+    one = torch.ones(1)
+    sun = orbit(
+        one * (azimuth + uniform(generator, *SUN_AZIMUTH_DEG)), one * uniform(generator, *SUN_ELEVATION_DEG), one, one
+    )
+    x, y, z = sun.pose[0, :3, 3].tolist()
+    return Light((x, y, z), uniform(generator, *SUN), uniform(generator, *AMBIENT))
+
+
+def _frame(
+    azimuth: Float[Tensor, "V"], elevation: Float[Tensor, "V"], points: Float[Tensor, "P 3"], generator: torch.Generator
+) -> Camera:
+    """Cameras from these directions at random distances, framed as crops are: around what is seen, with some room."""
+    low, high = (torch.tensor(value).log() for value in DISTANCE)
+    away = (low + (high - low) * torch.rand(len(azimuth), generator=generator)).exp()
+    pose = orbit(azimuth, elevation, away, torch.full_like(away, 40.0)).pose
+    unit = Camera(pose, torch.tensor([1.0, 1.0, 0.5, 0.5]).expand(len(pose), 4))
+    where, _ = project(unit, points.expand(len(pose), -1, -1))
+    least, most = where.amin(1), where.amax(1)
+    context = CONTEXT[0] + (CONTEXT[1] - CONTEXT[0]) * torch.rand(len(pose), generator=generator)
+    focal = 1 / (context * (most - least).amax(1))
+    shift = SHIFT * (2 * torch.rand(len(pose), 2, generator=generator) - 1)
+    centre = 0.5 + shift - ((least + most) / 2 - 0.5) * focal[:, None]
+    return Camera(pose, torch.cat([focal[:, None], focal[:, None], centre], dim=1))
+
+
+def _sdf(item: Object) -> Float[Tensor, "D D D"]:
+    axis = (torch.arange(SDF_CELLS) + 0.5) / SDF_CELLS - 0.5
+    return distance(item.body, torch.cartesian_prod(axis, axis, axis).T.contiguous()).view([SDF_CELLS] * 3)
+
+
+def _render_scene(generator: torch.Generator, held_out: bool) -> dict[str, Tensor]:
+    aspect = pick(generator, ASPECTS)
+    scene = sample_scene(generator, held_out, aspect)
+    short = round(SCENE_PX * min(aspect, 1 / aspect))
+    height, width = (short, SCENE_PX) if aspect >= 1 else (SCENE_PX, short)
+    photo = render_scene(scene, height, width)
+    rgb = torch.zeros(3, SCENE_PX, SCENE_PX, dtype=torch.uint8)
+    label = torch.zeros(SCENE_PX, SCENE_PX, dtype=torch.uint8)
+    rgb[:, :height, :width] = (photo.rgb[0] * 255).round().to(torch.uint8)
+    label[:height, :width] = torch.where(photo.label[0] > 0, photo.label[0], STUFF + photo.part[0]).to(torch.uint8)
+    return {"rgb": rgb, "label": label}
+
+
+RENDERERS: dict[str, Callable[[torch.Generator, bool], dict[str, Tensor]]] = {
+    "objects": _render_object,
+    "scenes": _render_scene,
+}

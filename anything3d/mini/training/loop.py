@@ -1,0 +1,137 @@
+"""The one training loop: seeded step by step, resumable from its own checkpoint, judged on held-out data as it goes."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from anything3d import seed as seeds
+from anything3d.errors import InputError
+
+EMA = 0.998  # of the averaged weights, which are the ones that are judged and kept
+CLIP_NORM = 1.0  # of the gradient
+WARM_UP = 100  # steps
+LAST_RATE = 0.02  # of the learning rate, at the end of the cosine
+WEIGHT_DECAY = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How one set of networks is trained. The callables see the networks as they are at that moment."""
+
+    name: str
+    networks: nn.Module  # everything with parameters to learn, what is dropped after training included
+    loss: Callable[[torch.Generator], Float[Tensor, ""]]  # of a batch that the generator draws
+    save: Callable[[Path], None]  # into a folder of weights folders
+    score: Callable[[], dict[str, float]]  # on held-out data, of the networks as just saved
+    steps: int
+    lr: float  # AdamW, at its highest
+    bf16: bool = False  # matrix products of the loss in bfloat16; pays for transformers, not for small convolutions
+    every: int = 500  # steps between scores and checkpoints
+
+
+def train(recipe: Recipe, work: Path, seed: int, device: str, progress: Callable[[str], None]) -> None:
+    """Train to the recipe's last step and save the averaged weights below WORK/weights, at every score.
+
+    WORK/NAME holds `checkpoint.pt`, from which an interrupted training goes on as if nothing had happened (every step
+    has its own generator), and `log.jsonl`, a line for every score. A finished training is only saved again.
+
+    Raises: InputError("bad_checkpoint") if the checkpoint is of other networks.
+    """
+    folder = work / recipe.name
+    folder.mkdir(parents=True, exist_ok=True)
+    networks = recipe.networks.to(device).train()
+    parameters: list[Tensor] = [value for value in networks.parameters() if value.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.99))
+    average = [value.detach().clone() for value in parameters]
+    start, seconds = _resume(folder / "checkpoint.pt", networks, average, optimizer)
+    total, begun = torch.zeros((), device=device), time.monotonic()
+    for step in range(start, recipe.steps):
+        generator = seeds.generators(seed, f"training/{recipe.name}", [str(step)])[0]
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr * rate(step, recipe.steps)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=recipe.bf16):
+            loss = recipe.loss(generator)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
+        optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(average, parameters, 1 - min(EMA, (step + 1) / (step + 10)))
+        total += loss.detach()
+        done = step + 1
+        if done % recipe.every and done != recipe.steps:
+            continue
+        seconds += time.monotonic() - begun
+        scores = _judge(recipe, parameters, average, work)
+        mean = float(total) / (recipe.every if done % recipe.every == 0 else done % recipe.every)
+        line = {"step": done, "seconds": round(seconds), "loss": mean, **scores}
+        with (folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        progress("  ".join(f"{key} {value:.4g}" for key, value in line.items()))
+        _keep(folder / "checkpoint.pt", networks, average, optimizer, done, seconds)
+        total, begun = torch.zeros((), device=device), time.monotonic()
+    if start >= recipe.steps:
+        _judge(recipe, parameters, average, work)
+
+
+def rate(step: int, steps: int) -> float:
+    """Share of the highest learning rate: a linear rise, then half a cosine."""
+    rise = min(1.0, (step + 1) / WARM_UP)
+    return rise * (LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * step / steps)) / 2)
+
+
+def _judge(recipe: Recipe, parameters: list[Tensor], average: list[Tensor], work: Path) -> dict[str, float]:
+    """Save and score the averaged weights, then go back to the others."""
+    kept = [value.detach().clone() for value in parameters]
+    with torch.no_grad():
+        torch._foreach_copy_(parameters, average)
+        recipe.networks.eval()
+        recipe.save(work / "weights")
+        scores = recipe.score()
+        torch._foreach_copy_(parameters, kept)
+    recipe.networks.train()
+    return scores
+
+
+def _resume(
+    path: Path, networks: nn.Module, average: list[Tensor], optimizer: torch.optim.Optimizer
+) -> tuple[int, float]:
+    """Step and seconds so far."""
+    if not path.exists():
+        return 0, 0.0
+    state = torch.load(path, weights_only=True)
+    try:
+        networks.load_state_dict(state["networks"])
+        optimizer.load_state_dict(state["optimizer"])
+        for kept, value in zip(state["average"], average, strict=True):
+            value.copy_(kept)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise InputError("bad_checkpoint", f"{path} is of other networks; remove it: {str(error)[:200]}") from error
+    return int(state["step"]), float(state["seconds"])
+
+
+def _keep(
+    path: Path,
+    networks: nn.Module,
+    average: list[Tensor],
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    seconds: float,
+) -> None:
+    partial = path.with_suffix(".partial")
+    state = {
+        "networks": networks.state_dict(),
+        "average": average,
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "seconds": seconds,
+    }
+    torch.save(state, partial)
+    partial.rename(path)

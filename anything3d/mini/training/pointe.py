@@ -1,0 +1,168 @@
+"""Mini Point-E: the base network from the image tokens of the finished mini CLIP, and the upsampler beside it."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from anything3d import seed as seeds
+from anything3d.clip import Clip, load_clip
+from anything3d.lift import LiftConfig, canonical
+from anything3d.metrics import chamfer
+from anything3d.mini import pointe
+from anything3d.mini.training.batch import Rows, crops, draw, every
+from anything3d.mini.training.data import POINTS, Objects, load_objects
+from anything3d.mini.training.loop import Recipe
+from anything3d.pointe import PointDenoiser, sample
+from anything3d.pointe.config import CHANNEL_BIASES, CHANNEL_SCALES
+from anything3d.pointe.diffusion import Schedule, alphas_cumprod
+from anything3d.weights import Place
+
+BATCH, UPSAMPLER_BATCH = 16, 12
+DENSE = 256  # points that the upsampler learns on at once; it makes 768
+UNCONDITIONAL = 0.1  # of the rows: without an image, for guidance
+SIGMA = (0.003, 30.0)  # noise levels, drawn evenly in the logarithm ...
+FORMING, FORMING_SHARE = (-0.9, 1.2), 0.7  # ... but for this share: normal in the logarithm, where shapes form
+COLOR_WEIGHT = 0.2  # of colours beside positions
+COARSE_NOISE = 0.03  # canonical units, at most, of the cloud that the upsampler is given: a base's mistakes
+COARSE_COLOR_NOISE = 12.0  # of 255
+JUDGED = 24  # held-out crops
+
+
+def base(work: Path, seed: int, device: str) -> Recipe:
+    objects, held_out = load_objects("training", work), load_objects("held-out", work)
+    clip = load_clip(str((work / "weights" / "clip").resolve()), Place(device))
+    network = pointe.build(seed).base.to(device)
+    noise = Noise("base", device)
+
+    def loss(generator: torch.Generator) -> Tensor:
+        rows = draw(objects, BATCH, generator)
+        clean = model_units(objects, rows, network.config.n_ctx, generator).to(device)
+        return noise.loss(network, clean, _embed(clip, objects, rows, generator), None, generator)
+
+    def score() -> dict[str, float]:
+        rows = every(held_out, JUDGED)
+        found = sample(
+            network, "base", _noise_for(rows, network), steps=config.steps, sigma_max=config.sigma_max, guidance=1.0,
+            embeddings=clip.image_grid(_judged_crops(held_out, rows)),
+        )  # fmt: skip
+        return _distances(found, held_out, rows)
+
+    def save(folder: Path) -> None:
+        pointe.save_base(network, folder)
+
+    config = LiftConfig()
+    return Recipe("pointe", network, loss, save, score, steps=9000, lr=6e-4, bf16=True, every=1000)
+
+
+def upsampler(work: Path, seed: int, device: str) -> Recipe:
+    objects, held_out = load_objects("training", work), load_objects("held-out", work)
+    clip = load_clip(str((work / "weights" / "clip").resolve()), Place(device))
+    network = pointe.build(seed).upsampler.to(device)
+    noise = Noise("upsample", device)
+    coarse = network.config.cond_ctx
+
+    def loss(generator: torch.Generator) -> Tensor:
+        rows = draw(objects, UPSAMPLER_BATCH, generator)
+        clean = model_units(objects, rows, coarse + DENSE, generator).to(device)
+        low_res = spoil(data_units(clean[..., :coarse]), generator)
+        return noise.loss(network, clean[..., coarse:], _embed(clip, objects, rows, generator), low_res, generator)
+
+    def score() -> dict[str, float]:
+        rows = every(held_out, JUDGED)
+        generator = torch.Generator().manual_seed(1)
+        low_res = spoil(data_units(model_units(held_out, rows, coarse, generator).to(device)), generator)
+        dense = sample(
+            network, "upsample", _noise_for(rows, network), steps=config.upsampler_steps, guidance=1.0,
+            sigma_max=config.upsampler_sigma_max, embeddings=clip.image_grid(_judged_crops(held_out, rows)),
+            low_res=low_res,
+        )  # fmt: skip
+        return _distances(torch.cat([low_res, dense], dim=2), held_out, rows)
+
+    def save(folder: Path) -> None:
+        pointe.save_upsampler(network, folder)
+
+    config = LiftConfig()
+    return Recipe("pointe-upsampler", network, loss, save, score, steps=4000, lr=6e-4, bf16=True, every=1000)
+
+
+class Noise:
+    """Denoising as a training task: levels, weights and the loss."""
+
+    def __init__(self, schedule: Schedule, device: str) -> None:
+        self.alphas_bar = alphas_cumprod(schedule).float().to(device)
+        self.sigmas = (1 / self.alphas_bar - 1).sqrt()
+
+    def loss(
+        self,
+        network: PointDenoiser,
+        clean: Float[Tensor, "B 6 N"],
+        embeddings: Float[Tensor, "B D G"],
+        low_res: Float[Tensor, "B 6 M"] | None,
+        generator: torch.Generator,
+    ) -> Float[Tensor, ""]:
+        """Mean square error of the predicted clean points, each noise level weighted by what can be known there."""
+        count = len(clean)
+        t = self._times(count, generator).to(clean.device)
+        alpha_bar = self.alphas_bar[t][:, None, None]
+        eps = torch.randn(clean.shape, generator=generator).to(clean.device)
+        seen = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * eps
+        kept = (torch.rand(count, 1, 1, generator=generator) >= UNCONDITIONAL).to(clean)
+        found = network(seen, t, embeddings=embeddings * kept, low_res=None if low_res is None else low_res * kept)
+        error = (found.float() - clean).square().mean(2)
+        weight = 1 / (self.sigmas[t].clamp(max=0.5) ** 2 + 0.05**2)
+        return (weight * (error[:, :3].mean(1) + COLOR_WEIGHT * error[:, 3:].mean(1))).mean()
+
+    def _times(self, count: int, generator: torch.Generator) -> Int[Tensor, "B"]:
+        low, high = torch.tensor(SIGMA).log()
+        even = low + (high - low) * torch.rand(count, generator=generator)
+        forming = FORMING[0] + FORMING[1] * torch.randn(count, generator=generator)
+        where = torch.where(torch.rand(count, generator=generator) < FORMING_SHARE, forming, even).clamp(low, high)
+        return torch.searchsorted(self.sigmas.cpu(), where.exp()).clamp(max=len(self.sigmas) - 1)
+
+
+def model_units(objects: Objects, rows: Rows, count: int, generator: torch.Generator) -> Float[Tensor, "B 6 N"]:
+    """Random surface points in Point-E's axes (z up, front -y), about -1..1."""
+    chosen = torch.rand(len(rows), POINTS, generator=generator).argsort(1)[:, :count, None]
+    points = objects.points[rows.item].take_along_dim(chosen, 1).float()
+    colors = objects.colors[rows.item].take_along_dim(chosen, 1).float()
+    x, y, z = points.unbind(-1)
+    data = torch.cat([torch.stack([x, -z, y], dim=1), colors.transpose(1, 2)], dim=1)
+    return data * torch.tensor(CHANNEL_SCALES)[:, None] + torch.tensor(CHANNEL_BIASES)[:, None]
+
+
+def data_units(cloud: Float[Tensor, "B 6 N"]) -> Float[Tensor, "B 6 N"]:
+    return (cloud - cloud.new_tensor(CHANNEL_BIASES)[:, None]) / cloud.new_tensor(CHANNEL_SCALES)[:, None]
+
+
+def spoil(cloud: Float[Tensor, "B 6 N"], generator: torch.Generator) -> Float[Tensor, "B 6 N"]:
+    """With errors in position and colour, as large for all points of a cloud."""
+    size = torch.rand(len(cloud), 1, 1, generator=generator)
+    scale = torch.tensor([COARSE_NOISE] * 3 + [COARSE_COLOR_NOISE] * 3)[:, None]
+    return cloud + (size * scale * torch.randn(cloud.shape, generator=generator)).to(cloud.device)
+
+
+def _embed(clip: Clip, objects: Objects, rows: Rows, generator: torch.Generator) -> Float[Tensor, "B D G"]:
+    return clip.image_grid(crops(objects, rows, generator))
+
+
+def _judged_crops(objects: Objects, rows: Rows) -> Float[Tensor, "B 3 S S"]:
+    return crops(objects, rows, torch.Generator().manual_seed(0))
+
+
+def _noise_for(rows: Rows, network: PointDenoiser) -> Float[Tensor, "B 6 N"]:
+    shape = (6, network.config.n_ctx)
+    return seeds.randn(shape, seeds.generators(0, "judge", [str(row) for row in rows.item.tolist()]))
+
+
+def _distances(found: Float[Tensor, "B 6 N"], objects: Objects, rows: Rows) -> dict[str, float]:
+    """Chamfer distances to the truth, to another object's truth, and between two samples of one truth."""
+    cloud = canonical(found.cpu()).points
+    count = cloud.shape[1]
+    true = objects.points[rows.item].float()
+    return {
+        "chamfer": float(chamfer(cloud, true[:, :1024]).mean()),
+        "chamfer_other": float(chamfer(cloud, true[:, :1024].roll(1, 0)).mean()),
+        "chamfer_floor": float(chamfer(true[:, 1024 : 1024 + count], true[:, :1024]).mean()),
+    }

@@ -1,0 +1,248 @@
+"""Mini SAM: masks of objects and of stuff from one point, or of objects from a box."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+
+from anything3d import mask
+from anything3d.metrics import mask_iou
+from anything3d.mini import sam
+from anything3d.mini.training.data import SCENE_PX, STUFF, Scenes, load_scenes
+from anything3d.mini.training.loop import Recipe
+from anything3d.sam import PIXEL_MEAN, PIXEL_STD, Sam
+
+BATCH = 16  # scenes
+PROMPTS = 8  # of each scene
+BOX_SHARE = 0.2  # of the steps whose prompts are boxes
+STUFF_SHARE = 0.15  # of the points that lie on no object
+BOX_JITTER = 0.08  # of the box's sides
+LEAST_PX = 48  # pixels of a segment that is asked for
+PASTED = 0.5  # of the scenes that get another one's objects too
+PASTED_LABEL = 50  # added to their labels
+ZOOM = (0.7, 1.3)  # side of the part of a scene that is shown / the scene's
+CELL_PX = 4  # pixels along one side of a logit
+SHARPNESS = 3.0  # of the targets at edges: how steeply a logit's cell goes from 0 to 1 with its covered share
+BCE, FOCUS = 4.0, 1.0  # weight of the cross-entropy beside the dice loss, exponent of its focal factor
+DENSE = 0.5  # weight of the encoder's own loss
+JUDGED = 200  # held-out objects
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    rgb: Float[Tensor, "B 3 S S"]  # 0..255
+    label: UInt8[Tensor, "B S S"]  # as Scenes
+
+
+class Trained(nn.Module):
+    """SAM and a layer that is dropped after training.
+
+    That layer asks each image token of the encoder where in it objects are, and where their middles lie. Without it the
+    encoder learns only through the decoder's few prompts.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.sam: Any = sam.build(seed)
+        self.dense = nn.Conv2d(sam.SHAPE.prompt_width, 3 * (sam.SHAPE.patch_size // CELL_PX) ** 2, 1)
+
+
+def recipe(work: Path, seed: int, device: str) -> Recipe:
+    scenes, held_out = load_scenes("training", work), load_scenes("held-out", work)
+    trained = Trained(seed).to(device)
+    mean, std = (torch.tensor(value, device=device)[:, None, None] for value in (PIXEL_MEAN, PIXEL_STD))
+
+    def loss(generator: torch.Generator) -> Tensor:
+        batch = draw(scenes, generator)
+        features = trained.sam.image_encoder((batch.rgb.to(device) - mean) / std)
+        by_box = float(torch.rand((), generator=generator)) < BOX_SHARE
+        owner, segment = choose(batch.label, by_box, generator)
+        prompts = (boxes if by_box else points)(segment, generator).to(device)
+        logits, predicted_iou = decode(trained.sam, features[owner.to(device)], prompts)
+        target = F.avg_pool2d(segment[:, None].float(), CELL_PX)[:, 0].to(device)
+        return mask_loss(logits, predicted_iou, target) + DENSE * dense_loss(trained, features, batch.label)
+
+    def score() -> dict[str, float]:
+        return judge(Sam(trained.sam), held_out)
+
+    def save(folder: Path) -> None:
+        sam.save(trained.sam, folder / "sam")
+
+    return Recipe("sam", trained, loss, save, score, steps=8000, lr=1e-3, every=500)
+
+
+def draw(scenes: Scenes, generator: torch.Generator) -> Batch:
+    """Scenes with objects of others pasted in, zoomed, mirrored, in other colours."""
+    rows = torch.randint(len(scenes), (2 * BATCH,), generator=generator)
+    rgb, label = scenes.rgb[rows].float(), scenes.label[rows].long()
+    rgb, label = _zoom(rgb, label, generator)
+    rgb, other_rgb = rgb.chunk(2)
+    label, other = label.chunk(2)
+    pasted = torch.rand(BATCH, 1, 1, generator=generator) < PASTED
+    pasted = pasted & (other > 0) & (other < STUFF)
+    label = torch.where(pasted, other + PASTED_LABEL, label)
+    rgb = torch.where(pasted[:, None], other_rgb, rgb)
+    gain = 1 + 0.25 * (2 * torch.rand(BATCH, 1, 1, 1, generator=generator) - 1)
+    tint = 1 + 0.08 * (2 * torch.rand(BATCH, 3, 1, 1, generator=generator) - 1)
+    permuted = torch.stack([torch.randperm(3, generator=generator) for _ in range(BATCH)])
+    keep = torch.rand(BATCH, 1, generator=generator) < 0.6
+    channels = torch.where(keep, torch.arange(3), permuted)
+    rgb = rgb.take_along_dim(channels[:, :, None, None], dim=1) * gain * tint
+    rgb = (rgb + 4 * torch.randn(rgb.shape, generator=generator)).clamp(0, 255)
+    return Batch(torch.where(label[:, None] > 0, rgb, 0.0), label.to(torch.uint8))
+
+
+def _zoom(
+    rgb: Float[Tensor, "B 3 S S"], label: Int[Tensor, "B S S"], generator: torch.Generator
+) -> tuple[Float[Tensor, "B 3 S S"], Int[Tensor, "B S S"]]:
+    count = len(rgb)
+    low, high, shift, mirror = torch.rand(4, count, generator=generator)
+    side = ZOOM[0] + (ZOOM[1] - ZOOM[0]) * low
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = side * torch.where(mirror < 0.5, -1.0, 1.0), side
+    theta[:, 0, 2], theta[:, 1, 2] = (2 * high - 1) * (1 - side).abs(), (2 * shift - 1) * (1 - side).abs()
+    grid = F.affine_grid(theta, list(rgb.shape), align_corners=False)
+    shown = F.grid_sample(rgb, grid, align_corners=False)
+    return shown, F.grid_sample(label[:, None].float(), grid, mode="nearest", align_corners=False)[:, 0].long()
+
+
+def choose(
+    label: UInt8[Tensor, "B S S"], only_objects: bool, generator: torch.Generator
+) -> tuple[Int[Tensor, "P"], Bool[Tensor, "P S S"]]:
+    """PROMPTS segments of each scene, as masks, and whose they are; objects mostly, each of a scene's alike."""
+    owners, masks = [], []
+    for row, scene in enumerate(label):
+        sizes = torch.bincount(scene.flatten(), minlength=256)
+        large = (sizes >= LEAST_PX).nonzero()[:, 0]
+        objects, stuff = large[(large > 0) & (large < STUFF)], large[large >= STUFF]
+        for _ in range(PROMPTS):
+            of_stuff = not only_objects and float(torch.rand((), generator=generator)) < STUFF_SHARE
+            kind = (stuff, objects) if of_stuff else (objects, stuff)
+            found = kind[0] if len(kind[0]) else kind[1]
+            if len(found) == 0:
+                continue
+            chosen = found[torch.randint(len(found), (), generator=generator)]
+            owners.append(row)
+            masks.append(scene == chosen)
+    return torch.tensor(owners), torch.stack(masks)
+
+
+def points(segments: Bool[Tensor, "P S S"], generator: torch.Generator) -> Float[Tensor, "P 2"]:
+    """A random pixel (x, y) of each segment."""
+    y = _draw(segments.sum(2), generator)
+    x = _draw(segments[torch.arange(len(segments)), y], generator)
+    return torch.stack([x, y], dim=1).float()
+
+
+def _draw(counts: Int[Tensor, "P S"] | Bool[Tensor, "P S"], generator: torch.Generator) -> Int[Tensor, "P"]:
+    """A place in each row, with a probability that is proportional to its count."""
+    upto = counts.cumsum(1)
+    rank = (torch.rand(len(upto), 1, generator=generator) * upto[:, -1:]).long() + 1
+    return torch.searchsorted(upto, rank)[:, 0]
+
+
+def boxes(segments: Bool[Tensor, "P S S"], generator: torch.Generator) -> Float[Tensor, "P 4"]:
+    """The box (x, y, x, y) around each segment, not quite exact."""
+    edges = []
+    for axis in (1, 2):
+        line = segments.any(axis).float()
+        edges.append((line.argmax(1), segments.shape[axis] - line.flip(1).argmax(1)))
+    (left, right), (top, bottom) = edges
+    box = torch.stack([left, top, right, bottom], dim=1).float()
+    sides = torch.stack([right - left, bottom - top, right - left, bottom - top], dim=1)
+    return box + BOX_JITTER * sides * torch.randn(box.shape, generator=generator)
+
+
+def decode(
+    network: nn.Module, features: Float[Tensor, "P C h w"], prompts: Float[Tensor, "P _"]
+) -> tuple[Float[Tensor, "P M H W"], Float[Tensor, "P M"]]:
+    """All masks (logits) of each prompt on its own image, and their predicted IoU.
+
+    What segment_anything's MaskDecoder.predict_masks does for many prompts on one image.
+    """
+    encoder: Any = network.prompt_encoder
+    decoder: Any = network.mask_decoder
+    count, is_point = len(prompts), prompts.shape[1] == 2
+    corners, labels = prompts[:, None], torch.ones(count, 1, dtype=torch.int64, device=prompts.device)
+    sparse, dense = encoder(
+        points=(corners, labels) if is_point else None, boxes=None if is_point else prompts, masks=None
+    )
+    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(count, -1, -1)
+    place = encoder.get_dense_pe().expand(count, -1, -1, -1)
+    hidden, image = decoder.transformer(features + dense, place, torch.cat([own, sparse], dim=1))
+    upscaled = decoder.output_upscaling(image.transpose(1, 2).reshape(features.shape))
+    heads = decoder.output_hypernetworks_mlps
+    weights = torch.stack([head(hidden[:, 1 + row]) for row, head in enumerate(heads)], dim=1)
+    logits = torch.einsum("pmc,pchw->pmhw", weights, upscaled)
+    return logits, decoder.iou_prediction_head(hidden[:, 0])
+
+
+def mask_loss(
+    logits: Float[Tensor, "P M h w"], predicted_iou: Float[Tensor, "P M"], share: Float[Tensor, "P h w"]
+) -> Float[Tensor, ""]:
+    """Focal and dice loss of every mask against the covered `share` of its cells, and the error of its IoU.
+
+    The mini world's points are not ambiguous: all masks of a prompt have one target.
+    """
+    target = ((share - 0.5) * SHARPNESS + 0.5).clamp(0, 1)[:, None].expand_as(logits)
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    probability = logits.sigmoid()
+    focal = (entropy * (probability - target).abs().detach() ** FOCUS).mean()
+    overlap = (probability * target).sum((2, 3))
+    dice = 1 - (2 * overlap + 1) / (probability.sum((2, 3)) + target.sum((2, 3)) + 1)
+    with torch.no_grad():
+        found, true = logits > 0, target > 0.5
+        iou = (found & true).sum((2, 3)) / (found | true).sum((2, 3)).clamp(min=1)
+    return BCE * focal + dice.mean() + F.mse_loss(predicted_iou, iou)
+
+
+def dense_loss(
+    trained: Trained, features: Float[Tensor, "B C h w"], label: UInt8[Tensor, "B S S"]
+) -> Float[Tensor, ""]:
+    """How well the encoder's tokens alone tell objects from the rest, and where the middle of each cell's object is."""
+    coarse = label[:, CELL_PX // 2 :: CELL_PX, CELL_PX // 2 :: CELL_PX].long().to(features.device)
+    is_object = (coarse > 0) & (coarse < STUFF)
+    found = F.pixel_shuffle(trained.dense(features), sam.SHAPE.patch_size // CELL_PX)
+    axis = (torch.arange(coarse.shape[1], device=coarse.device) + 0.5) / coarse.shape[1]
+    place = torch.stack(torch.meshgrid(axis, axis, indexing="xy")).expand(len(coarse), -1, -1, -1)  # B (x, y) h w
+    flat = coarse.flatten(1)
+    total = flat.new_zeros(len(flat), 256).scatter_add_(1, flat, torch.ones_like(flat))
+    middle = torch.stack(
+        [
+            place.new_zeros(len(flat), 256).scatter_add_(1, flat, value.flatten(1)) / total.clamp(min=1)
+            for value in (place[:, 0], place[:, 1])
+        ],
+        dim=1,
+    )
+    offset = middle.gather(2, flat[:, None].expand(-1, 2, -1)).view_as(place) - place
+    away = ((found[:, 1:] - 4 * offset).abs() * is_object[:, None]).sum() / is_object.sum().clamp(min=1)
+    return F.binary_cross_entropy_with_logits(found[:, 0], is_object.float()) + 0.5 * away
+
+
+def judge(network: Sam, scenes: Scenes) -> dict[str, float]:
+    """Masks from one random point on each of JUDGED held-out objects, through the pipeline's own code."""
+    generator = torch.Generator().manual_seed(0)
+    images, prompts = [], []
+    true: list[Tensor] = []
+    for rgb, label in zip(scenes.rgb, scenes.label, strict=True):
+        sizes = torch.bincount(label.flatten(), minlength=256)
+        found = [index for index in range(1, STUFF) if sizes[index] >= LEAST_PX][: JUDGED - len(true)]
+        if not found:
+            continue
+        segments = torch.stack([label == index for index in found])
+        images.append(rgb.permute(1, 2, 0))
+        prompts.append(points(segments, generator))
+        true += list(segments)
+    predicted = [row for rows in network.prompt(images, prompts, 16, 32) for row in rows]
+    masks = torch.stack([mask.decode(mask.encode_runs(row.lengths), SCENE_PX, SCENE_PX) for row in predicted])
+    ious = mask_iou(masks, torch.stack(true))
+    surest = torch.tensor([row.predicted_iou for row in predicted])
+    return {
+        "mask_iou": float(ious.mean()),
+        "iou_over_75": float((ious >= 0.75).float().mean()),
+        "iou_prediction_error": float((surest - ious).abs().mean()),
+    }

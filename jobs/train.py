@@ -1,0 +1,48 @@
+"""`anything3d train`: the mini networks, from nothing but this repository."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    network: Annotated[
+        str,
+        typer.Argument(help="vae; diffusion, after it; sam; blip; clip; pointe and pointe-upsampler, after it."),
+    ],
+    work: Annotated[
+        Path, typer.Option(help="Rendered data, checkpoints, logs and weights. Run again to resume.")
+    ] = Path("training"),
+    seed: Annotated[int, typer.Option(min=0, help="Of the first weights and of every batch.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="For torch; trainings side by side want one each.")] = 1,
+    steps: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's own number.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="PNG for a contact sheet on held-out data.")] = None,
+    install: Annotated[
+        bool, typer.Option(help="Put the finished weights into this checkout, in place of the packaged ones.")
+    ] = False,
+) -> None:
+    """Train one mini network; docs/mini-models.md says how well that works and how long it takes."""
+    from anything3d.device import use_threads
+    from anything3d.errors import Anything3DError
+    from anything3d.mini import training
+
+    use_threads(threads)
+    try:
+        training.train_network(
+            network, work, seed=seed, device=device, steps=steps, progress=lambda line: print(line, flush=True)
+        )
+        if sheet:
+            from anything3d.mini.training.sheets import sheet as draw
+
+            draw(network, work).save(sheet)
+        if install:
+            print(f"installed in {training.install(network, work)}")
+    except Anything3DError as error:
+        typer.echo(f"anything3d: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+if __name__ == "__main__":
+    typer.run(train)

@@ -1,0 +1,334 @@
+"""How the mini networks are trained: data, batches, the loop. What they have learnt is tested in test_mini.py."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from anything3d import mask
+from anything3d.camera import project
+from anything3d.errors import ConfigError, InputError, WeightsError
+from anything3d.lift import canonical
+from anything3d.mini import clip, training
+from anything3d.mini import pointe as mini_pointe
+from anything3d.mini import sam as mini_sam
+from anything3d.mini.tokens import save_bert_tokenizer, save_clip_tokenizer
+from anything3d.mini.training import batch, blip, data, diffusion, loop, pointe, sam
+from anything3d.mini.training import clip as clip_training
+from anything3d.mini.words import COLORS, SHAPES
+from anything3d.sam import Sam
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with tiny sets: four objects, three scenes, of both splits."""
+    folder = tmp_path_factory.mktemp("training")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, split in list(data.BLOCKS):
+            patch.setitem(data.BLOCKS, (name, split), (2, 2) if name == "objects" else (1, 3))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def objects(work):
+    return data.load_objects("training", work)
+
+
+@pytest.fixture(scope="module")
+def scenes(work):
+    return data.load_scenes("training", work)
+
+
+# data
+
+
+def test_objects_are_framed_whole_and_their_points_lie_on_what_is_seen(objects):
+    assert len(objects) == 4
+    for item in range(4):
+        for view in range(data.VIEWS):
+            rows = torch.tensor([item]), torch.tensor([view])
+            where, depth = project(objects.cameras(*rows), objects.points[item : item + 1].float())
+            assert where.min() > 0
+            assert where.max() < 1
+            seen = objects.depth[item, view].float()
+            column, row = (where[0] * data.VIEW_PX).long().clamp(0, data.VIEW_PX - 1).unbind(-1)
+            behind = depth[0] - seen[row, column]  # >= 0 but for pixels at edges: nothing lies before what is seen
+            inside = objects.rgba[item, view, 3][row, column] == 255
+            assert behind[inside].quantile(0.1) > -0.06
+            assert (behind[inside].abs() < 0.03).float().mean() > 0.2  # and a good part is what is seen
+
+
+def test_signed_distances_are_negative_inside(objects):
+    sdf = objects.sdf.float()
+    for item in range(4):
+        axis = ((objects.points[item].float() + 0.5) * data.SDF_CELLS).long().clamp(0, data.SDF_CELLS - 1)
+        at_surface = sdf[item, axis[:, 0], axis[:, 1], axis[:, 2]]
+        assert at_surface.abs().max() < 1 / data.SDF_CELLS  # a cell's centre is at most sqrt(3)/2 cells away
+        assert sdf[item].min() < 0 < sdf[item].max()
+
+
+def test_blocks_that_are_there_are_not_rendered_again(work, objects):
+    said = []
+    data.render_data("objects", "training", work, said.append)
+    assert said == []
+    path = work / "data" / "objects-training-001.safetensors"
+    before = path.read_bytes()
+    path.unlink()
+    data.render_data("objects", "training", work, said.append)
+    assert said == ["rendered objects (training), block 2 of 2"]
+    assert path.read_bytes() == before  # the same seeds give the same pictures
+
+
+def test_scenes_say_what_every_pixel_is(scenes):
+    for label, rgb in zip(scenes.label, scenes.rgb, strict=True):
+        beyond = label == 0
+        assert (rgb[:, beyond] == 0).all()
+        assert ((label > 0) & (label <= 5)).any()
+        assert (label >= data.STUFF).any()
+
+
+# batches
+
+
+def test_a_new_frame_centres_what_is_visible():
+    inside = torch.zeros(1, 64, 64, dtype=torch.bool)
+    inside[0, 8:24, 32:40] = True  # rows 8..23, columns 32..39: centre (36, 16), sides 8 x 16
+    theta = batch._frame(inside, torch.tensor([2.0]))
+    # side 32 of 64 px: scale 1/2; centre (36, 16) in [-1, 1] is (0.125, -0.5)
+    assert theta[0].tolist() == [[0.5, 0, 0.125], [0, 0.5, -0.5]]
+
+
+def test_crops_are_pictures_over_white(objects):
+    rows = batch.every(objects, 4)
+    pictures = batch.crops(objects, rows, generator())
+    assert pictures.shape == (4, 3, 64, 64)
+    assert pictures.min() >= 0
+    assert pictures.max() <= 1
+    assert (pictures[:, :, 0, 0] > 0.95).all()  # corners: no object reaches them, and noise lies under the mask only
+
+
+def test_some_objects_are_occluded(objects):
+    rows = batch.Rows(torch.zeros(64, dtype=torch.long), torch.zeros(64, dtype=torch.long))
+    seen = batch.rgba(objects, rows)
+    found = batch._occlude(seen, batch.rgba(objects, batch.draw(objects, 64, generator())), generator(1))
+    changed = (found != seen).flatten(1).any(1).float().mean()
+    assert 0.05 < changed < 0.5
+
+
+# prompts and losses of SAM
+
+
+def test_points_lie_in_their_segments_and_everywhere_in_them():
+    segment = torch.zeros(1, 16, 16, dtype=torch.bool)
+    segment[0, 3, 2:6] = segment[0, 9, 12] = True
+    found = {tuple(sam.points(segment, generator(seed))[0].long().tolist()) for seed in range(60)}
+    assert found == {(2, 3), (3, 3), (4, 3), (5, 3), (12, 9)}
+
+
+def test_boxes_lie_around_their_segments(monkeypatch):
+    monkeypatch.setattr(sam, "BOX_JITTER", 0.0)
+    segment = torch.zeros(1, 16, 16, dtype=torch.bool)
+    segment[0, 3:8, 2:6] = True
+    assert sam.boxes(segment, generator())[0].tolist() == [2, 3, 6, 8]
+
+
+def test_decoding_many_images_at_once_is_what_sam_does_for_each():
+    network = mini_sam.build(0).eval()
+    images = [torch.randint(256, (256, 256, 3), generator=generator(i), dtype=torch.uint8) for i in range(2)]
+    asked = torch.tensor([[40.0, 50.0], [200.0, 90.0]])
+    with torch.no_grad():
+        pixels = torch.stack([image.permute(2, 0, 1).float() for image in images])
+        features = network.image_encoder(torch.stack([network.preprocess(image) for image in pixels]))
+        logits, predicted_iou = sam.decode(network, features, asked)
+    rows = Sam(network).prompt(images, [asked[:1], asked[1:]], 2, 8)
+    for b in range(2):
+        best = int(predicted_iou[b, 1:].argmax()) + 1  # the first is the mask of unambiguous prompts
+        assert rows[b][0].predicted_iou == pytest.approx(float(predicted_iou[b, best]), abs=1e-5)
+        large = torch.nn.functional.interpolate(logits[b : b + 1, best : best + 1], (256, 256), mode="bilinear")[0, 0]
+        found = mask.decode(mask.encode_runs(rows[b][0].lengths), 256, 256)
+        assert ((large > 0) == found).float().mean() > 0.999
+
+
+def test_a_perfect_mask_costs_nothing_and_its_complement_much():
+    share = torch.zeros(1, 8, 8)
+    share[:, 2:5, 2:5] = 1
+    logits = (share * 40 - 20)[:, None]
+    assert sam.mask_loss(logits, torch.ones(1, 1), share) < 1e-3
+    # focal 4 * 20 nats * 1, dice 1 - 1 / (55 + 9 + 1), IoU 0 predicted as 0
+    assert sam.mask_loss(-logits, torch.zeros(1, 1), share) == pytest.approx(80 + 1 - 1 / 65, rel=1e-3)
+
+
+def test_every_prompt_belongs_to_its_scene(scenes):
+    owner, segment = sam.choose(scenes.label, False, generator())
+    assert len(owner) == len(scenes) * sam.PROMPTS
+    for row, inside in zip(owner.tolist(), segment, strict=True):
+        assert len(scenes.label[row][inside].unique()) == 1
+
+
+def test_pasted_objects_have_labels_of_their_own(scenes):
+    drawn = sam.draw(scenes, generator())
+    assert drawn.rgb.shape == (sam.BATCH, 3, 256, 256)
+    labels = set(drawn.label.unique().tolist())
+    assert any(sam.PASTED_LABEL < label < data.STUFF for label in labels)
+
+
+# words
+
+
+def test_tokens_are_those_of_the_tokenizers(tmp_path):
+    from transformers import BertTokenizer, CLIPTokenizer
+
+    texts = ["a red mug", "an orange torus", "front view of a white lamp", ""]
+    save_clip_tokenizer(tmp_path / "clip", clip.CONTEXT)
+    expected = CLIPTokenizer.from_pretrained(tmp_path / "clip")(texts, padding="max_length", max_length=clip.CONTEXT)
+    assert clip_training.tokens_of(texts).tolist() == expected["input_ids"]
+    save_bert_tokenizer(tmp_path / "bert", 32)
+    tokenizer = BertTokenizer.from_pretrained(tmp_path / "bert")
+    for row, text in zip(blip.tokens_of(texts[:3]).tolist(), texts, strict=False):
+        assert tokenizer.decode(row, skip_special_tokens=True) == text
+        assert row[0] == tokenizer.convert_tokens_to_ids("[DEC]")
+
+
+def test_captions_of_all_pairs_stand_at_their_places(objects):
+    texts = clip_training.all_captions()
+    rows = batch.every(objects, 4)
+    for place, item in zip(clip_training.pair_of(objects, rows).tolist(), rows.item.tolist(), strict=True):
+        assert texts[place].endswith(f"{COLORS[objects.color[item]]} {SHAPES[objects.shape[item]]}")
+    assert len(blip.unseen_pairs()) == 15
+
+
+# clouds
+
+
+def test_model_units_are_point_es_axes_and_come_back(objects):
+    rows = batch.every(objects, 2)
+    clean = pointe.model_units(objects, rows, 2048, generator())
+    assert clean[:, :3].abs().max() <= 1.02
+    assert clean[:, 3:].abs().max() <= 1.001
+    cloud = canonical(pointe.data_units(clean))
+    for row in range(2):
+        true = objects.points[row].float()
+        assert torch.cdist(cloud.points[row], true).amin(1).max() < 5e-3
+
+
+def test_the_loss_of_a_network_that_copies_its_input_is_the_noise(monkeypatch):
+    noise = pointe.Noise("base", "cpu")
+    assert torch.all(noise.sigmas[1:] > noise.sigmas[:-1])
+    times = noise._times(4000, generator())
+    sigmas = noise.sigmas[times]
+    assert sigmas.min() < 0.02
+    assert sigmas.max() > 10
+    clean = torch.rand(2, 6, 32, generator=generator()) - 0.5
+    network = mini_pointe.build(0).base
+    monkeypatch.setattr(network, "forward", lambda x, t, *, embeddings, low_res: x)
+    monkeypatch.setattr(noise, "_times", lambda count, generator: torch.full((count,), 40))
+    loss = noise.loss(network, clean, torch.zeros(2, 96, 64), None, generator())
+    sigma = float(noise.sigmas[40])  # the copy is off by the noise, of which alpha_bar takes a little away
+    assert loss == pytest.approx((1 + pointe.COLOR_WEIGHT) * sigma**2 / (sigma**2 + 0.05**2), rel=0.2)
+
+
+def test_hints_are_near_where_the_surface_is(objects):
+    rows = batch.every(objects, 4)
+    hint = diffusion.hints(objects, rows, generator())
+    assert hint.shape == (4, 3, 64, 64)
+    covered, solid = hint[:, 0] > 0, batch.rgba(objects, rows)[:, 3] > 0.5
+    iou = (covered & solid).sum((1, 2)) / (covered | solid).sum((1, 2))
+    assert iou.min() > 0.5
+
+
+def test_prompts_are_captions_with_the_right_view_or_nothing(objects):
+    rows = batch.Rows(torch.zeros(200, dtype=torch.long), torch.zeros(200, dtype=torch.long))
+    said = set(diffusion.prompts(objects, rows, generator()))
+    (text,) = diffusion.captions_of(objects, batch.every(objects, 1))
+    azimuth = float(objects.azimuth_deg[0, 0])
+    around = "front" if azimuth < 45 or azimuth >= 315 else "back" if 135 <= azimuth < 225 else "side"
+    view = "overhead" if objects.elevation_deg[0, 0] > 60 else around
+    assert said == {"", text, f"{view} view of {text}"}
+
+
+# the loop
+
+
+def line_recipe(steps, seen=None):
+    """Fit y = 3 x with one weight."""
+    torch.manual_seed(0)
+    network = nn.Linear(1, 1, bias=False)
+
+    def loss(generator):
+        x = torch.randn(8, 1, generator=generator)
+        return (network(x) - 3 * x).square().mean()
+
+    def save(folder):
+        folder.mkdir(exist_ok=True)
+        torch.save(network.state_dict(), folder / "line.pt")
+
+    return loop.Recipe("line", network, loss, save, lambda: {"weight": float(network.weight)}, steps, 0.1, every=20)
+
+
+def test_training_learns_and_keeps_the_averaged_weights(tmp_path):
+    said = []
+    loop.train(line_recipe(400), tmp_path, 0, "cpu", said.append)
+    lines = [json.loads(line) for line in (tmp_path / "line" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(20, 401, 20))
+    assert lines[-1]["loss"] < 0.01 * lines[0]["loss"]
+    kept = torch.load(tmp_path / "weights" / "line.pt", weights_only=True)["weight"]
+    assert float(kept) == pytest.approx(3, abs=0.1) == lines[-1]["weight"]
+    assert len(said) == 20
+
+
+def test_an_interrupted_training_ends_where_a_whole_one_does(tmp_path):
+    class Interrupted(Exception):
+        pass
+
+    def stop(line):
+        if "step 40" in line:
+            raise Interrupted
+
+    loop.train(line_recipe(100), tmp_path / "whole", 0, "cpu", print)
+    stopping = line_recipe(100)
+    calls = []
+
+    def loss(generator):
+        calls.append(1)
+        if len(calls) == 50:
+            raise Interrupted
+        return stopping.loss(generator)
+
+    with pytest.raises(Interrupted):
+        loop.train(
+            loop.Recipe("line", stopping.networks, loss, stopping.save, stopping.score, 100, 0.1, every=20),
+            tmp_path / "cut", 0, "cpu", print,
+        )  # fmt: skip
+    loop.train(line_recipe(100), tmp_path / "cut", 0, "cpu", print)  # goes on from step 40
+    ends = [torch.load(tmp_path / name / "weights" / "line.pt", weights_only=True) for name in ("whole", "cut")]
+    assert torch.equal(ends[0]["weight"], ends[1]["weight"])
+
+
+def test_a_checkpoint_of_other_networks_is_refused(tmp_path):
+    loop.train(line_recipe(20), tmp_path, 0, "cpu", print)
+    other = nn.Linear(2, 1)
+    recipe = loop.Recipe("line", other, lambda g: other(torch.ones(1, 2)).sum(), lambda f: None, dict, 20, 0.1)
+    with pytest.raises(InputError, match="bad_checkpoint"):
+        loop.train(recipe, tmp_path, 0, "cpu", print)
+
+
+def test_the_rate_rises_then_falls():
+    rates = [loop.rate(step, 1000) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.01, abs=1e-3)
+    assert rates[99] == pytest.approx(1, abs=0.03)
+    assert rates[-1] == pytest.approx(loop.LAST_RATE, abs=1e-3)
+    assert max(rates) == max(rates[90:110])
+
+
+def test_what_a_network_is_trained_on_must_be_there(tmp_path):
+    with pytest.raises(WeightsError, match="anything3d train vae"):
+        training.train_network("diffusion", tmp_path, seed=0, device="cpu", steps=1, progress=print)
+    with pytest.raises(ConfigError, match="pointe-upsampler"):
+        training.train_network("nerf", tmp_path, seed=0, device="cpu", steps=1, progress=print)
+    with pytest.raises(WeightsError, match="not_trained"):
+        training.install("vae", tmp_path)
