@@ -88,9 +88,15 @@ def sample_surface(
     return (1 - root) * a + root * (1 - v) * b + root * v * c
 
 
-def angle_difference_deg(a: Float[Tensor, "B"], b: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
-    """Size of the turn from one angle to the other, 0 to 180 degrees."""
-    return ((a - b + 180) % 360 - 180).abs()
+def angle_difference_deg(a: Float[Tensor, "B"], b: Float[Tensor, "B"], period_deg: float = 360.0) -> Float[Tensor, "B"]:
+    """Size of the turn from one angle to the other, 0 to `period_deg` / 2 degrees.
+
+    Angles that differ by `period_deg` are the same; with a period of 0 all are.
+    """
+    if period_deg == 0:
+        return torch.zeros_like(a - b)
+    half = period_deg / 2
+    return ((a - b + half) % period_deg - half).abs()
 
 
 @dataclass(frozen=True, slots=True)

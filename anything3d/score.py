@@ -62,7 +62,7 @@ class Reconstruction:
 class TruthScores:
     """How far one object is from its ground truth; lengths in longest sides. See NORMALIZATION."""
 
-    azimuth_error_deg: float  # 0..180; says nothing about bodies of revolution
+    azimuth_error_deg: float  # up to the true shape's symmetry: 0..180, 0..90 for a box, 0 for a body of revolution
     lift_chamfer: float  # of the cloud, before refinement
     chamfer: float  # of the mesh
     fscore_5pct: float  # of the mesh, 0..1
@@ -97,47 +97,57 @@ class Scorer:
         Raises: NumericsError if the mesh or the cloud has no extent, or the field is not finite.
         """
         size = self.config.size_px
-        reference = self._render(made, made.reference, size)
+        reference = self._render(made, made.reference)
         if not bool(reference.rgb.isfinite().all()):
             raise NumericsError("field_not_finite", "the field has a NaN or Inf at the reference camera")
         white_crop = over(made.crop[None].float().cpu(), WHITE)
         psnr, iou = compare(reference, resize(white_crop, size), resize(made.crop[None, 3:].float().cpu(), size)[:, 0])
-        turntable = composite(self._render(made, turntable_cameras(made.reference, self.config), size), WHITE)
+        turntable = composite(self._render(made, turntable_cameras(made.reference, self.config)), WHITE)
         likeness = self.clip.image_embeddings(turntable) @ self.clip.image_embeddings(white_crop)[0]
         return Scored(
             reference_psnr_db=float(psnr),
             reference_mask_iou=float(iou),
             clip_similarity=float(likeness.mean()),
-            truth=None if target is None else self._against(made, target, generator),
+            truth=None if target is None else against_truth(made, target, self.config, generator),
             normalization=NO_TRUTH if target is None else NORMALIZATION,
             reference=straight_rgba(reference)[0],
             turntable=to_uint8(turntable),
         )
 
-    def _against(self, made: Reconstruction, target: Target, generator: torch.Generator) -> TruthScores:
-        n = self.config.points
-        turn = frame_turn(made.reference, target)
-        true = metrics.normalise_points(subset(target.points, n, generator)[None])
-        surface = metrics.sample_surface(made.mesh.vertices.cpu(), made.mesh.faces.cpu(), n, generator)
-        surface = metrics.normalise_points(surface[None] @ turn.T)
-        cloud = metrics.normalise_points(subset(made.cloud.points[0].cpu(), n, generator)[None] @ turn.T)
+    def _render(self, made: Reconstruction, camera: Camera) -> Rendering:
+        return render_on_cpu(made.field, camera, self.config.size_px, self.config.samples)
 
-        seen = self._render(made, turn_back(target.cameras, turn), target.views.shape[-1])
-        psnr, iou = compare(seen, over(target.views, WHITE), target.views[:, 3])
-        return TruthScores(
-            azimuth_error_deg=azimuth_error_deg(made.reference, target),
-            lift_chamfer=float(metrics.chamfer(cloud, true)),
-            chamfer=float(metrics.chamfer(surface, true)),
-            fscore_5pct=float(metrics.fscore(surface, true, FSCORE_TAU)),
-            novel_psnr_db=float(psnr.mean()),
-            novel_mask_iou=float(iou.mean()),
-        )
 
-    def _render(self, made: Reconstruction, camera: Camera, size: int) -> Rendering:
-        """On the field's device, brought to the CPU."""
-        device = made.field.density_grid.device
-        seen = render(made.field, camera.to(device), size, RenderConfig(samples=self.config.samples))
-        return Rendering(seen.rgb.cpu(), seen.alpha.cpu(), seen.depth.cpu(), seen.weights.cpu())
+@torch.inference_mode()
+def against_truth(made: Reconstruction, target: Target, config: ScoreConfig, generator: torch.Generator) -> TruthScores:
+    """How far one object is from its ground truth; `generator` draws the surface samples.
+
+    Raises: NumericsError if the mesh or the cloud has no extent.
+    """
+    n = config.points
+    turn = frame_turn(made.reference, target)
+    true = metrics.normalise_points(subset(target.points, n, generator)[None])
+    surface = metrics.sample_surface(made.mesh.vertices.cpu(), made.mesh.faces.cpu(), n, generator)
+    surface = metrics.normalise_points(surface[None] @ turn.T)
+    cloud = metrics.normalise_points(subset(made.cloud.points[0].cpu(), n, generator)[None] @ turn.T)
+
+    cameras = turn_back(target.cameras, turn)
+    seen = render_on_cpu(made.field, cameras, target.views.shape[-1], config.samples)
+    psnr, iou = compare(seen, over(target.views, WHITE), target.views[:, 3])
+    return TruthScores(
+        azimuth_error_deg=azimuth_error_deg(made.reference, target),
+        lift_chamfer=float(metrics.chamfer(cloud, true)),
+        chamfer=float(metrics.chamfer(surface, true)),
+        fscore_5pct=float(metrics.fscore(surface, true, FSCORE_TAU)),
+        novel_psnr_db=float(psnr.mean()),
+        novel_mask_iou=float(iou.mean()),
+    )
+
+
+def render_on_cpu(field: Field, camera: Camera, size: int, samples: int) -> Rendering:
+    """On the field's device, brought to the CPU."""
+    seen = render(field, camera.to(field.density_grid.device), size, RenderConfig(samples=samples))
+    return Rendering(seen.rgb.cpu(), seen.alpha.cpu(), seen.depth.cpu(), seen.weights.cpu())
 
 
 def compare(
@@ -173,9 +183,13 @@ def turn_back(cameras: Camera, turn: Float[Tensor, "3 3"]) -> Camera:
 
 
 def azimuth_error_deg(reference: Camera, target: Target) -> float:
-    """How far the photo's estimated azimuth is from the true one, each in its own canonical frame; 0..180."""
+    """How far the photo's estimated azimuth is from the true one, each in its own canonical frame; 0..180.
+
+    Turns that leave the true shape as it is do not count.
+    """
     azimuth, _ = angles(reference)
-    return float(metrics.angle_difference_deg(azimuth.cpu(), torch.tensor([target.azimuth_deg])))
+    true = torch.tensor([target.azimuth_deg])
+    return float(metrics.angle_difference_deg(azimuth.cpu(), true, target.symmetry_deg))
 
 
 def turntable_cameras(reference: Camera, config: ScoreConfig) -> Camera:

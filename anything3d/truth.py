@@ -1,15 +1,15 @@
-"""Ground truth beside a mini-world shard: read, checked, and matched with masks.
+"""Ground truth beside a shard: read, checked, and matched with masks. docs/mini-world.md has the format.
 
-`truth.json` (format `anything3d-truth-1`) lists the objects of every image; `points/*.ply` are surface points and
-`views/*.png` eight views of each object alone. Azimuth and elevation say where the photo's camera stands in the
-object's own canonical frame (camera.py).
+`truth.json` (format `anything3d-truth-1`) lists the objects of every image, each with its surface (points as PLY, or a
+mesh as GLB) and views of it alone. Azimuth and elevation say where the photo's camera stands in the object's own
+canonical frame (camera.py).
 """
 
 import json
 import math
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,13 +17,18 @@ from torch import Tensor
 
 from anything3d import mask as masks
 from anything3d.camera import Camera, orbit
-from anything3d.cloud import Cloud, from_ply
-from anything3d.errors import InputError
+from anything3d.cloud import from_ply
+from anything3d.errors import InputError, NumericsError
 from anything3d.image import decode_png
+from anything3d.mesh import from_glb
+from anything3d.metrics import sample_surface
 
 FORMAT = "anything3d-truth-1"
 MATCH_IOU = 0.5  # of a mask with the true one, from which on it is that object's; COCO's lowest threshold
 RIGID = 1e-3  # how far a pose's rotation may be from orthonormal, per entry
+MOST_VIEWS = 64  # of one object
+MESH_POINTS = 8192  # taken from a true mesh's surface; as many as the mini world's truth has
+NO_SYMMETRY_DEG = 360.0
 
 T = TypeVar("T")
 
@@ -49,10 +54,10 @@ class ViewPlan:
 
 @dataclass(frozen=True, slots=True)
 class TrueObject:
-    """One object of an image. `points` and `views` are paths relative to truth.json."""
+    """One object of an image. `surface` and `views` are paths relative to truth.json."""
 
     annotation: int  # index into the annotations of the image's JSON
-    shape: str
+    shape: str  # empty if unknown, as are the next two
     color: str
     caption: str
     azimuth_deg: float  # of the photo's camera in the canonical frame
@@ -61,8 +66,11 @@ class TrueObject:
     camera: Camera  # the photo's; intrinsics are fractions of the photo
     visible_share: float  # of the silhouette that nothing else covers, 0..1
     mask: str  # compressed RLE of the visible part
-    points: str
+    surface: str  # canonical frame
+    surface_kind: Literal["points", "mesh"]  # PLY or GLB
     views: str
+    view_cameras: Camera | None  # of the views, canonical frame; None: those of the view plan
+    symmetry_deg: float  # smallest turn about y that leaves the shape as it is; 0: any turn, 360: none
     held_out: bool  # not among what the mini networks were trained on
 
 
@@ -93,6 +101,7 @@ class Target:
     cameras: Camera  # of the views, canonical frame
     azimuth_deg: float  # of the photo's camera
     elevation_deg: float
+    symmetry_deg: float  # as in TrueObject
 
 
 def read(data: bytes) -> Truth:
@@ -136,18 +145,30 @@ def match(image: TrueImage, mask: Bool[Tensor, "H W"]) -> int | None:
     return int(ious.argmax())
 
 
-def target(plan: ViewPlan, item: TrueObject, points_ply: bytes, views_png: bytes) -> Target:
-    """The object's surface points and novel views.
+def target(plan: ViewPlan, item: TrueObject, surface: bytes, views_png: bytes) -> Target:
+    """The object's surface points and novel views, from the contents of its two files.
 
-    Raises: InputError if either file is broken or not of the size that `plan` says.
+    Raises: InputError if either file is broken or not of the size that `plan` and the object's cameras say.
     """
-    cloud: Cloud = from_ply(points_ply)
+    cameras = plan.cameras(item.azimuth_deg) if item.view_cameras is None else item.view_cameras
     strip = decode_png(views_png)
-    n, size = len(plan.azimuth_offsets_deg), plan.size_px
+    n, size = len(cameras), plan.size_px
     if strip.shape != (size, n * size, 4):
         raise InputError("bad_truth", f"{item.views} is {tuple(strip.shape)}, expected {(size, n * size, 4)}")
     views = strip.reshape(size, n, size, 4).permute(1, 3, 0, 2).float() / 255
-    return Target(cloud.points[0], views, plan.cameras(item.azimuth_deg), item.azimuth_deg, item.elevation_deg)
+    points = _surface_points(item, surface)
+    return Target(points, views, cameras, item.azimuth_deg, item.elevation_deg, item.symmetry_deg)
+
+
+def _surface_points(item: TrueObject, surface: bytes) -> Float[Tensor, "N 3"]:
+    """The points of a PLY, or MESH_POINTS of a GLB's surface: of equal bytes always the same."""
+    if item.surface_kind == "points":
+        return from_ply(surface).points[0]
+    mesh = from_glb(surface)
+    try:
+        return sample_surface(mesh.vertices, mesh.faces, MESH_POINTS, torch.Generator().manual_seed(0))
+    except NumericsError as error:
+        raise InputError("bad_truth", f"{item.surface} has no surface: {len(mesh.faces)} triangles") from error
 
 
 def take(record: object, name: str, kind: type[T], where: str) -> T:
@@ -190,7 +211,7 @@ def _numbers(values: object, count: int, where: str) -> tuple[float, ...]:
 
 
 def _view_plan(record: dict[str, object]) -> ViewPlan:
-    count = _whole(record, "count", 1, 64, "views")
+    count = _whole(record, "count", 1, MOST_VIEWS, "views")
     return ViewPlan(
         size_px=_whole(record, "size", 8, 2048, "views"),
         azimuth_offsets_deg=_numbers(record.get("azimuth_offsets_deg"), count, "views.azimuth_offsets_deg"),
@@ -209,7 +230,11 @@ def _true_image(record: object, where: str) -> TrueImage:
     )
 
 
-def _true_object(record: object, where: str) -> TrueObject:
+def _true_object(item: object, where: str) -> TrueObject:
+    record = checked(item, dict, where)
+    surface_kind: Literal["points", "mesh"] = "mesh" if "mesh" in record else "points"
+    if surface_kind == "mesh" and "points" in record:
+        raise InputError("bad_truth", f"{where} has both 'points' and 'mesh'; give one")
     return TrueObject(
         annotation=_whole(record, "annotation", 0, 2**31, where),
         shape=take(record, "shape", str, where),
@@ -221,10 +246,33 @@ def _true_object(record: object, where: str) -> TrueObject:
         camera=_camera(take(record, "camera", dict, where), f"{where}.camera"),
         visible_share=_number(record, "visible_share", 0.0, 1.0, where),
         mask=take(record, "mask_rle", str, where),
-        points=_path(record, "points", where),
+        surface=_path(record, surface_kind, where),
+        surface_kind=surface_kind,
         views=_path(record, "views", where),
+        view_cameras=_view_cameras(record, where),
+        symmetry_deg=_symmetry_deg(record, where),
         held_out=take(record, "held_out", bool, where),
     )
+
+
+def _symmetry_deg(record: dict[str, object], where: str) -> float:
+    if "symmetry_deg" not in record:
+        return NO_SYMMETRY_DEG
+    turn = _number(record, "symmetry_deg", 0.0, 360.0, where)
+    if turn and abs(360 / turn - round(360 / turn)) > 1e-3:
+        raise InputError("bad_truth", f"{where}.symmetry_deg is {turn}, allowed are 0 and 360 over a whole number")
+    return turn
+
+
+def _view_cameras(record: dict[str, object], where: str) -> Camera | None:
+    if "view_cameras" not in record:
+        return None
+    where = f"{where}.view_cameras"
+    rows = checked(record["view_cameras"], list, where)
+    if not 1 <= len(rows) <= MOST_VIEWS:
+        raise InputError("bad_truth", f"{where} has {len(rows)} cameras, allowed are 1 to {MOST_VIEWS}")
+    cameras = [_camera(checked(row, dict, f"{where}[{index}]"), f"{where}[{index}]") for index, row in enumerate(rows)]
+    return Camera(torch.cat([one.pose for one in cameras]), torch.cat([one.intrinsics for one in cameras]))
 
 
 def _camera(record: dict[str, object], where: str) -> Camera:

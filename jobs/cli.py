@@ -3,6 +3,7 @@
 import typer
 
 from jobs.demo import demo
+from jobs.evaluate import evaluate
 from jobs.run import run
 from jobs.train import train
 from jobs.world import world
@@ -13,6 +14,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(world)
 app.command()(demo)
+app.command()(evaluate)
 app.command()(train)
 
 

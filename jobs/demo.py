@@ -10,6 +10,7 @@ SCENES, SEED, OBJECTS = 3, 7, 8
 
 def demo(out: Annotated[Path, typer.Argument(help="Folder for the shard and the corpus.")] = Path("demo")) -> None:
     """Show the pipeline end to end on scenes whose truth is known; a few minutes on two cores."""
+    from jobs.evaluate import evaluate
     from jobs.run import run
     from jobs.scores import table
     from jobs.world import world
@@ -25,6 +26,7 @@ def demo(out: Annotated[Path, typer.Argument(help="Folder for the shard and the 
             raise
     for line in table(corpus):
         print(line)
+    evaluate(str(corpus), [str(shard.with_suffix(".truth"))])
     print(f"corpus: {corpus}/ (open {corpus}/index.html)")
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import mean
 
 import pyarrow.dataset as ds
 
@@ -20,13 +19,11 @@ COLUMNS = {
 
 
 def table(corpus: Path) -> Iterator[str]:
-    """One line an object, and the means; a dash where there is no truth to compare with."""
+    """One line an object; a dash where there is no truth to compare with."""
     names = ["object_id", "truth_caption", *COLUMNS]
     rows = ds.dataset(corpus / "objects").to_table(columns=names).sort_by("object_id").to_pylist()
     yield f"{'object':<20}{'truth':<18}" + "".join(f"{title:>11}" for title in COLUMNS.values())
     for row in rows:
         cells = (f"{row[name]:>11.3f}" if row[name] is not None else f"{'-':>11}" for name in COLUMNS)
         yield f"{row['object_id']:<20}{row['truth_caption'] or '-':<18}" + "".join(cells)
-    columns = ([row[name] for row in rows if row[name] is not None] for name in COLUMNS)
-    yield f"{'mean':<38}" + "".join(f"{mean(values):>11.3f}" if values else f"{'-':>11}" for values in columns)
     yield "ref/novel: render against photo/truth, dB and 0..1; Chamfer in longest sides, unsquared; see docs/corpus.md"

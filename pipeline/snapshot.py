@@ -3,7 +3,8 @@
     objects/*.parquet     one row per object: all metadata and scores
     assets/*.tar          WebDataset: <object>.json .png .mask.png .cloud.ply .glb .turntable.webp
     rejects/*.parquet     one row per item that stopped
-    snapshots/<id>.json   the commits it consists of and the files above; its id is the hash of the commits' digests
+    snapshots/<id>.json   the commits it consists of (stage, unit, digest, the cell's folder) and the files above; its
+                          id is the hash of the commits' digests
     snapshot.json         the newest of them
     index.html            gallery
 
@@ -84,7 +85,9 @@ def publish(
             "objects": len(finished),
             "rejects": len(rejected),
             "fingerprints": {name: made[0].fingerprint for name, made in commits.items() if made},
-            "commits": digests,
+            "commits": sorted(
+                [name, commit.unit, commit.digest, commit.folder] for name, made in commits.items() for commit in made
+            ),
             "files": sorted([*view_files(grouped), rejects]),
             "seconds": {name: round(sum(commit.seconds for commit in made), 3) for name, made in commits.items()},
         }
@@ -129,15 +132,23 @@ def write_missing(store: Store, grouped: Sequence[Group], say: Callable[[str], N
 
 def finished_objects(store: Store, unit: Unit) -> list[dict[str, Any]]:
     """Stage -> record, of every object of the unit that has come through all stages, in order."""
-    tables: dict[str, dict[str, Any]] = {}
-    for stage, record in OBJECT_RECORDS.items():
+    commits: dict[str, Commit] = {}
+    for stage in OBJECT_RECORDS:
         commit = store.commit_at(unit.inputs[stage].path)
         assert commit is not None, unit.inputs[stage].path
-        rows: list[Any] = store.read_part(commit.rows, record, unit.ids)
+        commits[stage] = commit
+    return joined(store, commits, unit.ids)
+
+
+def joined(store: Store, commits: Mapping[str, Commit], ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Stage -> record, of every one of `ids` that all commits have a row of, in order."""
+    tables: dict[str, dict[str, Any]] = {}
+    for stage, record in OBJECT_RECORDS.items():
+        rows: list[Any] = store.read_part(commits[stage].rows, record, ids)
         tables[stage] = {row.object_id: row for row in rows}
     return [
         {stage: table[item] for stage, table in tables.items()}
-        for item in unit.ids
+        for item in ids
         if all(item in table for table in tables.values())
     ]
 

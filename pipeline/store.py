@@ -53,6 +53,11 @@ class Commit:
     gpu_seconds: float
     versions: dict[str, str]
 
+    @property
+    def folder(self) -> str:
+        """Where its cell lies."""
+        return self.rows.path.rsplit("/", 1)[0]
+
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), indent=1, sort_keys=True).encode() + b"\n"
 
@@ -62,11 +67,17 @@ class Commit:
         return cls(**{**values, "rows": Part(**values["rows"]), "rejects": Part(**values["rejects"])})
 
 
-def open_store(location: str) -> obstore.store.ObjectStore:
-    """The object store at a local path or a URL (s3:// gs:// az://); credentials come from the environment."""
+def open_store(location: str, *, create: bool = False) -> obstore.store.ObjectStore:
+    """The object store at a local path or a URL (s3:// gs:// az://); credentials come from the environment.
+
+    Raises: FileNotFoundError for a local folder that is not there, unless `create`.
+    """
     if "://" in location and not location.startswith("file://"):
         return from_url(location)
-    return LocalStore(Path(location.removeprefix("file://")).absolute(), mkdir=True)
+    folder = Path(location.removeprefix("file://")).absolute()
+    if not create and not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}")
+    return LocalStore(folder, mkdir=create)
 
 
 class Store:
@@ -74,7 +85,7 @@ class Store:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self._store = open_store(root)
+        self._store = open_store(root, create=True)
 
     # plain objects
 

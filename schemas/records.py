@@ -126,15 +126,57 @@ class ScoreRecord:
     clip_similarity: Annotated[float, pa.float64(), "cosine; mean over turntable views against the crop"]
     truth_caption: Annotated[str | None, pa.string(), "null if no truth; the true object's caption"]
     mask_iou: Annotated[float | None, pa.float64(), "null if no truth; 0 to 1, mask against the true visible mask"]
-    azimuth_error_deg: Annotated[float | None, pa.float64(), "null if no truth; degrees, 0 to 180"]
+    azimuth_error_deg: Annotated[
+        float | None, pa.float64(), "null if no truth; degrees, 0 to 180, up to the true shape's symmetry"
+    ]
     lift_chamfer: Annotated[float | None, pa.float64(), "null if no truth; as chamfer, of the cloud"]
     chamfer: Annotated[float | None, pa.float64(), "null if no truth; longest sides, unsquared, mean of both ways"]
     fscore_5pct: Annotated[float | None, pa.float64(), "null if no truth; 0 to 1, threshold 0.05 longest sides"]
-    novel_psnr_db: Annotated[float | None, pa.float64(), "null if no truth; dB, 8 views around, on white"]
+    novel_psnr_db: Annotated[float | None, pa.float64(), "null if no truth; dB, the true object's views, on white"]
     novel_mask_iou: Annotated[float | None, pa.float64(), "null if no truth; 0 to 1, the same views"]
     normalization: Annotated[str, pa.string(), "how both shapes were brought into one frame before comparing"]
     render_png: Annotated[bytes, pa.binary(), "PNG, RGBA, the field at the reference camera"]
     turntable_webp: Annotated[bytes, pa.binary(), "animated WebP, the field all round, on white"]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRecord:
+    """evaluate: the numbers of one finished object that a summary of the corpus is made of."""
+
+    object_id: Annotated[str, pa.string(), "the object"]
+    caption: Annotated[str, pa.string(), "BLIP's sentence"]
+    truth_caption: Annotated[str | None, pa.string(), "null if no truth; the true object's caption"]
+    unseen_pair: Annotated[
+        bool | None, pa.bool_(), "null if no truth; whether the mini networks never saw this shape in this colour"
+    ]
+    mask_iou: Annotated[float | None, pa.float64(), "null if no truth; 0 to 1, mask against the true visible mask"]
+    caption_shape_accuracy: Annotated[
+        float | None, pa.float64(), "null if the truth gives no shape; 1 if the caption names it and no other, else 0"
+    ]
+    caption_color_accuracy: Annotated[
+        float | None, pa.float64(), "null if the truth gives no colour; 1 if the caption names it and no other, else 0"
+    ]
+    inversion_gain: Annotated[
+        float | None, pa.float64(), "null if the loss before was 0; 1 - denoising loss after / before, 1 or less"
+    ]
+    inversion_improved: Annotated[float, pa.float64(), "1 if the denoising loss is lower after than before, else 0"]
+    lift_chamfer: Annotated[float | None, pa.float64(), "null if no truth; as chamfer, of the cloud"]
+    azimuth_error_deg: Annotated[
+        float | None, pa.float64(), "null if no truth; degrees, 0 to 180, up to the true shape's symmetry"
+    ]
+    azimuth_within_20deg: Annotated[
+        float | None, pa.float64(), "null if no truth; 1 if that error is 20 or less, else 0"
+    ]
+    reference_psnr_db: Annotated[
+        float, pa.float64(), "dB; render at the reference camera against the crop, both on white"
+    ]
+    novel_psnr_db: Annotated[float | None, pa.float64(), "null if no truth; dB, the true object's views, on white"]
+    novel_mask_iou: Annotated[float | None, pa.float64(), "null if no truth; 0 to 1, the same views"]
+    chamfer: Annotated[float | None, pa.float64(), "null if no truth; longest sides, unsquared, mean of both ways"]
+    fscore_5pct: Annotated[float | None, pa.float64(), "null if no truth; 0 to 1, threshold 0.05 longest sides"]
+    seconds_per_object: Annotated[
+        float, pa.float64(), "seconds of all stages from segment on; of each, those of its cell by the cell's objects"
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,5 +200,6 @@ Record = (
     | FieldRecord
     | MeshRecord
     | ScoreRecord
+    | EvaluationRecord
     | RejectRecord
 )

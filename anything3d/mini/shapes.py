@@ -33,6 +33,11 @@ TINT = 0.035  # largest change of one channel, per object
 SHADE = 0.72  # factor of a darker part
 CREAM: Vector = (0.86, 0.80, 0.66)
 GREY: Vector = (0.42, 0.42, 0.44)
+SYMMETRY_DEG = {  # smallest turn about y that leaves the shape as it is; 0: any turn, 360: none
+    **dict.fromkeys(("sphere", "cylinder", "cone", "torus", "mushroom", "bottle", "lamp"), 0.0),
+    **dict.fromkeys(("box", "pyramid", "table", "capsule", "dumbbell"), 180.0),
+    "mug": 360.0,
+}
 UNSEEN_SHARE = 0.5  # of a held-out scene's objects, that are of a pair never trained on
 
 ALL_PAIRS = tuple((shape, color) for shape in SHAPES for color in COLORS)

@@ -30,7 +30,7 @@ from anything3d.mini.annotations import Annotated, annotate, regions_of, to_json
 from anything3d.mini.draw import integer, pick
 from anything3d.mini.photo import Photo, render_objects, render_scene, sample_points
 from anything3d.mini.scene import Placed, Scene, sample_scene
-from anything3d.mini.shapes import HELD_OUT_PAIRS
+from anything3d.mini.shapes import HELD_OUT_PAIRS, SYMMETRY_DEG
 from anything3d.mini.words import caption
 
 SPLITS = ("training", "held-out")
@@ -168,6 +168,7 @@ def _object_record(scene: Scene, index: int, photo: Photo, counts: str) -> dict[
         "camera": {"pose": camera.pose[0].tolist(), "intrinsics": camera.intrinsics[0].tolist()},
         "visible_share": int((photo.label[0] == index + 1).sum()) / silhouette,
         "mask_rle": counts,
+        "symmetry_deg": SYMMETRY_DEG[item.shape],
         "held_out": (item.shape, item.color) in HELD_OUT_PAIRS,
     }
 

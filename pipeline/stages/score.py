@@ -1,11 +1,12 @@
 """score: every object against its own photo, and against the ground truth that lies beside a mini-world shard."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 from anything3d import mask, truth
 from anything3d.cloud import from_ply
-from anything3d.errors import Anything3DError
+from anything3d.errors import Anything3DError, InputError
 from anything3d.field import Field
 from anything3d.image import crops_from_png, encode_png, encode_webp
 from anything3d.mesh import from_glb
@@ -25,7 +26,7 @@ TURNTABLE_FPS = 6.0
 
 class ScoreStage:
     name = "score"
-    version = 1
+    version = 2
     reads = ("segment", "lift", "reconstruct", "mesh", "truth")
     record = ScoreRecord
 
@@ -48,21 +49,20 @@ class ScoreStage:
         return outcomes
 
     def _score(self, item: Item, truth_path: str | None) -> ScoreRecord:
-        row, cloud, field, mesh = item
-        made = Reconstruction(
-            crop=crops_from_png([row.crop_png])[0],
-            reference=reference_cameras([cloud]),
-            cloud=from_ply(cloud.cloud_ply),
-            field=Field.from_bytes(field.field),
-            mesh=from_glb(mesh.glb),
-        )
-        found = _find_truth(row, truth_path) if truth_path else None
-        target = _read_target(found, truth_path) if found and truth_path else None
-        scored = self._scorer(made, target, generators(self._seed, self.name, [row.object_id])[0])
+        row = item[0]
+        found = find_truth(row, _read_truth(truth_path)) if truth_path else None
+        target = read_target(found, truth_path) if found and truth_path else None
+        scored = self._scorer(reconstruction(item), target, generators(self._seed, self.name, [row.object_id])[0])
         return _record(row.object_id, scored, found)
 
 
-Found = tuple[truth.ViewPlan, truth.TrueObject, float]
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The true object that a mask shows."""
+
+    plan: truth.ViewPlan
+    item: truth.TrueObject
+    mask_iou: float
 
 
 @lru_cache(maxsize=4)
@@ -70,22 +70,41 @@ def _read_truth(path: str) -> truth.Truth:
     return truth.read(source.read(path))
 
 
-def _find_truth(row: ObjectRecord, path: str) -> Found | None:
-    """The true object that the mask shows, with the IoU of their masks; None where the truth has none."""
-    known = _read_truth(path)
+def reconstruction(item: Item) -> Reconstruction:
+    """One object as its rows have it."""
+    row, cloud, field, mesh = item
+    return Reconstruction(
+        crop=crops_from_png([row.crop_png])[0],
+        reference=reference_cameras([cloud]),
+        cloud=from_ply(cloud.cloud_ply),
+        field=Field.from_bytes(field.field),
+        mesh=from_glb(mesh.glb),
+    )
+
+
+def find_truth(row: ObjectRecord, known: truth.Truth) -> Found | None:
+    """The true object that the mask shows; None where the truth has none."""
     image = known.images.get(row.image_id)
     if image is None:
         return None
     pixels = mask.decode(row.mask_rle, row.image_height, row.image_width)
     index = truth.match(image, pixels)
-    return None if index is None else (known.plan, image.objects[index], float(truth.mask_ious(image, pixels)[index]))
+    if index is None:
+        return None
+    return Found(known.plan, image.objects[index], float(truth.mask_ious(image, pixels)[index]))
 
 
-def _read_target(found: Found, truth_path: str) -> truth.Target:
-    """The true object's surface and views, which lie beside truth.json."""
-    plan, item, _ = found
-    folder = truth_path.rsplit("/", 1)[0]
-    return truth.target(plan, item, source.read(f"{folder}/{item.points}"), source.read(f"{folder}/{item.views}"))
+def read_target(found: Found, truth_path: str) -> truth.Target:
+    """The true object's surface and views, which lie beside truth.json.
+
+    Raises: InputError("bad_truth") if one is missing or broken.
+    """
+    folder, item = truth_path.rsplit("/", 1)[0], found.item
+    try:
+        surface, views = source.read(f"{folder}/{item.surface}"), source.read(f"{folder}/{item.views}")
+    except FileNotFoundError as error:
+        raise InputError("bad_truth", f"{truth_path} names {item.surface} and {item.views}; one is missing") from error
+    return truth.target(found.plan, item, surface, views)
 
 
 def _record(object_id: str, scored: Scored, found: Found | None) -> ScoreRecord:
@@ -95,8 +114,8 @@ def _record(object_id: str, scored: Scored, found: Found | None) -> ScoreRecord:
         scored.reference_psnr_db,
         scored.reference_mask_iou,
         scored.clip_similarity,
-        found[1].caption if found else None,
-        found[2] if found else None,
+        found.item.caption if found else None,
+        found.mask_iou if found else None,
         true.azimuth_error_deg if true else None,
         true.lift_chamfer if true else None,
         true.chamfer if true else None,

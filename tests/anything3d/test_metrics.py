@@ -113,6 +113,13 @@ def test_angles_differ_by_the_shorter_way_round():
     torch.testing.assert_close(angle_difference_deg(a, b), torch.tensor([20.0, 180.0, 0.0]))
 
 
+def test_angles_a_period_apart_are_the_same():
+    a, b = torch.tensor([350.0, 0.0, 100.0, 45.0]), torch.tensor([10.0, 180.0, 0.0, 315.0])
+    torch.testing.assert_close(angle_difference_deg(a, b, 180.0), torch.tensor([20.0, 0.0, 80.0, 90.0]))
+    torch.testing.assert_close(angle_difference_deg(a, b, 90.0), torch.tensor([20.0, 0.0, 10.0, 0.0]))
+    assert angle_difference_deg(a, b, 0.0).tolist() == [0.0] * 4
+
+
 def test_bootstrap_interval_of_a_normal_sample_is_about_two_standard_errors_wide():
     values = torch.randn(400, generator=generator()) * 3 + 5
     result = summary(values, generator())

@@ -14,7 +14,16 @@ from anything3d.mesh import Mesh, MeshConfig, extract
 from anything3d.metrics import sample_surface
 from anything3d.mini import clip as mini
 from anything3d.render import RenderConfig, composite, render
-from anything3d.score import NORMALIZATION, Reconstruction, ScoreConfig, Scorer, frame_turn, load_scorer
+from anything3d.score import (
+    NORMALIZATION,
+    Reconstruction,
+    ScoreConfig,
+    Scorer,
+    against_truth,
+    azimuth_error_deg,
+    frame_turn,
+    load_scorer,
+)
 from anything3d.truth import Target
 from anything3d.weights import Place
 
@@ -76,7 +85,7 @@ def made() -> Reconstruction:
 def target(made: Reconstruction) -> Target:
     angles = torch.tensor([0.0, 90.0, 180.0, 270.0]) + AZIMUTH
     cameras = orbit(angles, *(torch.full((4,), value) for value in (20.0, 2.7, 39.6)))
-    return Target(slab(0.0, seed=1).points[0], rgba(made.field, cameras), cameras, AZIMUTH, ELEVATION)
+    return Target(slab(0.0, seed=1).points[0], rgba(made.field, cameras), cameras, AZIMUTH, ELEVATION, 360.0)
 
 
 def generator() -> torch.Generator:
@@ -122,6 +131,16 @@ def test_a_wrong_reference_camera_costs_in_every_number(scorer: Scorer, made: Re
     assert wrong.truth.chamfer > 2 * right.truth.chamfer
     assert wrong.truth.fscore_5pct < 0.8
     assert wrong.truth.novel_psnr_db < 15
+
+
+@pytest.mark.parametrize(("symmetry_deg", "error"), [(360.0, 170.0), (180.0, 10.0), (90.0, 10.0), (0.0, 0.0)])
+def test_the_azimuth_counts_up_to_the_true_shapes_symmetry(target: Target, symmetry_deg: float, error: float):
+    found = azimuth_error_deg(camera(AZIMUTH + 170), replace(target, symmetry_deg=symmetry_deg))
+    assert found == pytest.approx(error, abs=1e-3)
+
+
+def test_the_truths_numbers_alone_are_those_of_the_whole_score(scorer: Scorer, made: Reconstruction, target: Target):
+    assert against_truth(made, target, scorer.config, generator()) == scorer(made, target, generator()).truth
 
 
 def test_size_and_place_of_the_mesh_do_not_count(scorer: Scorer, made: Reconstruction, target: Target):

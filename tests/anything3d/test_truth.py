@@ -11,6 +11,7 @@ from anything3d.camera import orbit
 from anything3d.cloud import Cloud, to_ply
 from anything3d.errors import InputError
 from anything3d.image import encode_png
+from anything3d.mesh import Mesh, to_glb
 
 
 def square(top: int, left: int, side: int = 4) -> torch.Tensor:
@@ -87,6 +88,14 @@ def test_a_sound_file_is_read():
         ("images.sa_1.objects.0.held_out", 0, "expected bool"),
         ("images.sa_1.objects.1.points", "../../etc/passwd", "below truth.json's folder"),
         ("images.sa_1.objects.1.views", "/views/a.png", "below truth.json's folder"),
+        ("images.sa_1.objects.1.mesh", "meshes/a.glb", "both 'points' and 'mesh'"),
+        ("images.sa_1.objects", [7], r"objects\[0\].*expected dict"),
+        ("images.sa_1.objects.0.symmetry_deg", 361, "allowed are 0.0 to 360"),
+        ("images.sa_1.objects.0.symmetry_deg", 100, "360 over a whole number"),
+        ("images.sa_1.objects.0.symmetry_deg", True, "expected float"),
+        ("images.sa_1.objects.0.view_cameras", [], "0 cameras, allowed are 1 to 64"),
+        ("images.sa_1.objects.0.view_cameras", [7], r"view_cameras\[0\].*expected dict"),
+        ("images.sa_1.objects.0.view_cameras", [{"intrinsics": [1, 1, 0.5, 0.5]}], r"view_cameras\[0\] has no 'pose'"),
         ("images.sa_1.objects.1.camera.pose", [[1, 0, 0, 0]] * 4, "not a rotation"),
         ("images.sa_1.objects.1.camera.pose", [[1, 0, 0, 0]] * 3, "3 rows"),
         ("images.sa_1.objects.1.camera.intrinsics", [1, 1, 0.5], "expected 4"),
@@ -113,6 +122,10 @@ def test_a_missing_value_and_no_json_at_all_are_refused():
     root = record()
     del root["images"]["sa_1"]["objects"][0]["mask_rle"]
     with pytest.raises(InputError, match=r"objects\[0\].*mask_rle"):
+        read(root)
+    root = record()
+    del root["images"]["sa_1"]["objects"][1]["points"]
+    with pytest.raises(InputError, match=r"objects\[1\].*points"):
         read(root)
     for data in (b"", b"{", b"[]", b"\xff\xfe"):
         with pytest.raises(InputError, match="bad_truth"):
@@ -150,3 +163,44 @@ def test_a_target_holds_the_views_in_order_with_their_cameras():
     torch.testing.assert_close(target.cameras.pose[1:2], expected.pose)
     with pytest.raises(InputError, match="expected"):
         truth.target(found.plan, item, to_ply(cloud), encode_png(strip[:, :48]))
+
+
+def test_symmetry_is_optional_and_none_without_it_and_words_may_be_unknown():
+    root = record()
+    first = root["images"]["sa_1"]["objects"][0]
+    first |= {"symmetry_deg": 72, "shape": "", "color": "", "caption": ""}
+    one, two = read(root).images["sa_1"].objects
+    assert (one.symmetry_deg, two.symmetry_deg) == (72.0, 360.0)
+    assert (one.shape, one.color, one.caption) == ("", "", "")
+
+
+def test_a_mesh_and_cameras_of_its_own_make_a_target_too():
+    root = record()
+    item = root["images"]["sa_1"]["objects"][1]
+    del item["points"]
+    eyes = orbit(torch.tensor([10.0, 77.0]), *(torch.full((2,), value) for value in (5.0, 1.7, 45.0)))
+    item |= {
+        "mesh": "meshes/a.glb",
+        "view_cameras": [
+            {"pose": eyes.pose[view].tolist(), "intrinsics": eyes.intrinsics[view].tolist()} for view in range(2)
+        ],
+    }
+    found = read(root)
+    item = found.images["sa_1"].objects[1]
+    assert (item.surface, item.surface_kind) == ("meshes/a.glb", "mesh")
+    # a triangle in the plane z = 0.25 with legs 1 and 0.5
+    corners = torch.tensor([[0.0, 0, 0.25], [1, 0, 0.25], [0, 0.5, 0.25]])
+    glb = to_glb(Mesh(corners, torch.tensor([[0, 1, 2]]), torch.full((3, 3), 0.5)))
+    strip = torch.zeros(16, 32, 4, dtype=torch.uint8)
+    target = truth.target(found.plan, item, glb, encode_png(strip))
+    assert target.points.shape == (truth.MESH_POINTS, 3)
+    assert bool(((target.points[:, 0] + 2 * target.points[:, 1]) <= 1 + 1e-5).all())
+    torch.testing.assert_close(target.points.mean(0), torch.tensor([1 / 3, 1 / 6, 0.25]), rtol=0, atol=0.01)
+    assert torch.equal(target.points, truth.target(found.plan, item, glb, encode_png(strip)).points)
+    torch.testing.assert_close(target.cameras.pose, eyes.pose)
+    torch.testing.assert_close(target.cameras.intrinsics, eyes.intrinsics)
+    with pytest.raises(InputError, match=r"expected \(16, 32, 4\)"):
+        truth.target(found.plan, item, glb, encode_png(torch.zeros(16, 64, 4, dtype=torch.uint8)))
+    flat = to_glb(Mesh(corners[[0, 0, 0]], torch.tensor([[0, 1, 2]]), torch.full((3, 3), 0.5)))
+    with pytest.raises(InputError, match=r"a\.glb has no surface"):
+        truth.target(found.plan, item, flat, encode_png(strip))

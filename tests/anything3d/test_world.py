@@ -17,7 +17,7 @@ from anything3d.errors import ConfigError
 from anything3d.image import ImageLimits, decode_image, decode_png
 from anything3d.mini.annotations import crops, grid_points
 from anything3d.mini.scene import sample_scene
-from anything3d.mini.shapes import HELD_OUT_PAIRS, make_object
+from anything3d.mini.shapes import HELD_OUT_PAIRS, SYMMETRY_DEG, make_object
 from anything3d.mini.solids import distance
 from anything3d.mini.trace import sample_surface
 from anything3d.mini.words import COLORS, SHAPES
@@ -125,7 +125,7 @@ def test_the_truths_surface_lies_where_the_photo_shows_it_and_at_its_depth(world
         depth = _depth(folder / "depth" / f"{image_id}.png")
         for item, scale in zip(image.objects, image_scales, strict=True):
             visible = mask.decode(item.mask, height, width) & (depth > 0)
-            points = from_ply((folder / item.points).read_bytes()).points
+            points = from_ply((folder / item.surface).read_bytes()).points
             assert (project(item.camera, points)[1] > 0).all()
             # back from pixels and depths to the object's surface
             origin, direction = (part[0] for part in rays(item.camera, height, width))
@@ -150,7 +150,7 @@ def test_surfaces_are_canonical_and_views_show_the_object(world, known):
         for item in image.objects:
             folder = world.with_suffix(".truth")
             found = truth.target(
-                known.plan, item, (folder / item.points).read_bytes(), (folder / item.views).read_bytes()
+                known.plan, item, (folder / item.surface).read_bytes(), (folder / item.views).read_bytes()
             )
             low, high = found.points.min(0).values, found.points.max(0).values
             assert float((high - low).max()) == pytest.approx(1, abs=0.02)
@@ -202,6 +202,29 @@ def test_a_shape_is_centred_with_longest_side_one_and_its_surface_is_its_zero_se
     assert float((high - low).max()) == pytest.approx(1, abs=0.03)
     assert ((low + high) / 2).abs().max() < 0.03
     assert distance(body, points).abs().max() < 2e-3
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_shape_is_the_same_after_its_turn_of_symmetry_and_after_no_smaller_one(shape):
+    generator = torch.Generator().manual_seed(11)
+    body = make_object(shape, "red", generator).body
+    points = sample_surface(body, 2048, generator)
+    away = {turn: float(distance(body, turned(points, turn)).abs().max()) for turn in (37.0, 90.0, 180.0)}
+    same = {turn: most < 4e-3 for turn, most in away.items()}
+    assert same == {turn: SYMMETRY_DEG[shape] in (0.0, turn) for turn in away}, away
+
+
+def turned(points: torch.Tensor, degrees: float) -> torch.Tensor:
+    """[3, N] points, turned about y."""
+    angle = torch.deg2rad(torch.tensor(degrees))
+    x, y, z = points
+    return torch.stack([x * angle.cos() + z * angle.sin(), y, z * angle.cos() - x * angle.sin()])
+
+
+def test_the_truth_says_each_objects_symmetry(known):
+    objects = [item for image in known.images.values() for item in image.objects]
+    assert {item.symmetry_deg for item in objects} <= {0.0, 180.0, 360.0}
+    assert all(item.symmetry_deg == SYMMETRY_DEG[item.shape] for item in objects)
 
 
 def test_splits_have_different_photos_and_arguments_have_limits(tmp_path):

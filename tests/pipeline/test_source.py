@@ -177,3 +177,9 @@ def test_errors_of_a_shard_are_input_errors(tmp_path):
     path: Path = tmp_path / "x.tar"
     path.write_bytes(b"\1" * 1024)
     assert [type(found) for found in scan(Shard(str(path)))] == [InputError]
+
+
+def test_what_is_not_there_has_no_digest_and_its_folder_is_not_made(tmp_path):
+    assert digest(str(tmp_path / "world.truth" / "truth.json")) == ""
+    assert digest(str(tmp_path / "truth.json")) == ""
+    assert list(tmp_path.iterdir()) == []

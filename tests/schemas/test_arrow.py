@@ -49,4 +49,4 @@ def test_the_objects_table_has_each_column_once_the_id_first_and_no_large_binari
 
 
 def test_the_id_is_the_first_column_of_every_record():
-    assert [fields(record)[0].name for record in RECORDS] == ["image_id", *["object_id"] * 7, "item_id"]
+    assert [fields(record)[0].name for record in RECORDS] == ["image_id", *["object_id"] * 8, "item_id"]

@@ -1,0 +1,69 @@
+"""`anything3d evaluate`: how good a corpus is, against objects whose shape is known."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.evaluate import Evaluation
+
+TITLES = (
+    f"{'metric':<24}{'mean':>10}   {'95 % of the mean':<22}{'median':>10}{'n':>7}{'mean, unseen pairs':>21}{'n':>7}"
+)
+
+
+def evaluate(
+    corpus: Annotated[str, typer.Argument(help="The --out of `anything3d run`: a folder or s3://bucket/prefix.")],
+    truth: Annotated[
+        list[str],
+        typer.Option(
+            help="What is known of the objects: a folder X.truth or its truth.json, local or URL; repeatable."
+        ),
+    ],
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the summary to this file too.", dir_okay=False)
+    ] = None,
+) -> None:
+    """Compare the corpus's newest snapshot with the truth; the numbers of every object go to CORPUS/evaluation/."""
+    import json
+    from dataclasses import asdict
+
+    from anything3d.errors import Anything3DError
+    from pipeline.evaluate import evaluate as evaluate_corpus
+
+    try:
+        found = evaluate_corpus(corpus, truth, say=lambda line: typer.echo(line, err=True))
+    except Anything3DError as error:
+        typer.echo(f"anything3d: {error}", err=True)
+        raise typer.Exit(2) from error
+    for line in lines(found):
+        print(line)
+    if json_file:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(asdict(found), indent=1) + "\n")
+
+
+def lines(found: "Evaluation") -> Iterator[str]:
+    """One line a metric, then what the means are over."""
+    from anything3d.evaluate import METRICS
+
+    yield TITLES
+    for name in METRICS:
+        one, unseen = found.summary.get(name), found.summary_unseen_pairs.get(name)
+        spread = f"{one.low:.3f} .. {one.high:.3f}" if one else "-"
+        yield (
+            f"{name:<24}{_number(one.mean if one else None)}   {spread:<22}{_number(one.median if one else None)}"
+            f"{one.n if one else 0:>7}{_number(unseen.mean if unseen else None):>21}{unseen.n if unseen else 0:>7}"
+        )
+    yield f"snapshot {found.snapshot}: {found.objects} objects, {found.without_truth} of them without truth"
+    yield "95 % of the mean: bootstrap over objects; unseen pairs: shape and colour never trained on together"
+
+
+def _number(value: float | None) -> str:
+    return f"{'-' if value is None else f'{value:.3f}':>10}"
+
+
+if __name__ == "__main__":
+    typer.run(evaluate)

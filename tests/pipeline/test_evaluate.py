@@ -1,0 +1,317 @@
+"""evaluate on a corpus of real cells whose objects are the truth itself, so that every number is known beforehand."""
+
+import json
+import shutil
+from dataclasses import asdict
+from functools import partial
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from anything3d import truth
+from anything3d.camera import POINT_E_FOV_DEG, orbit
+from anything3d.cloud import Cloud, from_ply, to_ply
+from anything3d.errors import ConfigError, InputError
+from anything3d.evaluate import METRICS
+from anything3d.field import Field, FieldConfig
+from anything3d.mini.world import write_world
+from jobs.cli import app
+from pipeline import cell
+from pipeline.config import load
+from pipeline.evaluate import evaluate
+from pipeline.run import shard_unit
+from pipeline.snapshot import publish
+from pipeline.stages import load as load_stage
+from pipeline.stages import recipes
+from pipeline.stages.score import find_truth
+from pipeline.store import Store
+from pipeline.unit import slices
+from schemas.records import CaptionRecord, CloudRecord, ConceptRecord, FieldRecord, ObjectRecord
+
+QUICK = ("segment.crop_size=32", "segment.max_edges=4", "segment.min_area_px=64", "score.size_px=16", "score.views=1")
+CONFIG = load([], QUICK)  # none of them shapes the numbers against the truth
+TRUTH_NUMBERS = ("lift_chamfer", "azimuth_error_deg", "novel_psnr_db", "novel_mask_iou", "chamfer", "fscore_5pct")
+WRONG_AZIMUTH_DEG = 30.0
+VIEW_PX = 32
+
+
+def quiet(line: str) -> None:
+    """Whom progress is told."""
+
+
+class Told:
+    """A stage whose rows are told: one function from an object's id to its row."""
+
+    version = 1
+
+    def __init__(self, name, row):
+        self.name, self._row = name, row
+        self.reads, self.record = recipes(CONFIG)[name].reads, recipes(CONFIG)[name].record
+
+    def __call__(self, items, unit, checkpoint):
+        return [[self._row(item[0].object_id)] for item in items]
+
+
+def camera_row(item, wrong_deg=0.0):
+    focal = float(orbit(*(torch.tensor([value]) for value in (0.0, 0.0, 1.0, POINT_E_FOV_DEG))).intrinsics[0, 0])
+    return (item.azimuth_deg + wrong_deg, item.elevation_deg, 2.7, focal, focal, 0.5, 0.5)
+
+
+def shrink_views(folder):
+    """Truth with views of VIEW_PX: what takes the time is rendering them."""
+    body = json.loads((folder / "truth.json").read_bytes())
+    body["views"]["size"] = VIEW_PX
+    (folder / "truth.json").write_text(json.dumps(body))
+    for path in (folder / "views").iterdir():
+        Image.open(path).resize((body["views"]["count"] * VIEW_PX, VIEW_PX)).save(path)
+
+
+class World:
+    """A shard with its truth, and a corpus of three of its true objects and of one mask that is none of them."""
+
+    def __init__(self, folder):
+        self.shard, self.truth, self.corpus = folder / "world.tar", folder / "world.truth", folder / "corpus"
+        write_world(self.shard, scenes=3, seed=4, held_out=True, size=128)
+        shrink_views(self.truth)
+        self.says = truth.read((self.truth / "truth.json").read_bytes())
+        self.items = {
+            f"{image_id}-{item.annotation:04d}": item
+            for image_id, image in self.says.images.items()
+            for item in image.objects
+        }
+        self.store = Store(str(self.corpus))
+        self.commits = {}
+        self._make()
+
+    def _make(self):
+        shard = self._run("index", shard_unit(str(self.shard)))
+        (images,) = slices(shard, self._ids(shard, "index", "image_id"), 64)
+        segmented = self._run("segment", images)
+        rows = self.store.read_part(self.commits["segment"][0].rows, ObjectRecord)
+        true = [row.object_id for row in rows if row.object_id in self.items]
+        self.known = [  # of an unseen pair; not turned by symmetry; and one more
+            next(item for item in true if self.items[item].held_out),
+            next(item for item in true if not self.items[item].held_out and self.items[item].symmetry_deg > 0),
+            next(item for item in true if not self.items[item].held_out and self.items[item].symmetry_deg == 0),
+        ]
+        self.stranger = next(row.object_id for row in rows if find_truth(row, self.says) is None)
+        units = [self._finish(unit) for unit in slices(segmented, [*self.known, self.stranger], 2)]
+        self.snapshot = publish(self.store, units, self.commits, [], "", quiet)
+
+    def _finish(self, unit):
+        for name in ("caption", "invert", "lift", "reconstruct"):
+            unit = self._run(name, unit, Told(name, getattr(self, f"_{name}")))
+        for name in ("mesh", "score"):
+            unit = self._run(name, unit)
+        return unit
+
+    def _run(self, name, unit, stage=None):
+        recipe = recipes(CONFIG)[name]
+        load = (lambda: stage) if stage else partial(load_stage, name, CONFIG.to_json(), "cpu")
+        commit, _ = cell.run(recipe, unit, self.store, load)
+        assert commit.counts["rows"] > 0
+        self.commits.setdefault(name, []).append(commit)
+        return cell.as_input(recipe, unit, commit)
+
+    def _ids(self, unit, stage, column):
+        return self.store.read_column(self.store.commit_at(unit.inputs[stage].path).rows, column)
+
+    def _ply(self, object_id):
+        item = self.items.get(object_id) or self.items[self.known[0]]
+        return (self.truth / item.surface).read_bytes(), item
+
+    def _caption(self, object_id):
+        item = self.items.get(object_id)
+        return CaptionRecord(object_id, f"a {item.color} thing" if item else "a red mug", -1.0)
+
+    def _invert(self, object_id):
+        return ConceptRecord(object_id, b"", 0.5, 0.4 if object_id in self.items else 0.6, 1)
+
+    def _lift(self, object_id):
+        ply, item = self._ply(object_id)
+        wrong = WRONG_AZIMUTH_DEG if object_id == self.known[1] else 0.0
+        return CloudRecord(object_id, ply, 8192, 0, 1.0, *camera_row(item, wrong))
+
+    def _reconstruct(self, object_id):
+        field = Field.from_cloud(from_ply(self._ply(object_id)[0]), FieldConfig(resolution=32, half=0.6))
+        return FieldRecord(object_id, field.to_bytes(0), 1, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> World:
+    return World(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def same_truth(world):
+    """The evaluation against the truth that the score stage has read, and its table."""
+    found = evaluate(str(world.corpus), [str(world.truth)], quiet)
+    return found, table(world)
+
+
+def table(world) -> dict[str, dict]:
+    rows = pq.read_table(world.corpus / "evaluation" / f"{world.snapshot.id}.parquet").to_pylist()
+    return {row["object_id"]: row for row in rows}
+
+
+def test_every_finished_object_has_a_row_and_strangers_have_no_truth(world, same_truth):
+    found, rows = same_truth
+    assert sorted(rows) == sorted([*world.known, world.stranger])
+    assert (found.snapshot, found.objects, found.without_truth) == (world.snapshot.id, 4, 1)
+    assert found.truth == (str(world.truth / "truth.json"),)
+    stranger = rows[world.stranger]
+    null = {name for name, value in stranger.items() if value is None}
+    assert null == {"truth_caption", "unseen_pair", "mask_iou", "caption_shape_accuracy", "caption_color_accuracy",
+                    "azimuth_within_20deg", *TRUTH_NUMBERS}  # fmt: skip
+    assert [rows[item]["truth_caption"] for item in world.known] == [world.items[item].caption for item in world.known]
+
+
+def test_the_numbers_are_those_of_objects_that_are_the_truth_with_one_camera_wrong(world, same_truth):
+    _, rows = same_truth
+    for item in world.known:
+        row, wrong = rows[item], WRONG_AZIMUTH_DEG if item == world.known[1] else 0.0
+        assert row["mask_iou"] == 1
+        assert (row["caption_shape_accuracy"], row["caption_color_accuracy"]) == (0, 1)
+        assert row["inversion_gain"] == pytest.approx(0.2)
+        assert row["inversion_improved"] == 1
+        assert row["azimuth_error_deg"] == pytest.approx(wrong, abs=1e-3)
+        assert row["azimuth_within_20deg"] == (wrong == 0)
+        if wrong == 0:
+            assert row["lift_chamfer"] < 0.02  # two draws of 4096 from the same 8192 points
+            assert row["fscore_5pct"] > 0.9
+            assert row["novel_mask_iou"] > 0.8
+    assert rows[world.stranger]["inversion_gain"] == pytest.approx(-0.2)
+    assert rows[world.stranger]["inversion_improved"] == 0
+
+
+def test_the_summary_is_the_mean_over_those_that_have_the_number(world, same_truth):
+    found, rows = same_truth
+    for name in METRICS:
+        values = [row[name] for row in rows.values() if row[name] is not None]
+        unseen = [row[name] for row in rows.values() if row["unseen_pair"] and row[name] is not None]
+        assert found.summary[name].n == len(values) == (4 if rows[world.stranger][name] is not None else 3)
+        assert found.summary[name].mean == pytest.approx(sum(values) / len(values))
+        assert found.summary_unseen_pairs[name].n == len(unseen) > 0
+        assert found.summary_unseen_pairs[name].mean == pytest.approx(sum(unseen) / len(unseen))
+    assert found.summary["azimuth_error_deg"].mean == pytest.approx(10, abs=1e-3)  # 30 of one of three
+    assert found.summary["azimuth_within_20deg"].mean == pytest.approx(2 / 3)
+    assert found.summary["inversion_gain"].mean == pytest.approx(0.1)  # three times 0.2, once -0.2
+    assert found.summary["inversion_improved"].mean == 0.75
+
+
+def test_seconds_are_the_cells_shared_by_their_objects(world, same_truth):
+    _, rows = same_truth
+    (segment,) = world.commits["segment"]
+    for place, some in enumerate([world.known[:2], [world.known[2], world.stranger]]):
+        later = [world.commits[name][place] for name in ("caption", "invert", "lift", "reconstruct", "mesh", "score")]
+        seconds = segment.seconds / segment.counts["rows"] + sum(commit.seconds for commit in later) / 2
+        assert [rows[item]["seconds_per_object"] for item in some] == [pytest.approx(seconds)] * 2
+
+
+def test_numbers_of_another_truth_file_are_computed_anew_and_the_same(world, same_truth, tmp_path):
+    copy = shutil.copytree(world.truth, tmp_path / "copy.truth")
+    found = evaluate(str(world.corpus), [str(copy / "truth.json")], quiet)
+    assert found.truth == (str(copy / "truth.json"),)
+    assert found.without_truth == 1
+    before = same_truth[1]
+    for item, row in table(world).items():
+        assert row == {
+            name: pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
+            for name, value in before[item].items()
+        }
+
+
+def test_only_numbers_that_are_computed_anew_need_the_true_surfaces(world, same_truth, tmp_path):
+    copy = shutil.copytree(world.truth, tmp_path / "copy.truth")
+    shutil.rmtree(copy / "points")
+    with pytest.raises(InputError, match=r"bad_truth.*points/.*is missing"):
+        evaluate(str(world.corpus), [str(copy)], quiet)
+    (world.truth / "points").rename(world.truth / "elsewhere")
+    again = evaluate(str(world.corpus), [f"{world.truth}/"], quiet)
+    (world.truth / "elsewhere").rename(world.truth / "points")
+    assert again == same_truth[0]
+
+
+def test_several_truths_know_each_their_photos_and_none_knows_a_photo_twice(world, tmp_path):
+    """The photos shared out over two files: the same objects are known."""
+    whole = json.loads((world.truth / "truth.json").read_bytes())
+    halves = []
+    for number, names in enumerate((sorted(whole["images"])[:1], sorted(whole["images"])[1:])):
+        half = shutil.copytree(world.truth, tmp_path / f"{number}.truth")
+        body = {**whole, "images": {name: whole["images"][name] for name in names}}
+        (half / "truth.json").write_text(json.dumps(body))
+        halves.append(str(half))
+    assert evaluate(str(world.corpus), halves, quiet).without_truth == 1
+    with pytest.raises(ConfigError, match="truth_twice"):
+        evaluate(str(world.corpus), [*halves, str(world.truth)], quiet)
+
+
+def test_a_truth_of_other_photos_leaves_what_needs_no_truth(world, tmp_path):
+    other = json.loads((world.truth / "truth.json").read_bytes()) | {"images": {}}
+    (tmp_path / "truth.json").write_text(json.dumps(other))
+    found = evaluate(str(world.corpus), [str(tmp_path)], quiet)
+    assert (found.objects, found.without_truth) == (4, 4)
+    assert set(found.summary) == {"inversion_gain", "inversion_improved", "reference_psnr_db", "seconds_per_object"}
+    assert found.summary_unseen_pairs == {}
+
+
+def test_an_object_that_cannot_be_compared_is_told_and_the_others_are_not_lost(world, tmp_path):
+    """Its true surface has no extent."""
+    copy = shutil.copytree(world.truth, tmp_path / "copy.truth")
+    point = Cloud(torch.zeros(1, 3, 3), torch.zeros(1, 3, 3))
+    (copy / world.items[world.known[0]].surface).write_bytes(to_ply(point))
+    told: list[str] = []
+    found = evaluate(str(world.corpus), [str(copy)], told.append)
+    assert any(line.startswith(world.known[0]) and "points_without_extent" in line for line in told)
+    assert (found.summary["chamfer"].n, found.summary["mask_iou"].n, found.without_truth) == (2, 3, 1)
+
+
+def test_a_corpus_without_its_cells_and_a_snapshot_that_does_not_name_them_are_refused(world, tmp_path):
+    body = json.loads((world.corpus / "snapshot.json").read_bytes())
+    (tmp_path / "snapshot.json").write_text(json.dumps(body))
+    with pytest.raises(ConfigError, match=r"no_commit.*cells/.*commit\.json has gone"):
+        evaluate(str(tmp_path), [str(world.truth)], quiet)
+    body["commits"] = [entry[:3] for entry in body["commits"]]
+    (tmp_path / "snapshot.json").write_text(json.dumps(body))
+    with pytest.raises(ConfigError, match="old_snapshot"):
+        evaluate(str(tmp_path), [str(world.truth)], quiet)
+
+
+def test_the_command_prints_and_writes_the_summary(world, same_truth, tmp_path):
+    path = tmp_path / "new" / "summary.json"
+    done = CliRunner().invoke(app, ["evaluate", str(world.corpus), "--truth", str(world.truth), "--json", str(path)])
+    assert done.exit_code == 0, done.output
+    written, found = json.loads(path.read_text()), same_truth[0]
+    assert set(written) == {"snapshot", "truth", "objects", "without_truth", "summary", "summary_unseen_pairs"}
+    assert written["truth"] == [str(world.truth / "truth.json")]
+    assert written["summary"]["inversion_gain"] == asdict(found.summary["inversion_gain"])
+    assert list(written["summary"]) == list(METRICS)
+    lines = done.stdout.splitlines()
+    gain = next(line.split() for line in lines if line.startswith("inversion_gain"))
+    assert (gain[1], gain[5], gain[6]) == ("0.100", "0.200", "4")
+    assert "4 objects, 1 of them without truth" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("corpus", "known", "says"),
+    [
+        ("nowhere", "world.truth", "no_snapshot"),
+        ("empty", "world.truth", "no_snapshot"),
+        ("corpus", "nowhere.truth", "no_truth"),
+        ("corpus", "world.tar", "no_truth"),
+        ("corpus", "broken.json", "bad_truth"),
+    ],
+)
+def test_what_is_missing_or_broken_ends_in_one_line(world, corpus, known, says):
+    folder = world.corpus.parent
+    (folder / "empty").mkdir(exist_ok=True)
+    (folder / "broken.json").write_text("{")
+    done = CliRunner().invoke(app, ["evaluate", str(folder / corpus), "--truth", str(folder / known)])
+    assert done.exit_code == 2
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (folder / "nowhere").exists()
+    assert not (folder / "nowhere.truth").exists()
