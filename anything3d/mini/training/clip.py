@@ -87,7 +87,7 @@ def recipe(work: Path, seed: int, device: str) -> Recipe:
     def save(folder: Path) -> None:
         clip.save(network, folder / "clip")
 
-    return Recipe("clip", trained, loss, save, score, steps=6000, lr=1e-3, bf16=True, every=500)
+    return Recipe("clip", trained, loss, save, score, steps=4000, lr=1e-3, bf16=True, every=500)
 
 
 def standardise(pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:

@@ -51,7 +51,7 @@ def train(recipe: Recipe, work: Path, seed: int, device: str, progress: Callable
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.99))
     average = [value.detach().clone() for value in parameters]
     start, seconds = _resume(folder / "checkpoint.pt", networks, average, optimizer)
-    total, begun = torch.zeros((), device=device), time.monotonic()
+    total, begun, since = torch.zeros((), device=device), time.monotonic(), start
     for step in range(start, recipe.steps):
         generator = seeds.generators(seed, f"training/{recipe.name}", [str(step)])[0]
         for group in optimizer.param_groups:
@@ -70,13 +70,13 @@ def train(recipe: Recipe, work: Path, seed: int, device: str, progress: Callable
             continue
         seconds += time.monotonic() - begun
         scores = _judge(recipe, parameters, average, work)
-        mean = float(total) / (recipe.every if done % recipe.every == 0 else done % recipe.every)
+        mean = float(total) / (done - since)
         line = {"step": done, "seconds": round(seconds), "loss": mean, **scores}
         with (folder / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
         progress("  ".join(f"{key} {value:.4g}" for key, value in line.items()))
         _keep(folder / "checkpoint.pt", networks, average, optimizer, done, seconds)
-        total, begun = torch.zeros((), device=device), time.monotonic()
+        total, begun, since = torch.zeros((), device=device), time.monotonic(), done
     if start >= recipe.steps:
         _judge(recipe, parameters, average, work)
 

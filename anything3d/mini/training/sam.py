@@ -16,19 +16,19 @@ from anything3d.mini.training.data import SCENE_PX, STUFF, Scenes, load_scenes
 from anything3d.mini.training.loop import Recipe
 from anything3d.sam import PIXEL_MEAN, PIXEL_STD, Sam
 
-BATCH = 16  # scenes
-PROMPTS = 8  # of each scene
+BATCH = 8  # scenes
+PROMPTS = 5  # of each scene
 BOX_SHARE = 0.2  # of the steps whose prompts are boxes
 STUFF_SHARE = 0.15  # of the points that lie on no object
 BOX_JITTER = 0.08  # of the box's sides
 LEAST_PX = 48  # pixels of a segment that is asked for
-PASTED = 0.5  # of the scenes that get another one's objects too
+PASTED = 0.25  # of the scenes that get another one's objects too
 PASTED_LABEL = 50  # added to their labels
 ZOOM = (0.7, 1.3)  # side of the part of a scene that is shown / the scene's
 CELL_PX = 4  # pixels along one side of a logit
 SHARPNESS = 3.0  # of the targets at edges: how steeply a logit's cell goes from 0 to 1 with its covered share
 BCE, FOCUS = 4.0, 1.0  # weight of the cross-entropy beside the dice loss, exponent of its focal factor
-DENSE = 0.5  # weight of the encoder's own loss
+DENSE = 1.0  # weight of the encoder's own loss
 JUDGED = 200  # held-out objects
 
 
@@ -64,7 +64,7 @@ def recipe(work: Path, seed: int, device: str) -> Recipe:
         prompts = (boxes if by_box else points)(segment, generator).to(device)
         logits, predicted_iou = decode(trained.sam, features[owner.to(device)], prompts)
         target = F.avg_pool2d(segment[:, None].float(), CELL_PX)[:, 0].to(device)
-        return mask_loss(logits, predicted_iou, target) + DENSE * dense_loss(trained, features, batch.label)
+        return mask_loss(logits.float(), predicted_iou.float(), target) + DENSE * dense_loss(trained, features, batch.label)
 
     def score() -> dict[str, float]:
         return judge(Sam(trained.sam), held_out)
@@ -72,7 +72,7 @@ def recipe(work: Path, seed: int, device: str) -> Recipe:
     def save(folder: Path) -> None:
         sam.save(trained.sam, folder / "sam")
 
-    return Recipe("sam", trained, loss, save, score, steps=8000, lr=1e-3, every=500)
+    return Recipe("sam", trained, loss, save, score, steps=9000, lr=7e-4, bf16=True, every=500)
 
 
 def draw(scenes: Scenes, generator: torch.Generator) -> Batch:
@@ -206,7 +206,7 @@ def dense_loss(
     """How well the encoder's tokens alone tell objects from the rest, and where the middle of each cell's object is."""
     coarse = label[:, CELL_PX // 2 :: CELL_PX, CELL_PX // 2 :: CELL_PX].long().to(features.device)
     is_object = (coarse > 0) & (coarse < STUFF)
-    found = F.pixel_shuffle(trained.dense(features), sam.SHAPE.patch_size // CELL_PX)
+    found = F.pixel_shuffle(trained.dense(features).float(), sam.SHAPE.patch_size // CELL_PX)
     axis = (torch.arange(coarse.shape[1], device=coarse.device) + 0.5) / coarse.shape[1]
     place = torch.stack(torch.meshgrid(axis, axis, indexing="xy")).expand(len(coarse), -1, -1, -1)  # B (x, y) h w
     flat = coarse.flatten(1)
