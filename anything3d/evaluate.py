@@ -69,3 +69,30 @@ def summaries(rows: Sequence[Mapping[str, float | None]], seed: int = 0) -> dict
         if len(values):
             found[name] = metrics.summary(values, generator)
     return found
+
+
+def differences(
+    ours: Mapping[str, Sequence[Mapping[str, float | None]]],
+    theirs: Mapping[str, Sequence[Mapping[str, float | None]]],
+    seed: int = 0,
+) -> dict[str, metrics.Summary]:
+    """By how much every metric is higher in `ours` than in `theirs`, over the objects that both have.
+
+    Both map an object to its rows, one for each run (seeds of the same settings), whose mean is the object's number.
+    Pairing leaves the objects' own difficulty out of the interval.
+    """
+    rows = []
+    for item in sorted(ours.keys() & theirs.keys()):
+        pairs = ((_mean(ours[item], name), _mean(theirs[item], name)) for name in METRICS)
+        rows.append(
+            {
+                name: None if one is None or other is None else one - other
+                for name, (one, other) in zip(METRICS, pairs, strict=True)
+            }
+        )
+    return summaries(rows, seed)
+
+
+def _mean(rows: Sequence[Mapping[str, float | None]], name: str) -> float | None:
+    values = [value for row in rows if (value := row[name]) is not None]
+    return sum(values) / len(values) if values else None

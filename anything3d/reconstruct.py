@@ -45,7 +45,7 @@ class ReconstructConfig:
     lr_decay: float = 0.1  # rates at the end / at the start, exponential between
     jitter: bool = True  # shift the samples of each ray at random, against banding
     disc: float = 0.6  # radius of a cloud's discs * sqrt(points), of the image side
-    background: float = 1.0  # grey behind the views that the denoiser sees; its training images are on white
+    background: tuple[float, float] = (1.0, 1.0)  # greys behind the views that the denoiser sees, drawn for each view
     min_opacity: float = 0.3  # mean inside the photo's mask, seen from the reference camera; less is an empty field
     max_fog: float = 0.3  # mean opacity outside that mask; more is fog
     checkpoint_every: int = 40  # steps
@@ -59,6 +59,10 @@ class ReconstructConfig:
         for name in ("steps", "render_size", "lr_density", "lr_color", "lr_decay", "disc", "checkpoint_every"):
             if getattr(self, name) <= 0:
                 raise ConfigError("config_value", f"reconstruct.{name} is {getattr(self, name)}; must be > 0")
+        if not 0 <= self.background[0] <= self.background[1] <= 1:
+            raise ConfigError(
+                "config_value", f"reconstruct.background is {self.background}; need 0 <= low <= high <= 1"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +178,9 @@ class Reconstructor:
         config, denoiser, n_objects = self.config, self.denoiser, len(generators)
         if config.losses.sds == 0:
             return hint.new_zeros(n_objects)  # the baseline without a denoiser: cloud and photo alone
-        latents = denoiser.encode_image(composite(rendering, config.background)).float()
+        low, high = config.background
+        grey = low + (high - low) * seed.rand((config.views.count, 1), generators, hint.device).flatten(0, 1)
+        latents = denoiser.encode_image(composite(rendering, grey.expand(-1, 3))).float()
         shape = (config.views.count, *latents.shape[1:])
         t = sample_timesteps(config.sds, progress, len(denoiser.alphas_cumprod), generators, config.views.count)
         noise = seed.randn(shape, generators, latents.device).flatten(0, 1)

@@ -2,6 +2,7 @@
 
 import typer
 
+from jobs.ablate import ablate
 from jobs.demo import demo
 from jobs.evaluate import evaluate
 from jobs.run import run
@@ -16,6 +17,7 @@ app.command()(world)
 app.command()(demo)
 app.command()(evaluate)
 app.command()(train)
+app.command()(ablate)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def run(
 
     try:
         _refuse_relative_paths([out, *shards])
-        layers = [_preset(preset), *([config.read_text()] if config else [])]
+        layers = [read_preset(preset), *([config.read_text()] if config else [])]
         wanted = frozenset(ids.read_text().split()) if ids else frozenset()
         report = run_pipeline(
             settings_of.load(layers, settings or []),
@@ -53,7 +53,11 @@ def run(
     raise typer.Exit(1 if report.snapshot is None or report.snapshot.lost else 0)
 
 
-def _preset(name: str) -> str:
+def read_preset(name: str) -> str:
+    """The TOML of a preset.
+
+    Raises: ConfigError for an unknown name.
+    """
     from anything3d.errors import ConfigError
 
     known = sorted(path.stem for path in PRESETS.glob("*.toml"))

@@ -48,13 +48,19 @@ def build(seed: int) -> Networks:
         return Networks(_denoiser(BASE), _denoiser(UPSAMPLER))
 
 
+def save(networks: Networks, directory: Path) -> None:
+    """Write the weights folders `pointe` and `pointe-upsampler` into `directory`, float16."""
+    save_base(networks.base, directory)
+    save_upsampler(networks.upsampler, directory)
+
+
 def save_base(network: PointDenoiser, directory: Path) -> None:
-    """Write the weights folder `pointe` into `directory`, float16."""
+    """Write the weights folder `pointe`."""
     _write(directory / "pointe", BASE, network)
 
 
 def save_upsampler(network: PointDenoiser, directory: Path) -> None:
-    """Write the weights folder `pointe-upsampler` into `directory`, float16."""
+    """Write the weights folder `pointe-upsampler`."""
     _write(directory / "pointe-upsampler", UPSAMPLER, network)
 
 

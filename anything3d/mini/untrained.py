@@ -14,8 +14,6 @@ if __name__ == "__main__":
     clip.save(clip.build(SEED), PACKAGED / "clip")
     diffusion.save(diffusion.build(SEED), PACKAGED / "diffusion")
     sam.save(sam.build(SEED), PACKAGED / "sam")
-    points = pointe.build(SEED)
-    pointe.save_base(points.base, PACKAGED)
-    pointe.save_upsampler(points.upsampler, PACKAGED)
+    pointe.save(pointe.build(SEED), PACKAGED)
     for folder in sorted(path for path in PACKAGED.iterdir() if path.is_dir()):
         write_manifest(folder.name, trained=False)

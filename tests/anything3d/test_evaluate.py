@@ -5,7 +5,7 @@ import math
 import pytest
 
 from anything3d.errors import NumericsError
-from anything3d.evaluate import METRICS, caption_accuracy, inversion_gain, summaries, within
+from anything3d.evaluate import METRICS, caption_accuracy, differences, inversion_gain, summaries, within
 from anything3d.mini.words import COLORS, SHAPES
 
 
@@ -72,3 +72,18 @@ def test_equal_rows_give_equal_intervals_whatever_the_other_metrics():
 def test_a_value_that_is_not_finite_is_named():
     with pytest.raises(NumericsError, match="novel_psnr_db of 1 of 2 objects"):
         summaries([row(novel_psnr_db=math.nan), row(novel_psnr_db=20.0)])
+
+
+def test_differences_are_paired_and_averaged_over_runs():
+    ours = {"a": [row(chamfer=0.1), row(chamfer=0.3)], "b": [row(chamfer=0.5)], "c": [row(chamfer=9.0)]}
+    theirs = {"a": [row(chamfer=0.1)], "b": [row(chamfer=0.2), row(chamfer=0.4)], "d": [row(chamfer=0.0)]}
+    found = differences(ours, theirs)
+    # a: 0.2 - 0.1, b: 0.5 - 0.3; c and d are in one only
+    assert list(found) == ["chamfer"]
+    assert found["chamfer"].mean == pytest.approx(0.15)
+    assert found["chamfer"].n == 2
+    assert 0.1 <= found["chamfer"].low <= found["chamfer"].high <= 0.2 + 1e-9
+
+
+def test_a_metric_that_one_side_lacks_has_no_difference():
+    assert differences({"a": [row(chamfer=0.1)]}, {"a": [row(mask_iou=0.1)]}) == {}

@@ -63,7 +63,7 @@ def test_every_crop_gets_a_cloud_a_camera_and_a_candidate(lifter):
         assert lifted.candidate in range(2)
         assert 0 <= lifted.reference.azimuth_deg < 360
         assert -89 <= lifted.reference.elevation_deg <= 89
-        assert lifted.reference.distance == 2.0
+        assert lifted.reference.distance == CONFIG.distance
 
 
 def test_objects_do_not_depend_on_their_batch(lifter):

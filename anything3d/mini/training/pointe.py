@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from anything3d import seed as seeds
 from anything3d.clip import Clip, load_clip
@@ -12,15 +13,17 @@ from anything3d.lift import LiftConfig, canonical
 from anything3d.metrics import chamfer
 from anything3d.mini import pointe
 from anything3d.mini.training.batch import Rows, crops, draw, every
-from anything3d.mini.training.data import POINTS, Objects, load_objects
+from anything3d.mini.training.clip import SDF_LIMIT
+from anything3d.mini.training.data import POINTS, SDF_CELLS, Objects, load_objects
 from anything3d.mini.training.loop import Recipe
 from anything3d.pointe import PointDenoiser, sample
 from anything3d.pointe.config import CHANNEL_BIASES, CHANNEL_SCALES
 from anything3d.pointe.diffusion import Schedule, alphas_cumprod
 from anything3d.weights import Place
 
-BATCH, UPSAMPLER_BATCH = 16, 12
-DENSE = 256  # points that the upsampler learns on at once; it makes 768
+BATCH, UPSAMPLER_BATCH = 24, 12
+SPARSE, DENSE = 128, 256  # points that base and upsampler learn on at once; they make 256 and 768
+SHAPE_WEIGHT = 5.0  # of the dropped layer's loss
 UNCONDITIONAL = 0.1  # of the rows: without an image, for guidance
 SIGMA = (0.003, 30.0)  # noise levels, drawn evenly in the logarithm ...
 FORMING, FORMING_SHARE = (-0.9, 1.2), 0.7  # ... but for this share: normal in the logarithm, where shapes form
@@ -30,16 +33,34 @@ COARSE_COLOR_NOISE = 12.0  # of 255
 JUDGED = 24  # held-out crops
 
 
+class Trained(nn.Module):
+    """The base network, and a layer that is dropped after training: signed distances from the pooled image.
+
+    Through the points alone it learns late what the image says of the shape.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.network = pointe.build(seed).base
+        self.sdf = nn.Linear(self.network.config.width, SDF_CELLS**3)
+
+    def shape_loss(self, embeddings: Float[Tensor, "B D G"], sdf: Float[Tensor, "B D0 D0 D0"]) -> Float[Tensor, ""]:
+        return F.l1_loss(self.sdf(self.network.image_pool(embeddings)), sdf.flatten(1).clamp(-SDF_LIMIT, SDF_LIMIT))
+
+
 def base(work: Path, seed: int, device: str) -> Recipe:
     objects, held_out = load_objects("training", work), load_objects("held-out", work)
     clip = load_clip(str((work / "weights" / "clip").resolve()), Place(device))
-    network = pointe.build(seed).base.to(device)
+    trained = Trained(seed).to(device)
+    network = trained.network
     noise = Noise("base", device)
 
     def loss(generator: torch.Generator) -> Tensor:
         rows = draw(objects, BATCH, generator)
-        clean = model_units(objects, rows, network.config.n_ctx, generator).to(device)
-        return noise.loss(network, clean, _embed(clip, objects, rows, generator), None, generator)
+        clean = model_units(objects, rows, SPARSE, generator).to(device)
+        embeddings = _embed(clip, objects, rows, generator)
+        shape = trained.shape_loss(embeddings, objects.sdf[rows.item].float().to(device))
+        return noise.loss(network, clean, embeddings, None, generator) + SHAPE_WEIGHT * shape
 
     def score() -> dict[str, float]:
         rows = every(held_out, JUDGED)
@@ -53,7 +74,7 @@ def base(work: Path, seed: int, device: str) -> Recipe:
         pointe.save_base(network, folder)
 
     config = LiftConfig()
-    return Recipe("pointe", network, loss, save, score, steps=9000, lr=6e-4, bf16=True, every=1000)
+    return Recipe("pointe", trained, loss, save, score, steps=7000, lr=7e-4, bf16=True, every=1000)
 
 
 def upsampler(work: Path, seed: int, device: str) -> Recipe:

@@ -64,7 +64,9 @@ def recipe(work: Path, seed: int, device: str) -> Recipe:
         prompts = (boxes if by_box else points)(segment, generator).to(device)
         logits, predicted_iou = decode(trained.sam, features[owner.to(device)], prompts)
         target = F.avg_pool2d(segment[:, None].float(), CELL_PX)[:, 0].to(device)
-        return mask_loss(logits.float(), predicted_iou.float(), target) + DENSE * dense_loss(trained, features, batch.label)
+        return mask_loss(logits.float(), predicted_iou.float(), target) + DENSE * dense_loss(
+            trained, features, batch.label
+        )
 
     def score() -> dict[str, float]:
         return judge(Sam(trained.sam), held_out)

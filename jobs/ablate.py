@@ -1,0 +1,81 @@
+"""`anything3d ablate`: what each part of the method is worth, with intervals, on objects whose shape is known."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.ablate import Measured
+
+ABLATIONS = Path(__file__).parent / "ablations"
+SHOWN = ("reference_psnr_db", "novel_psnr_db", "novel_mask_iou", "chamfer", "fscore_5pct", "lift_chamfer")
+
+
+def ablate(
+    shards: Annotated[list[str], typer.Argument(help="SA-1B tars with truth beside them, as for `run`.")],
+    out: Annotated[str, typer.Option(help="One corpus for all variants; stages that they share run once.")],
+    truth: Annotated[list[str], typer.Option(help="As for `evaluate`; repeatable.")],
+    variants: Annotated[
+        Path,
+        typer.Option(help="TOML: [[variant]] with name, settings; the first is compared with each.", exists=True),
+    ] = ABLATIONS / "mini.toml",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant, with seeds 0, 1, ...")] = 3,
+    max_objects: Annotated[int | None, typer.Option(min=1, help="The first N objects only.")] = None,
+    preset: Annotated[str, typer.Option(help="Settings to begin with.")] = "mini",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value for all variants; repeatable.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers here.", dir_okay=False)] = None,
+) -> None:
+    """Run variants of the settings on the same objects and say what the first has over each of the others."""
+    import json
+    from dataclasses import asdict
+
+    from anything3d.errors import Anything3DError
+    from jobs.run import read_preset
+    from pipeline import source
+    from pipeline.ablate import ablate as run_variants
+    from pipeline.ablate import read_variants
+    from pipeline.run import Selection
+
+    try:
+        found = run_variants(
+            read_variants(variants.read_text(), [read_preset(preset)], settings or []),
+            range(seeds),
+            source.expand(shards),
+            out if "://" in out else str(Path(out).absolute()),
+            truth,
+            Selection(max_objects),
+            say=lambda line: print(line, flush=True),
+        )
+    except Anything3DError as error:
+        typer.echo(f"anything3d: {error}", err=True)
+        raise typer.Exit(2) from error
+    for line in lines(found):
+        print(line)
+    if json_file:
+        json_file.write_text(json.dumps([asdict(row) for row in found], indent=1) + "\n")
+
+
+def lines(found: "list[Measured]") -> Iterator[str]:
+    """A Markdown table: means of every variant, then by how much the first is higher, with 95 % intervals."""
+    first = found[0].name
+    yield f"| variant | n | {' | '.join(SHOWN)} |"
+    yield "|" + "---|" * (len(SHOWN) + 2)
+    for row in found:
+        cells = (f"{row.summary[name].mean:.3f}" if name in row.summary else "-" for name in SHOWN)
+        yield f"| {row.name} | {row.objects} | {' | '.join(cells)} |"
+    for row in found[1:]:
+        cells = (_interval(row.gain[name]) if name in row.gain else "-" for name in SHOWN)
+        yield f"| {first} minus {row.name} | | {' | '.join(cells)} |"
+
+
+def _interval(gain: object) -> str:
+    from anything3d.metrics import Summary
+
+    assert isinstance(gain, Summary)
+    return f"{gain.mean:+.3f} ({gain.low:+.3f} .. {gain.high:+.3f})"
+
+
+if __name__ == "__main__":
+    typer.run(ablate)

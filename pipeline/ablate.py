@@ -1,0 +1,102 @@
+"""ablate: the same objects under several settings, and what each setting is worth.
+
+All variants and seeds share one corpus, so that a stage runs again only where its settings differ.
+"""
+
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from anything3d import evaluate as measures
+from anything3d.errors import ConfigError
+from anything3d.metrics import Summary
+from pipeline.config import Config, load
+from pipeline.evaluate import evaluate, summarised
+from pipeline.run import Selection, run
+from pipeline.store import Store
+from schemas.arrow import from_table
+from schemas.records import EvaluationRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to run, and the settings that make it."""
+
+    name: str
+    layers: tuple[str, ...]  # TOML
+    settings: tuple[str, ...]  # key=value, over the layers
+
+    def config(self, seed: int) -> Config:
+        return load(self.layers, [*self.settings, f"seed={seed}"])
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A variant over all objects and seeds; `gain` is what the first variant has more than it, object by object."""
+
+    name: str
+    settings: tuple[str, ...]
+    objects: int  # rows: objects times seeds
+    summary: dict[str, Summary]
+    gain: dict[str, Summary]
+
+
+def read_variants(text: str, layers: Sequence[str], settings: Sequence[str]) -> list[Variant]:
+    """The variants of a TOML file ([[variant]] with `name` and `settings`), each over the same preset and settings.
+
+    Raises: ConfigError for anything that is no such file, and for settings that do not exist.
+    """
+    try:
+        entries = tomllib.loads(text)["variant"]
+        named = [(str(entry["name"]), [str(line) for line in entry["settings"]]) for entry in entries]
+    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        raise ConfigError("variants", f"need [[variant]] entries with name and settings: {error!r}") from error
+    if len({name for name, _ in named}) != len(named) or not named:
+        raise ConfigError("variants", "need at least one [[variant]], and names that differ")
+    found = [Variant(name, tuple(layers), (*settings, *own)) for name, own in named]
+    for variant in found:
+        variant.config(seed=0)
+    return found
+
+
+def ablate(
+    variants: Sequence[Variant],
+    seeds: Sequence[int],
+    shards: Sequence[str],
+    out: str,
+    truths: Sequence[str],
+    selection: Selection,
+    say: Callable[[str], None] = print,
+) -> list[Measured]:
+    """Run and evaluate every variant with every seed; the first one is compared with each.
+
+    Raises: as `run` and `evaluate`.
+    """
+    rows: dict[str, list[EvaluationRecord]] = {}
+    for variant in variants:
+        rows[variant.name] = []
+        for seed in seeds:
+            say(f"--- {variant.name}, seed {seed}")
+            run(variant.config(seed), shards, out, selection, say=say)
+            found = evaluate(out, truths, say=lambda _: None)
+            table = Store(out).read_table(f"evaluation/{found.snapshot}.parquet")
+            rows[variant.name] += from_table(table, EvaluationRecord)
+    first = by_object(rows[variants[0].name])
+    return [
+        Measured(
+            variant.name,
+            variant.settings,
+            len(rows[variant.name]),
+            summarised(rows[variant.name]),
+            measures.differences(first, by_object(rows[variant.name])),
+        )
+        for variant in variants
+    ]
+
+
+def by_object(rows: Sequence[EvaluationRecord]) -> Mapping[str, list[dict[str, float | None]]]:
+    """The metrics of each object, one row for each run."""
+    found: dict[str, list[dict[str, float | None]]] = {}
+    for row in rows:
+        found.setdefault(row.object_id, []).append({name: getattr(row, name) for name in measures.METRICS})
+    return found

@@ -1,0 +1,39 @@
+"""Variants of the settings: how their file is read. What running them gives is in tests/jobs/test_ablate.py."""
+
+import pytest
+
+from anything3d.errors import ConfigError
+from jobs.ablate import ABLATIONS
+from pipeline.ablate import read_variants
+
+LAYER = "[caption]\nbeams = 2\n"
+
+
+def test_every_variant_is_a_config_of_its_own_over_the_same_layers():
+    text = '[[variant]]\nname = "full"\nsettings = []\n[[variant]]\nname = "bare"\nsettings = ["invert.steps=0"]\n'
+    full, bare = read_variants(text, [LAYER], ["lift.candidates=2"])
+    assert (full.name, bare.name) == ("full", "bare")
+    config = bare.config(seed=7)
+    assert (config.seed, config.caption.beams, config.lift.candidates, config.invert.steps) == (7, 2, 2, 0)
+    assert full.config(seed=7).invert.steps > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "variant"),
+        ("not toml", "variant"),
+        ('[[variant]]\nname = "x"\n', "settings"),
+        ('[[variant]]\nname = "x"\nsettings = []\n[[variant]]\nname = "x"\nsettings = []\n', "names that differ"),
+        ('[[variant]]\nname = "x"\nsettings = ["invert.stepz=0"]\n', "invert.steps"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_runs(text, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        read_variants(text, [], [])
+
+
+def test_the_packaged_variants_exist():
+    names = [variant.name for variant in read_variants((ABLATIONS / "mini.toml").read_text(), [], [])]
+    assert names[0] == "full"
+    assert "without SDS" in names
