@@ -23,8 +23,6 @@ from anything3d.weights import Place, directory
 
 OFFICIAL = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # segment_anything's registry, by the encoder's width
 STABILITY_OFFSET = 1.0  # of the logits' threshold, up and down; segment_anything SamAutomaticMaskGenerator
-GRID_STABILITY = 0.95  # below, the grid's masks are not even listed; the same
-GRID_PREDICTED_IOU = 0.88  # the same
 PIXEL_MEAN = [123.675, 116.28, 103.53]  # of RGB 0..255; segment_anything build_sam
 PIXEL_STD = [58.395, 57.12, 57.375]  # the same
 
@@ -88,15 +86,17 @@ class Sam:
         return results
 
     @torch.inference_mode()
-    def grid(self, image: UInt8[Tensor, "H W 3"], points_per_side: int) -> list[Predicted]:
-        """All masks of a photo from a grid of points, by segment_anything's generator with its own thresholds."""
+    def grid(
+        self, image: UInt8[Tensor, "H W 3"], points_per_side: int, min_predicted_iou: float, min_stability: float
+    ) -> list[Predicted]:
+        """The masks of a photo from a grid of points that reach both thresholds, by segment_anything's generator."""
         from segment_anything import SamAutomaticMaskGenerator
 
         generator = SamAutomaticMaskGenerator(
             self.network,
             points_per_side=points_per_side,
-            pred_iou_thresh=GRID_PREDICTED_IOU,
-            stability_score_thresh=GRID_STABILITY,
+            pred_iou_thresh=min_predicted_iou,
+            stability_score_thresh=min_stability,
             stability_score_offset=STABILITY_OFFSET,
             output_mode="uncompressed_rle",
         )

@@ -131,7 +131,8 @@ class Segmenter:
                 return self._prompted(images, annotations)
             case "sam-grid":
                 assert self.sam is not None
-                predicted = [self.sam.grid(image, self.config.grid_points) for image in images]
+                limits = (self.config.min_predicted_iou, self.config.min_stability)
+                predicted = [self.sam.grid(image, self.config.grid_points, *limits) for image in images]
                 return [[self._named(found, place) for place, found in enumerate(founds)] for founds in predicted]
             case _:
                 assert_never(source)

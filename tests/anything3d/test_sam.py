@@ -59,7 +59,7 @@ def test_half_precision_is_the_encoders_only_and_changes_little(toy_sam):
 
 def test_the_toy_sam_is_small_and_its_seed_decides():
     first, again, other = mini_sam.build(3), mini_sam.build(3), mini_sam.build(4)
-    assert 0.5e6 < sum(value.numel() for value in first.parameters()) < 0.8e6
+    assert 3e6 < sum(value.numel() for value in first.parameters()) < 4e6
     assert torch.equal(first.image_encoder.pos_embed, again.image_encoder.pos_embed)
     key = "mask_decoder.iou_token.weight"
     assert torch.equal(first.state_dict()[key], again.state_dict()[key])
@@ -92,7 +92,7 @@ def test_an_official_checkpoint_is_recognised_by_its_shapes(tmp_path, monkeypatc
     import segment_anything
 
     monkeypatch.setitem(segment_anything.sam_model_registry, "vit_b", lambda: mini_sam.build(0))
-    monkeypatch.setattr("anything3d.sam.OFFICIAL", {96: "vit_b"})
+    monkeypatch.setattr("anything3d.sam.OFFICIAL", {mini_sam.SHAPE.width: "vit_b"})
     network = mini_sam.build(7)
     torch.save(network.state_dict(), tmp_path / "sam_vit_b_01ec64.pth")
     loaded = load_sam(str(tmp_path), Place()).network

@@ -201,10 +201,9 @@ def test_sam_answers_every_sound_annotation_under_its_own_name(toy_sam, source):
         assert (int(decoded.sum()), found.source) == (found.area_px, source)
 
 
-def test_the_grid_numbers_its_own_masks(toy_sam, monkeypatch):
-    monkeypatch.setattr("anything3d.sam.GRID_PREDICTED_IOU", -10.0)  # an untrained SAM is sure of nothing
-    monkeypatch.setattr("anything3d.sam.GRID_STABILITY", 0.0)
-    config = replace(CONFIG, source="sam-grid", weights=str(toy_sam), grid_points=3)
+def test_the_grid_numbers_its_own_masks(toy_sam):
+    sure = {"min_predicted_iou": -10.0, "min_stability": 0.0}  # of anything: this SAM is untrained
+    config = replace(CONFIG, source="sam-grid", weights=str(toy_sam), grid_points=3, **sure)
     segmenter = load_segmenter(config, Place())
     (masks,) = segmenter._masks([photo(60, 80)], [[]])
     assert len(masks) > 0
