@@ -1,7 +1,7 @@
 """Toy-sized Point-E: 256 points from an image's grid of features, then 768 more.
 
-They predict the clean points and see the whole image at every point: at this size the official design (noise
-prediction, image tokens only) does not learn to use the image.
+They predict the clean points, see the whole image at every point and layer, and coordinates as waves too: at this size
+the official design (noise prediction, image tokens only, bare coordinates) does not learn to use the image.
 """
 
 import json
@@ -23,6 +23,7 @@ SHARED = {
     "time_token_cond": True,
     "prediction": "x0",
     "pooled_channels": 8,
+    "wave_bands": 5,
 }
 BASE = {"name": "CLIPImageGridPointDiffusionTransformer", "width": 128, "layers": 4, "n_ctx": 256, **SHARED}
 UPSAMPLER = {

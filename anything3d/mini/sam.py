@@ -1,4 +1,4 @@
-"""Toy-sized SAM (3.3 M parameters) for the mini world: 256 px images, a ViT of width 192, masks of 64 x 64 logits.
+"""Toy-sized SAM (1.1 M parameters) for the mini world: 256 px images, 32 x 32 tokens, masks of 128 x 128 logits.
 
 The network is segment_anything's own; `sam.load_sam` reads the folder that `save` writes.
 """
@@ -15,16 +15,16 @@ from anything3d.sam import SamShape
 
 SHAPE = SamShape(
     image_size=256,
-    patch_size=16,
-    width=192,
-    depth=6,
-    heads=6,
-    window=8,
-    global_blocks=(2, 5),
-    prompt_width=96,
+    patch_size=8,  # an object is many tokens wide; with 16, as in the large ones, it would be three
+    width=128,
+    depth=4,
+    heads=4,
+    window=16,
+    global_blocks=(3,),
+    prompt_width=48,
     decoder_heads=4,
-    decoder_mlp=192,
-    iou_hidden=96,
+    decoder_mlp=128,
+    iou_hidden=48,
 )
 
 

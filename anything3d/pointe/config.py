@@ -1,7 +1,7 @@
 """What a Point-E network is made of, read from the entries of a config.json, and the eight official ones.
 
-Source: openai/point-e@fc8a607 (configs.py). `prediction` and `pooled_channels` are ours, for networks of toy size; the
-official entries lack them.
+Source: openai/point-e@fc8a607 (configs.py). `prediction`, `pooled_channels` and `wave_bands` are
+ours, for networks of toy size; the official entries lack them.
 """
 
 from collections.abc import Mapping
@@ -53,7 +53,8 @@ class NetworkConfig:
     channel_scales: tuple[float, ...]
     channel_biases: tuple[float, ...]
     prediction: Prediction
-    pooled_channels: int  # per grid token in the image vector that is added to every point; 0: none
+    pooled_channels: int  # per grid token in the image vector that modulates every point; 0: none
+    wave_bands: int  # wavelengths of the coordinates that a point is also given as sines; 0: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,7 @@ def parse_network(entry: Mapping[str, object]) -> NetworkConfig | SdfConfig:
         channel_biases=_read_tuple(entry, "channel_biases", CHANNEL_BIASES),
         prediction="x0" if prediction == "x0" else "eps",
         pooled_channels=pooled_channels,
+        wave_bands=_read(entry, "wave_bands", int, 0),
     )
 
 

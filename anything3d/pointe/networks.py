@@ -89,8 +89,14 @@ class Transformer(nn.Module):
         super().__init__()
         self.resblocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
 
-    def forward(self, x: Float[Tensor, "B L C"]) -> Float[Tensor, "B L C"]:
-        for block in self.resblocks:
+    def forward(
+        self, x: Float[Tensor, "B L C"], modulation: Float[Tensor, "B layers 2 C"] | None = None
+    ) -> Float[Tensor, "B L C"]:
+        """`modulation` scales (by 1 + the first) and shifts all tokens before each layer."""
+        for layer, block in enumerate(self.resblocks):
+            if modulation is not None:
+                scale, shift = modulation[:, layer, :, None].unbind(1)
+                x = x * (1 + scale) + shift
             x = block(x)
         return x
 
@@ -135,6 +141,11 @@ class PointDenoiser(nn.Module):
             self.clip_embed = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, width))
         if config.pooled_channels:
             self.image_pool = ImagePool(clip, config.pooled_channels, width)
+            self.modulate = nn.Linear(width, config.layers * 2 * width)
+            nn.init.zeros_(self.modulate.weight)
+            nn.init.zeros_(self.modulate.bias)
+        if config.wave_bands:
+            self.wave_proj = nn.Linear(6 * config.wave_bands, width, bias=False)
         if config.cond_ctx:
             self.cond_point_proj = nn.Linear(channels, width)
             self.register_buffer("channel_scales", torch.tensor(config.channel_scales))
@@ -148,11 +159,15 @@ class PointDenoiser(nn.Module):
         embeddings: Float[Tensor, "B D *G"] | None = None,
         low_res: Float[Tensor, "B C M"] | None = None,
     ) -> Float[Tensor, "B O N"]:
-        points = self.input_proj(x.transpose(1, 2))
+        points, modulation = self.input_proj(x.transpose(1, 2)), None
+        if self.config.wave_bands:
+            points = points + self.wave_proj(waves(x[:, :3].transpose(1, 2), self.config.wave_bands))
         if self.config.pooled_channels:
-            points = points + self.image_pool(embeddings)[:, None]
+            pooled = self.image_pool(embeddings)
+            points = points + pooled[:, None]
+            modulation = self.modulate(pooled).unflatten(1, (self.config.layers, 2, -1))
         tokens = torch.cat([*self._condition(t, embeddings, low_res, x.dtype), points], dim=1)
-        hidden = self.ln_post(self.backbone(self.ln_pre(tokens)))
+        hidden = self.ln_post(self.backbone(self.ln_pre(tokens), modulation))
         return self.output_proj(hidden[:, -x.shape[2] :]).transpose(1, 2)
 
     def _condition(
@@ -176,7 +191,7 @@ class ImagePool(nn.Module):
     """The whole grid of CLIP tokens as one vector: a few channels of each token, side by side, so that place is kept.
 
     Not in the official networks. At toy size attention alone does not learn to use the image; adding this to every
-    point does.
+    point, and modulating every layer with it, does.
     """
 
     def __init__(self, clip: ClipSizes, channels: int, width: int) -> None:
@@ -184,9 +199,10 @@ class ImagePool(nn.Module):
         self.norm = nn.LayerNorm(clip.grid_feature_dim)
         self.narrow = nn.Linear(clip.grid_feature_dim, channels)
         self.mix = nn.Linear(channels * clip.grid_size**2, width)
+        self.level = nn.LayerNorm(width)  # as loud as the points; without it they drown the image
 
     def forward(self, embeddings: Float[Tensor, "B D G"]) -> Float[Tensor, "B C"]:
-        return self.mix(F.gelu(self.narrow(self.norm(embeddings.transpose(1, 2)))).flatten(1))
+        return self.level(self.mix(F.gelu(self.narrow(self.norm(embeddings.transpose(1, 2)))).flatten(1)))
 
 
 class PointCloudSdf(nn.Module):
@@ -208,6 +224,16 @@ class PointCloudSdf(nn.Module):
         data = self.encoder(self.encoder_input_proj(point_clouds.transpose(1, 2)))
         hidden = self.decoder(self.decoder_input_proj(queries.transpose(1, 2)), data)
         return self.output_proj(self.ln_post(hidden))[..., 0]
+
+
+def waves(xyz: Float[Tensor, "B N 3"], bands: int) -> Float[Tensor, "B N W"]:
+    """[sin | cos] of coordinates in model units, wavelengths 4, 2, 1, ...; W = 6 bands.
+
+    A small network cannot make sharp edges out of bare coordinates. Source: NeRF, Mildenhall et al. 2020, equation 4.
+    """
+    scales = math.pi / 2 * 2.0 ** torch.arange(bands, device=xyz.device, dtype=xyz.dtype)
+    phase = (xyz[..., None] * scales).flatten(2)
+    return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
 
 def time_embedding(t: Int[Tensor, "B"], width: int) -> Float[Tensor, "B C"]:

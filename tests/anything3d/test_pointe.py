@@ -148,7 +148,7 @@ def test_the_last_step_of_x0_prediction_is_the_networks_output():
 
 
 def test_clouds_do_not_depend_on_their_batch_even_with_churn():
-    network = build_small()
+    network = build_small().double()  # untrained, it blows rounding up
     noise, grid = inputs(3)
 
     def draw(rows):
@@ -191,7 +191,8 @@ def test_points_are_a_set_to_the_networks():
 
 
 def test_pooled_image_features_reach_every_point():
-    network = build_small(layers=0)  # no attention: the pooled vector is the only way
+    network = build_small()
+    torch.nn.init.zeros_(network.clip_embed[1].weight)  # blind tokens: the pooled vector is the only way
     noise, grid = inputs(1)
     t = torch.tensor([500])
     moved = (network(noise, t, embeddings=grid) - network(noise, t, embeddings=-grid)).abs().amax(1)

@@ -59,7 +59,7 @@ def test_half_precision_is_the_encoders_only_and_changes_little(toy_sam):
 
 def test_the_toy_sam_is_small_and_its_seed_decides():
     first, again, other = mini_sam.build(3), mini_sam.build(3), mini_sam.build(4)
-    assert 3e6 < sum(value.numel() for value in first.parameters()) < 4e6
+    assert 1e6 < sum(value.numel() for value in first.parameters()) < 1.2e6
     assert torch.equal(first.image_encoder.pos_embed, again.image_encoder.pos_embed)
     key = "mask_decoder.iou_token.weight"
     assert torch.equal(first.state_dict()[key], again.state_dict()[key])
@@ -72,6 +72,7 @@ def test_our_parts_have_the_tensors_of_the_official_models():
     shape = replace(
         mini_sam.SHAPE,
         image_size=1024,
+        patch_size=16,
         width=768,
         depth=12,
         heads=12,
@@ -128,7 +129,7 @@ def test_damaged_or_incomplete_weights_are_refused(toy_sam, tmp_path):
     with pytest.raises(WeightsError, match="weights_broken"):
         load_sam(str(tmp_path), Place())
     (tmp_path / "model.safetensors").write_bytes((toy_sam / "model.safetensors").read_bytes())
-    wider = json.loads((toy_sam / "config.json").read_text()) | {"width": 128}
+    wider = json.loads((toy_sam / "config.json").read_text()) | {"width": 160}
     (tmp_path / "config.json").write_text(json.dumps(wider))
     with pytest.raises(WeightsError, match="weights_mismatch"):
         load_sam(str(tmp_path), Place())

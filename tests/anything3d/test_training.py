@@ -232,6 +232,16 @@ def test_the_loss_of_a_network_that_copies_its_input_is_the_noise(monkeypatch):
     assert loss == pytest.approx((1 + pointe.COLOR_WEIGHT) * sigma**2 / (sigma**2 + 0.05**2), rel=0.2)
 
 
+def test_noise_is_matched_by_reordering_it_alone():
+    eps, clean = torch.randn(3, 6, 40, generator=generator()), torch.rand(3, 6, 40, generator=generator(1)) - 0.5
+    found = pointe.matched(eps, clean)
+    rows = [{tuple(point) for point in cloud.mT.tolist()} for cloud in (eps[0], found[0])]
+    assert rows[0] == rows[1]  # points of noise stay whole
+    before, after = ((noise - clean)[:, :3].square().mean() for noise in (eps, found))
+    assert after < 0.75 * before
+    assert torch.equal(pointe.matched(found, clean), found)
+
+
 def test_hints_are_near_where_the_surface_is(objects):
     rows = batch.every(objects, 4)
     hint = diffusion.hints(objects, rows, generator())

@@ -35,6 +35,7 @@ CLOUD_STRETCH = 0.1  # ... and along each axis at most: clouds are never quite r
 ALPHAS_BAR = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).cumprod(0)  # as `diffusion.save_denoiser`
 JUDGED, DRAWN = 128, 36  # held-out views for the loss; for whole pictures
 DRAW_STEPS, DRAW_CFG = 25, 3.0  # DDIM
+CONTRAST = 0.12  # of a pixel with the ground, from which it belongs to a thing
 
 
 class Trained(nn.Module):
@@ -153,7 +154,8 @@ def judge_pictures(denoiser: Denoiser, held_out: Objects) -> dict[str, float]:
     rows = every(held_out, DRAWN)
     hint = hints(held_out, rows, torch.Generator().manual_seed(0))
     pictures = draw_pictures(denoiser, captions_of(held_out, rows), hint)
-    solid = (pictures - 1).abs().amax(1) > 0.15
+    ground = pictures[..., :: VIEW_PX - 1, :: VIEW_PX - 1].mean((2, 3), keepdim=True)  # the corners: any grey
+    solid = (pictures - ground).abs().amax(1) > CONTRAST
     true = rgba(held_out, rows)[:, 3] > 0.5
     pigments = F.normalize(torch.tensor([PIGMENTS[name] for name in COLORS]), dim=-1)
     shown = (pictures * true[:, None]).sum((2, 3)) / true.sum((1, 2))[:, None].clamp(min=1)

@@ -16,7 +16,7 @@ from anything3d.mini.training.data import SCENE_PX, STUFF, Scenes, load_scenes
 from anything3d.mini.training.loop import Recipe
 from anything3d.sam import PIXEL_MEAN, PIXEL_STD, Sam
 
-BATCH = 8  # scenes
+BATCH = 4  # scenes
 PROMPTS = 5  # of each scene
 BOX_SHARE = 0.2  # of the steps whose prompts are boxes
 STUFF_SHARE = 0.15  # of the points that lie on no object
@@ -25,7 +25,7 @@ LEAST_PX = 48  # pixels of a segment that is asked for
 PASTED = 0.25  # of the scenes that get another one's objects too
 PASTED_LABEL = 50  # added to their labels
 ZOOM = (0.7, 1.3)  # side of the part of a scene that is shown / the scene's
-CELL_PX = 4  # pixels along one side of a logit
+CELL_PX = 2  # pixels along one side of a logit
 SHARPNESS = 3.0  # of the targets at edges: how steeply a logit's cell goes from 0 to 1 with its covered share
 BCE, FOCUS = 4.0, 1.0  # weight of the cross-entropy beside the dice loss, exponent of its focal factor
 DENSE = 1.0  # weight of the encoder's own loss
@@ -74,7 +74,7 @@ def recipe(work: Path, seed: int, device: str) -> Recipe:
     def save(folder: Path) -> None:
         sam.save(trained.sam, folder / "sam")
 
-    return Recipe("sam", trained, loss, save, score, steps=9000, lr=7e-4, bf16=True, every=500)
+    return Recipe("sam", trained, loss, save, score, steps=8000, lr=6e-4, bf16=True, every=500)
 
 
 def draw(scenes: Scenes, generator: torch.Generator) -> Batch:

@@ -1,0 +1,161 @@
+"""What the packaged mini networks have learnt, on a few held-out objects; random ones in their place must fail.
+
+The thresholds lie safely below what docs/mini-models.md reports for many more objects.
+"""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from anything3d import seed, weights
+from anything3d.caption import CaptionConfig, load_captioner
+from anything3d.clip import load_clip
+from anything3d.diffusion import load_denoiser
+from anything3d.invert import InvertConfig, load_inverter
+from anything3d.metrics import psnr_db
+from anything3d.mini import blip, clip, diffusion, pointe, sam
+from anything3d.mini.training import blip as blip_training
+from anything3d.mini.training import data
+from anything3d.mini.training import diffusion as diffusion_training
+from anything3d.mini.training import pointe as pointe_training
+from anything3d.mini.training import sam as sam_training
+from anything3d.mini.training.batch import Rows, crops, every, rgba
+from anything3d.mini.training.clip import all_captions, pair_of
+from anything3d.mini.training.data import Objects, Scenes
+from anything3d.pointe import load_denoiser as load_point_denoiser
+from anything3d.sam import load_sam
+from anything3d.weights import Place
+
+OBJECTS, SCENES = 24, 10
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    objects: Objects
+    scenes: Scenes
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory) -> HeldOut:
+    work = tmp_path_factory.mktemp("held-out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(data.BLOCKS, ("objects", "held-out"), (1, OBJECTS))
+        patch.setitem(data.BLOCKS, ("scenes", "held-out"), (1, SCENES))
+        return HeldOut(data.load_objects("held-out", work), data.load_scenes("held-out", work))
+
+
+@pytest.fixture(scope="module")
+def random_weights(tmp_path_factory):
+    """The same folders with networks that have learnt nothing."""
+    folder = tmp_path_factory.mktemp("random")
+    sam.save(sam.build(1), folder / "sam")
+    blip.save(blip.build(1), folder / "blip")
+    clip.save(clip.build(1), folder / "clip")
+    diffusion.save(diffusion.build(1), folder / "diffusion")
+    pointe.save(pointe.build(1), folder)
+    return folder
+
+
+def seen(held_out: HeldOut, count: int):
+    """Crops as the pipeline makes them, and which objects they show."""
+    rows = every(held_out.objects, count)
+    return rows, crops(held_out.objects, rows, torch.Generator().manual_seed(0))
+
+
+def opaque(pictures):
+    return torch.cat([pictures, torch.ones_like(pictures[:, :1])], dim=1)
+
+
+def names(count):
+    return seed.generators(0, "test", [str(row) for row in range(count)])
+
+
+def mask_iou(folder, held_out):
+    """Mean IoU of masks from one point."""
+    return sam_training.judge(load_sam(str(folder / "sam"), Place()), held_out.scenes)["mask_iou"]
+
+
+def right_captions(folder, held_out):
+    """Share of captions that name shape and colour."""
+    rows, pictures = seen(held_out, OBJECTS)
+    said = load_captioner(CaptionConfig(weights=str(folder / "blip")), Place())(opaque(pictures), names(OBJECTS))
+    true = diffusion_training.captions_of(held_out.objects, rows)
+    return sum(row.text == text for row, text in zip(said, true, strict=True)) / OBJECTS
+
+
+def right_texts(folder, held_out):
+    """Share of crops whose own caption is the nearest of all in CLIP's space."""
+    network = load_clip(str(folder / "clip"), Place())
+    rows, pictures = seen(held_out, OBJECTS)
+    nearest = (network.image_embeddings(pictures) @ network.text_embeddings(all_captions()).T).argmax(1)
+    return float((nearest == pair_of(held_out.objects, rows)).float().mean())
+
+
+def decoded_psnr(folder, held_out):
+    """Of pictures through the VAE and back, dB."""
+    denoiser = load_denoiser(str(folder / "diffusion"), Place())
+    pictures = rgba(held_out.objects, every(held_out.objects, OBJECTS))
+    white = pictures[:, :3] * pictures[:, 3:] + 1 - pictures[:, 3:]
+    with torch.no_grad():
+        return float(psnr_db(denoiser.decode_latents(denoiser.encode_image(white)), white).mean())
+
+
+def drawn_outlines(folder, held_out):
+    """IoU of drawn and true outlines, under caption and depth."""
+    denoiser = load_denoiser(str(folder / "diffusion"), Place())
+    return diffusion_training.judge_pictures(denoiser, held_out.objects)["outline_iou"]
+
+
+def drawn_colors(folder, held_out):
+    """Share of drawn pictures in the caption's colour."""
+    denoiser = load_denoiser(str(folder / "diffusion"), Place())
+    return diffusion_training.judge_pictures(denoiser, held_out.objects)["color_accuracy"]
+
+
+def inversions_that_help(folder, held_out):
+    """Share of e* that explain the crop better than its true caption does, on noise that the fit never saw."""
+    rows = Rows(torch.arange(8), torch.ones(8, dtype=torch.long))
+    inverter = load_inverter(InvertConfig(weights=str(folder / "diffusion")), Place())
+    found = inverter(rgba(held_out.objects, rows), diffusion_training.captions_of(held_out.objects, rows), names(8))
+    return sum(row.loss_after < row.loss_before < 0.5 for row in found) / 8  # a network that sees nothing has loss 1
+
+
+def draft_closeness(folder, held_out):
+    """Minus the mean Chamfer distance of Point-E's drafts to the truth."""
+    network, seen_by = load_point_denoiser(str(folder / "pointe"), Place()), load_clip(str(folder / "clip"), Place())
+    return -pointe_training.judge_drafts(network, seen_by, held_out.objects, 8)["chamfer"]
+
+
+MEASURES = {
+    mask_iou: 0.7,
+    right_captions: 0.75,
+    right_texts: 0.5,
+    decoded_psnr: 28.0,
+    drawn_outlines: 0.7,
+    drawn_colors: 0.8,
+    inversions_that_help: 0.7,
+    draft_closeness: -0.085,
+}
+
+
+@pytest.mark.parametrize("measure", MEASURES, ids=lambda measure: measure.__name__)
+def test_the_packaged_network_has_learnt(measure, held_out):
+    assert measure(weights.PACKAGED, held_out) >= MEASURES[measure]
+
+
+@pytest.mark.parametrize("measure", MEASURES, ids=lambda measure: measure.__name__)
+def test_a_random_network_fails(measure, held_out, random_weights):
+    assert measure(random_weights, held_out) < MEASURES[measure]
+
+
+def test_all_packaged_networks_are_trained_and_small():
+    assert all(weights.trained(name) for name in ("sam", "blip", "clip", "diffusion", "pointe", "pointe-upsampler"))
+    files = [path for path in weights.PACKAGED.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 16 * 2**20
+
+
+def test_unseen_pairs_are_half_of_what_is_held_out(held_out):
+    pairs = pair_of(held_out.objects, every(held_out.objects, OBJECTS))
+    share = torch.isin(pairs, torch.tensor(blip_training.unseen_pairs())).float().mean()
+    assert 0.2 < share < 0.8
