@@ -15,11 +15,11 @@ from anything3d.render import Rendering, composite
 class LossConfig:
     """Weight of each term of `LossTerms`; 0 leaves a term without effect."""
 
-    sds: float = 1.0  # on the mean over a view's N latents; N in sources that sum
+    sds: float = 20.0  # on the mean over a view's N latents; N in sources that sum
     reference_rgb: float = 20.0  # found on the mini world; the ratio to the mask is that of Magic123's official code
     reference_mask: float = 5.0
     silhouette: float = 2.0  # at the start; fades linearly to 0, cloud guidance as in Points-to-3D
-    tv: float = 0.02
+    tv: float = 0.2
     entropy: float = 0.02
     emptiness: float = 0.0  # 1e4, later 2e5, in 3DFuse, on sums
 

@@ -1,8 +1,9 @@
 """Scores of one object: against its own photo always, against ground truth where there is one.
 
-Truth and reconstruction each have a canonical frame of their own, and nothing says that their fronts agree. What they
-share is the photo: both frames know from where it was taken. The turn between the frames follows from these two
-directions; nothing is fitted (no ICP), so a wrong reference camera costs in every number, as it should.
+Truth and reconstruction each have a canonical frame of their own. Both are upright, but nothing says that their fronts
+agree. What they share is the photo: both frames know from where it was taken. The turn about the vertical between the
+frames follows from these two azimuths; nothing is fitted (no ICP), so a wrong azimuth costs in every number, as it
+should. A wrong elevation does not tilt an upright object; it costs where the object was made to fit the photo.
 """
 
 from dataclasses import dataclass
@@ -30,8 +31,8 @@ WHITE = 1.0
 TURNTABLE_DISTANCE = 2.7  # canonical units; a unit cube stays in sight at every azimuth, an object fills about half
 NO_TRUTH = "no ground truth: compared with the photo only"
 NORMALIZATION = (
-    "the prediction is turned into the true canonical frame by the two reference cameras' directions (no ICP); for "
-    "distances, surfaces are then centred and scaled to bounding boxes with longest side 1, each by its own"
+    "the prediction is turned about the vertical into the true canonical frame, by the two cameras' azimuths (no ICP); "
+    "for distances, surfaces are then centred and scaled to bounding boxes with longest side 1, each by its own"
 )
 
 
@@ -159,20 +160,18 @@ def compare(
 
 
 def frame_turn(reference: Camera, target: Target) -> Float[Tensor, "3 3"]:
-    """The rotation from the predicted canonical frame to the true one.
+    """The rotation about y from the predicted canonical frame to the true one.
 
-    Both frames know the direction from which the photo was taken. Cameras that look at the origin from there, upright,
-    are one camera; so are their axes.
+    Both frames know the azimuth from which the photo was taken; a level, upright camera that looks from there at the
+    origin is one camera in both.
     """
-    azimuth, elevation = (value.cpu() for value in angles(reference))
-    predicted = _towards_origin(azimuth, elevation)
-    true = _towards_origin(azimuth.new_tensor([target.azimuth_deg]), azimuth.new_tensor([target.elevation_deg]))
-    return true @ predicted.T
+    azimuth, _ = angles(reference)
+    return _level(torch.tensor([target.azimuth_deg])) @ _level(azimuth.cpu()).T
 
 
-def _towards_origin(azimuth_deg: Float[Tensor, "1"], elevation_deg: Float[Tensor, "1"]) -> Float[Tensor, "3 3"]:
+def _level(azimuth_deg: Float[Tensor, "1"]) -> Float[Tensor, "3 3"]:
     one = torch.ones_like(azimuth_deg)
-    return orbit(azimuth_deg, elevation_deg, one, one).pose[0, :3, :3]
+    return orbit(azimuth_deg, 0 * one, one, one).pose[0, :3, :3]
 
 
 def turn_back(cameras: Camera, turn: Float[Tensor, "3 3"]) -> Camera:

@@ -23,9 +23,9 @@ Weighting = Literal["sds", "uniform", "fantasia3d"]
 class SdsConfig:
     """How hard, and at which noise, the denoiser pulls."""
 
-    cfg_scale: float = 5.0  # classifier-free guidance; 100 in DreamFusion and 3DFuse
+    cfg_scale: float = 2.5  # classifier-free guidance; 100 in DreamFusion and 3DFuse
     t_min: float = 0.02  # of T, all along
-    t_max: float = 0.70  # of T, at the start
+    t_max: float = 0.60  # of T, at the start
     t_max_end: float = 0.25  # of T, at the end; linear between
     weighting: Weighting = "sds"
     hint_scale: float = 1.0  # of the ControlNet's residuals

@@ -11,7 +11,7 @@ from torch import nn
 from anything3d.mini.tokens import clip_vocabulary, save_clip_tokenizer
 
 IMAGE_PX, PATCH_PX = 64, 8
-VISION_WIDTH = 96
+VISION_WIDTH = 128
 CONTEXT = 16  # tokens, with the two special ones
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of OpenAI's CLIP, so that one image serves both
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -25,8 +25,8 @@ def build(seed: int) -> nn.Module:
     config = CLIPConfig(
         vision_config={
             "hidden_size": VISION_WIDTH,
-            "intermediate_size": 256,
-            "num_hidden_layers": 3,
+            "intermediate_size": 384,
+            "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "image_size": IMAGE_PX,
             "patch_size": PATCH_PX,

@@ -14,7 +14,7 @@ import torch
 from anything3d.pointe.loading import build as build_network
 from anything3d.pointe.networks import PointDenoiser
 
-CLIP = {"feature_dim": 64, "grid_size": 8, "grid_feature_dim": 96}  # of the toy-sized CLIP
+CLIP = {"feature_dim": 64, "grid_size": 8, "grid_feature_dim": 128}  # of the toy-sized CLIP
 SHARED = {
     "input_channels": 6,
     "output_channels": 6,  # no learned variance

@@ -49,7 +49,7 @@ def test_preprocessing_of_a_white_image_is_white_minus_mean_over_std():
 def test_image_grid_is_the_last_hidden_state_without_the_class_token(clip: Clip):
     rgb = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     grid = clip.image_grid(rgb)
-    assert grid.shape == (2, clip.grid_feature_dim, clip.grid_size**2) == (2, 96, 64)
+    assert grid.shape == (2, clip.grid_feature_dim, clip.grid_size**2) == (2, 128, 64)
     with torch.no_grad():
         states = clip.vision(pixel_values=clip.preprocess(rgb)).last_hidden_state
     torch.testing.assert_close(grid[1, :, 10], states[1, 11])

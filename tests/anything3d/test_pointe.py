@@ -134,7 +134,7 @@ def build_small(seed=0, **changes):
 
 def inputs(rows, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(rows, 6, 20, generator=generator), torch.randn(rows, 96, 64, generator=generator)
+    return torch.randn(rows, 6, 20, generator=generator), torch.randn(rows, 128, 64, generator=generator)
 
 
 def test_the_last_step_of_x0_prediction_is_the_networks_output():

@@ -59,7 +59,7 @@ def test_half_precision_is_the_encoders_only_and_changes_little(toy_sam):
 
 def test_the_toy_sam_is_small_and_its_seed_decides():
     first, again, other = mini_sam.build(3), mini_sam.build(3), mini_sam.build(4)
-    assert 1e6 < sum(value.numel() for value in first.parameters()) < 1.2e6
+    assert 1e6 < sum(value.numel() for value in first.parameters()) < 1.5e6
     assert torch.equal(first.image_encoder.pos_embed, again.image_encoder.pos_embed)
     key = "mask_decoder.iou_token.weight"
     assert torch.equal(first.state_dict()[key], again.state_dict()[key])

@@ -148,7 +148,7 @@ def test_clamp_bounds_the_gradient_and_zero_is_none(constant):
     torch.testing.assert_close(bounded, free.clamp(-0.1, 0.1))
 
 
-@pytest.mark.parametrize(("progress", "highest"), [(0.0, 699), (0.5, 475), (1.0, 250)])
+@pytest.mark.parametrize(("progress", "highest"), [(0.0, 599), (0.5, 425), (1.0, 250)])
 def test_timesteps_fill_a_range_whose_top_falls(progress, highest):
     t = sample_timesteps(SdsConfig(), progress, 1000, seed.generators(0, "t", ["a", "b"]), views=4000)
     assert t.shape == (8000,)

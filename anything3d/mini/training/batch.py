@@ -49,6 +49,31 @@ def crops(objects: Objects, rows: Rows, generator: torch.Generator) -> Float[Ten
     return (photo * alpha + 1 - alpha).clamp(0, 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Paint:
+    """Other colours for B objects: channels swapped, and pale up to white. Shapes stay, so more pairs are seen."""
+
+    order: Int[Tensor, "B 3"]  # of red, green and blue
+    pale: Float[Tensor, "B"]  # 0: as before, 1: no hue, as bright as the brightest channel
+
+    @classmethod
+    def draw(cls, count: int, share: float, generator: torch.Generator) -> "Paint":
+        """For a `share` of the rows; the others keep their colours."""
+        painted = torch.rand(count, generator=generator) < share
+        order = torch.where(painted[:, None], torch.rand(count, 3, generator=generator).argsort(1), torch.arange(3))
+        pale = (2 * torch.rand(count, generator=generator) - 1).clamp(min=0) * painted
+        return cls(order, pale)
+
+    @property
+    def changes(self) -> Bool[Tensor, "B"]:
+        return (self.order != torch.arange(3)).any(1) | (self.pale > 0)
+
+    def apply(self, colors: Float[Tensor, "B 3 *R"]) -> Float[Tensor, "B 3 *R"]:
+        one = (len(colors), -1) + (1,) * (colors.ndim - 2)
+        swapped = colors.take_along_dim(self.order.view(one), dim=1)
+        return swapped.lerp(swapped.amax(1, keepdim=True), self.pale.view(one))
+
+
 def _occlude(
     seen: Float[Tensor, "B 4 S S"], others: Float[Tensor, "B 4 S S"], generator: torch.Generator
 ) -> Float[Tensor, "B 4 S S"]:

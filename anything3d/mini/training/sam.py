@@ -29,6 +29,8 @@ CELL_PX = 2  # pixels along one side of a logit
 SHARPNESS = 3.0  # of the targets at edges: how steeply a logit's cell goes from 0 to 1 with its covered share
 BCE, FOCUS = 4.0, 1.0  # weight of the cross-entropy beside the dice loss, exponent of its focal factor
 DENSE = 1.0  # weight of the encoder's own loss
+DENSE_PX, EMBEDDING = 4, 16  # pixels along one side of its cells, channels of their embeddings
+ANCHORS = 48  # cells of each scene whose segment is asked for there
 JUDGED = 200  # held-out objects
 
 
@@ -41,14 +43,16 @@ class Batch:
 class Trained(nn.Module):
     """SAM and a layer that is dropped after training.
 
-    That layer asks each image token of the encoder where in it objects are, and where their middles lie. Without it the
-    encoder learns only through the decoder's few prompts.
+    That layer gives each cell of the image an embedding; cells of one segment shall lie near each other, all others
+    away. It asks the encoder about many more points than the decoder has time for.
     """
 
     def __init__(self, seed: int) -> None:
         super().__init__()
         self.sam: Any = sam.build(seed)
-        self.dense = nn.Conv2d(sam.SHAPE.prompt_width, 3 * (sam.SHAPE.patch_size // CELL_PX) ** 2, 1)
+        self.cells = sam.SHAPE.patch_size // DENSE_PX  # along each side of a token
+        self.dense = nn.Conv2d(sam.SHAPE.prompt_width, EMBEDDING * self.cells**2, 1)
+        self.reach = nn.Parameter(torch.zeros(()))
 
 
 def recipe(work: Path, seed: int, device: str) -> Recipe:
@@ -65,7 +69,7 @@ def recipe(work: Path, seed: int, device: str) -> Recipe:
         logits, predicted_iou = decode(trained.sam, features[owner.to(device)], prompts)
         target = F.avg_pool2d(segment[:, None].float(), CELL_PX)[:, 0].to(device)
         return mask_loss(logits.float(), predicted_iou.float(), target) + DENSE * dense_loss(
-            trained, features, batch.label
+            trained, features, batch.label, generator
         )
 
     def score() -> dict[str, float]:
@@ -203,26 +207,19 @@ def mask_loss(
 
 
 def dense_loss(
-    trained: Trained, features: Float[Tensor, "B C h w"], label: UInt8[Tensor, "B S S"]
+    trained: Trained, features: Float[Tensor, "B C h w"], label: UInt8[Tensor, "B S S"], generator: torch.Generator
 ) -> Float[Tensor, ""]:
-    """How well the encoder's tokens alone tell objects from the rest, and where the middle of each cell's object is."""
-    coarse = label[:, CELL_PX // 2 :: CELL_PX, CELL_PX // 2 :: CELL_PX].long().to(features.device)
-    is_object = (coarse > 0) & (coarse < STUFF)
-    found = F.pixel_shuffle(trained.dense(features).float(), sam.SHAPE.patch_size // CELL_PX)
-    axis = (torch.arange(coarse.shape[1], device=coarse.device) + 0.5) / coarse.shape[1]
-    place = torch.stack(torch.meshgrid(axis, axis, indexing="xy")).expand(len(coarse), -1, -1, -1)  # B (x, y) h w
-    flat = coarse.flatten(1)
-    total = flat.new_zeros(len(flat), 256).scatter_add_(1, flat, torch.ones_like(flat))
-    middle = torch.stack(
-        [
-            place.new_zeros(len(flat), 256).scatter_add_(1, flat, value.flatten(1)) / total.clamp(min=1)
-            for value in (place[:, 0], place[:, 1])
-        ],
-        dim=1,
-    )
-    offset = middle.gather(2, flat[:, None].expand(-1, 2, -1)).view_as(place) - place
-    away = ((found[:, 1:] - 4 * offset).abs() * is_object[:, None]).sum() / is_object.sum().clamp(min=1)
-    return F.binary_cross_entropy_with_logits(found[:, 0], is_object.float()) + 0.5 * away
+    """Which cells are of the same segment as an anchor, told by the distance of their embeddings alone."""
+    embedding = F.pixel_shuffle(trained.dense(features).float(), trained.cells).flatten(2)  # B E cells
+    cells = label[:, DENSE_PX // 2 :: DENSE_PX, DENSE_PX // 2 :: DENSE_PX].flatten(1)
+    anchors = torch.multinomial((cells > 0).float(), ANCHORS, generator=generator)
+    same = (cells.gather(1, anchors)[:, :, None] == cells[:, None]).float().to(features.device)
+    at_anchors = embedding.gather(2, anchors[:, None].expand(-1, EMBEDDING, -1).to(features.device))
+    apart = torch.cdist(at_anchors.mT, embedding.mT)
+    logits = 3 + trained.reach - 2 * apart
+    probability = logits.sigmoid()
+    dice = 1 - (2 * (probability * same).sum(2) + 1) / (probability.sum(2) + same.sum(2) + 1)
+    return F.binary_cross_entropy_with_logits(logits, same) + dice.mean()
 
 
 def judge(network: Sam, scenes: Scenes) -> dict[str, float]:
