@@ -123,6 +123,30 @@ def test_some_objects_are_occluded(objects):
 # prompts and losses of SAM
 
 
+def test_paint_changes_hues_and_nothing_else(objects):
+    pixels = batch.crops(objects, batch.draw(objects, 64, generator()), generator(1))
+    paint = batch.Paint.draw(64, generator(2))
+    painted = paint.apply(pixels)
+    assert 10 < int(paint.changes.sum()) < 40
+    assert torch.equal(painted[~paint.changes], pixels[~paint.changes])
+    torch.testing.assert_close(painted.amax(1), pixels.amax(1))  # the brightest channel, so white stays white
+    assert (painted.amin(1) >= pixels.amin(1) - 1e-6).all()
+    points = pixels.flatten(2)
+    torch.testing.assert_close(paint.apply(points), painted.flatten(2))
+
+
+def test_the_dense_loss_is_small_where_embeddings_tell_segments_apart():
+    label = torch.ones(2, 256, 256, dtype=torch.uint8)
+    label[:, 64:128, 32:160], label[:, 150:, :] = 2, data.STUFF
+    coarse = label[:, 2::4, 2::4]
+    one_hot = torch.stack([coarse == value for value in (1, 2, data.STUFF)], dim=1).float()
+    features = nn.functional.pad(9 * one_hot, (0, 0, 0, 0, 0, sam.EMBEDDING - 3))
+    trained = sam.Trained(0)
+    trained.dense, trained.cells = nn.Identity(), 1  # embeddings are the features themselves
+    assert sam.dense_loss(trained, features, label, generator()) < 0.1
+    assert sam.dense_loss(trained, 0 * features, label, generator()) > 1
+
+
 def test_points_lie_in_their_segments_and_everywhere_in_them():
     segment = torch.zeros(1, 16, 16, dtype=torch.bool)
     segment[0, 3, 2:6] = segment[0, 9, 12] = True

@@ -12,6 +12,7 @@ from anything3d.mini.training.data import Objects
 OCCLUDED = 0.3  # of the views
 LEAST_VISIBLE = 0.35  # of an occluded silhouette; views with less are left whole
 OCCLUDED_CONTEXT = (1.15, 1.5)  # side of the new frame / longer side of what is still visible
+PAINTED = 0.5  # of the views: in other colours
 SOLID = 0.5  # opacity from which a pixel counts
 
 
@@ -57,9 +58,9 @@ class Paint:
     pale: Float[Tensor, "B"]  # 0: as before, 1: no hue, as bright as the brightest channel
 
     @classmethod
-    def draw(cls, count: int, share: float, generator: torch.Generator) -> "Paint":
-        """For a `share` of the rows; the others keep their colours."""
-        painted = torch.rand(count, generator=generator) < share
+    def draw(cls, count: int, generator: torch.Generator) -> "Paint":
+        """For PAINTED of the rows; the others keep their colours."""
+        painted = torch.rand(count, generator=generator) < PAINTED
         order = torch.where(painted[:, None], torch.rand(count, 3, generator=generator).argsort(1), torch.arange(3))
         pale = (2 * torch.rand(count, generator=generator) - 1).clamp(min=0) * painted
         return cls(order, pale)

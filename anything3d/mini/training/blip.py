@@ -18,7 +18,6 @@ from anything3d.mini.training.loop import Recipe
 from anything3d.mini.words import COLORS, SHAPES
 
 BATCH = 48
-PAINTED = 0.5  # of the crops: in other colours, and only their shape asked for
 COLOR_WORDS = slice(0, 2)  # of the targets: "a red", before the shape
 JUDGED = 256  # held-out crops
 
@@ -41,7 +40,7 @@ def recipe(work: Path, seed: int, device: str) -> Recipe:
         Without those the shape is guessed from the colour: a pair that no training set has is never said.
         """
         rows = draw(objects, BATCH, generator)
-        paint = Paint.draw(BATCH, PAINTED, generator)
+        paint = Paint.draw(BATCH, generator)
         any_color = torch.randint(len(COLORS), (BATCH,), generator=generator)
         pair = objects.shape[rows.item] * len(COLORS) + torch.where(paint.changes, any_color, objects.color[rows.item])
         ids = texts[pair.to(device)]

@@ -20,7 +20,6 @@ from anything3d.mini.training.loop import Recipe
 from anything3d.mini.words import COLORS, SHAPES, caption
 
 BATCH = 64
-PAINTED = 0.5  # of the crops: in other colours, which count for shape and view only
 CHANNELS = 12  # that the dropped layers keep of each token, much as Point-E's pooling does
 HIDDEN = 384
 SHAPE_WEIGHT, VIEW_WEIGHT = 20.0, 0.5  # of the dropped layers' losses, beside the contrast's
@@ -59,7 +58,7 @@ def recipe(work: Path, seed: int, device: str) -> Recipe:
 
     def loss(generator: torch.Generator) -> Tensor:
         rows = draw(objects, BATCH, generator)
-        paint = Paint.draw(BATCH, PAINTED, generator)
+        paint = Paint.draw(BATCH, generator)  # crops in other colours count for shape and view only
         with sdpa_kernel(SDPBackend.MATH):  # on a CPU the fused one takes most of the step, all of it backwards
             images, hidden = look(paint.apply(crops(objects, rows, generator)).to(device))
         true = ~paint.changes

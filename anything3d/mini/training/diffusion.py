@@ -107,7 +107,7 @@ def recipe(work: Path, seed: int, device: str) -> Recipe:
         saved = load_denoiser(str((work / "weights" / "diffusion").resolve()), Place(device))
         return losses | judge_pictures(saved, held_out)
 
-    return Recipe("diffusion", trained, loss, save, score, steps=3200, lr=1.5e-3, every=500)
+    return Recipe("diffusion", trained, loss, save, score, steps=4500, lr=1.5e-3, every=500)
 
 
 def prompts(objects: Objects, rows: Rows, generator: torch.Generator) -> list[str]:

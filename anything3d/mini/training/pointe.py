@@ -12,7 +12,7 @@ from anything3d.clip import Clip, load_clip
 from anything3d.lift import LiftConfig, canonical
 from anything3d.metrics import chamfer
 from anything3d.mini import pointe
-from anything3d.mini.training.batch import Rows, crops, draw, every
+from anything3d.mini.training.batch import Paint, Rows, crops, draw, every
 from anything3d.mini.training.clip import SDF_LIMIT
 from anything3d.mini.training.data import POINTS, SDF_CELLS, Objects, load_objects
 from anything3d.mini.training.loop import Recipe
@@ -57,8 +57,9 @@ def base(work: Path, seed: int, device: str) -> Recipe:
 
     def loss(generator: torch.Generator) -> Tensor:
         rows = draw(objects, BATCH, generator)
-        clean = model_units(objects, rows, SPARSE, generator).to(device)
-        embeddings = _embed(clip, objects, rows, generator)
+        paint = Paint.draw(BATCH, generator)
+        clean = model_units(objects, rows, SPARSE, generator, paint).to(device)
+        embeddings = clip.image_grid(paint.apply(crops(objects, rows, generator)))
         shape = trained.shape_loss(embeddings, objects.sdf[rows.item].float().to(device))
         return noise.loss(network, clean, embeddings, None, generator) + SHAPE_WEIGHT * shape
 
@@ -80,9 +81,11 @@ def upsampler(work: Path, seed: int, device: str) -> Recipe:
 
     def loss(generator: torch.Generator) -> Tensor:
         rows = draw(objects, UPSAMPLER_BATCH, generator)
-        clean = model_units(objects, rows, coarse + DENSE, generator).to(device)
+        paint = Paint.draw(UPSAMPLER_BATCH, generator)
+        clean = model_units(objects, rows, coarse + DENSE, generator, paint).to(device)
         low_res = spoil(data_units(clean[..., :coarse]), generator)
-        return noise.loss(network, clean[..., coarse:], _embed(clip, objects, rows, generator), low_res, generator)
+        embeddings = clip.image_grid(paint.apply(crops(objects, rows, generator)))
+        return noise.loss(network, clean[..., coarse:], embeddings, low_res, generator)
 
     def score() -> dict[str, float]:
         rows = every(held_out, JUDGED)
@@ -161,13 +164,15 @@ def matched(eps: Float[Tensor, "B 6 N"], clean: Float[Tensor, "B 6 N"]) -> Float
     return eps.take_along_dim(order[:, None], dim=2)
 
 
-def model_units(objects: Objects, rows: Rows, count: int, generator: torch.Generator) -> Float[Tensor, "B 6 N"]:
+def model_units(
+    objects: Objects, rows: Rows, count: int, generator: torch.Generator, paint: Paint | None = None
+) -> Float[Tensor, "B 6 N"]:
     """Random surface points in Point-E's axes (z up, front -y), about -1..1."""
     chosen = torch.rand(len(rows), POINTS, generator=generator).argsort(1)[:, :count, None]
     points = objects.points[rows.item].take_along_dim(chosen, 1).float()
-    colors = objects.colors[rows.item].take_along_dim(chosen, 1).float()
+    colors = objects.colors[rows.item].take_along_dim(chosen, 1).float().mT
     x, y, z = points.unbind(-1)
-    data = torch.cat([torch.stack([x, -z, y], dim=1), colors.transpose(1, 2)], dim=1)
+    data = torch.cat([torch.stack([x, -z, y], dim=1), colors if paint is None else paint.apply(colors)], dim=1)
     return data * torch.tensor(CHANNEL_SCALES)[:, None] + torch.tensor(CHANNEL_BIASES)[:, None]
 
 
@@ -180,10 +185,6 @@ def spoil(cloud: Float[Tensor, "B 6 N"], generator: torch.Generator) -> Float[Te
     size = torch.rand(len(cloud), 1, 1, generator=generator)
     scale = torch.tensor([COARSE_NOISE] * 3 + [COARSE_COLOR_NOISE] * 3)[:, None]
     return cloud + (size * scale * torch.randn(cloud.shape, generator=generator)).to(cloud.device)
-
-
-def _embed(clip: Clip, objects: Objects, rows: Rows, generator: torch.Generator) -> Float[Tensor, "B D G"]:
-    return clip.image_grid(crops(objects, rows, generator))
 
 
 def _judged_crops(objects: Objects, rows: Rows) -> Float[Tensor, "B 3 S S"]:
