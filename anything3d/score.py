@@ -32,7 +32,8 @@ TURNTABLE_DISTANCE = 2.7  # canonical units; a unit cube stays in sight at every
 NO_TRUTH = "no ground truth: compared with the photo only"
 NORMALIZATION = (
     "the prediction is turned about the vertical into the true canonical frame, by the two cameras' azimuths (no ICP); "
-    "for distances, surfaces are then centred and scaled to bounding boxes with longest side 1, each by its own"
+    "surfaces are then centred and scaled to bounding boxes with longest side 1, each by its own; the novel views' "
+    "cameras move with the mesh"
 )
 
 
@@ -132,7 +133,7 @@ def against_truth(made: Reconstruction, target: Target, config: ScoreConfig, gen
     surface = metrics.normalise_points(surface[None] @ turn.T)
     cloud = metrics.normalise_points(subset(made.cloud.points[0].cpu(), n, generator)[None] @ turn.T)
 
-    cameras = turn_back(target.cameras, turn)
+    cameras = cameras_around(made.mesh.vertices.cpu(), target.cameras, turn)
     seen = render_on_cpu(made.field, cameras, target.views.shape[-1], config.samples)
     psnr, iou = compare(seen, over(target.views, WHITE), target.views[:, 3])
     return TruthScores(
@@ -174,10 +175,17 @@ def _level(azimuth_deg: Float[Tensor, "1"]) -> Float[Tensor, "3 3"]:
     return orbit(azimuth_deg, 0 * one, one, one).pose[0, :3, :3]
 
 
-def turn_back(cameras: Camera, turn: Float[Tensor, "3 3"]) -> Camera:
-    """Cameras of the true frame in the predicted frame, `turn` being the rotation from predicted to true."""
+def cameras_around(vertices: Float[Tensor, "V 3"], cameras: Camera, turn: Float[Tensor, "3 3"]) -> Camera:
+    """Cameras of the true frame where they see the prediction as they see the truth.
+
+    `turn` is the rotation from the predicted to the true frame; there the truth's bounding box has its centre at 0 and
+    its longest side is 1, and that of the predicted `vertices` is made the same.
+    """
+    turned = vertices @ turn.T
+    low, high = turned.amin(0), turned.amax(0)
     pose = cameras.pose.clone()
-    pose[:, :3] = turn.T @ cameras.pose[:, :3]
+    pose[:, :3, 3] = (low + high) / 2 + (high - low).max() * cameras.pose[:, :3, 3]
+    pose[:, :3] = turn.T @ pose[:, :3]
     return Camera(pose, cameras.intrinsics)
 
 

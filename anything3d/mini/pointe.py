@@ -22,10 +22,18 @@ SHARED = {
     "init_scale": 0.25,
     "time_token_cond": True,
     "prediction": "x0",
-    "pooled_channels": 8,
+    "pooled_channels": 12,
+    "pooled_width": 384,
     "wave_bands": 5,
 }
-BASE = {"name": "CLIPImageGridPointDiffusionTransformer", "width": 128, "layers": 4, "n_ctx": 256, **SHARED}
+BASE = {
+    "name": "CLIPImageGridPointDiffusionTransformer",
+    "width": 128,
+    "layers": 4,
+    "n_ctx": 256,
+    "shape_cells": 12,
+    **SHARED,
+}
 UPSAMPLER = {
     "name": "CLIPImageGridUpsamplePointDiffusionTransformer",
     "width": 96,

@@ -28,6 +28,8 @@ SHAPE = SamShape(
     iou_hidden=96,
 )
 POINT_FREQUENCY = 2.0  # of the waves that tell places apart, official ones 1: a token is 1/32 of the image, not 1/64
+MATCH = 1.7  # length of each row of the projections that begin alike
+QUIET = 0.25  # of what is added to the encodings of places, at first: else they are not heard
 
 
 def build(seed: int) -> nn.Module:
@@ -36,7 +38,27 @@ def build(seed: int) -> nn.Module:
         torch.manual_seed(seed)
         network: Any = sam.build(SHAPE)
         network.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.mul_(POINT_FREQUENCY)
+        transformer = network.mask_decoder.transformer
+        attentions = [transformer.final_attn_token_to_image]
+        for layer in transformer.layers:
+            attentions += [layer.cross_attn_token_to_image, layer.cross_attn_image_to_token]
+        for attention in attentions:
+            _match_places(attention.q_proj, attention.k_proj)
+        louder = [layer.norm1 for layer in transformer.layers] + [network.image_encoder.neck[-1]]
+        for part in louder + list(network.prompt_encoder.point_embeddings):
+            part.weight.data.mul_(QUIET)
         return network
+
+
+def _match_places(queries: nn.Linear, keys: nn.Linear) -> None:
+    """Let queries begin by attending to keys with the same encoding of their place: both are projected alike.
+
+    From random projections a small decoder learns for thousands of steps to find the token that a point lies in.
+    """
+    alike = torch.linalg.qr(torch.randn_like(queries.weight).T).Q.T
+    for projection in (queries, keys):
+        projection.weight.data.copy_(MATCH * alike)
+        projection.bias.data.zero_()
 
 
 def save(network: nn.Module, directory: Path) -> None:

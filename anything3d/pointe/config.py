@@ -1,6 +1,6 @@
 """What a Point-E network is made of, read from the entries of a config.json, and the eight official ones.
 
-Source: openai/point-e@fc8a607 (configs.py). `prediction`, `pooled_channels` and `wave_bands` are
+Source: openai/point-e@fc8a607 (configs.py). `prediction`, `pooled_...`, `shape_cells` and `wave_bands` are
 ours, for networks of toy size; the official entries lack them.
 """
 
@@ -54,6 +54,8 @@ class NetworkConfig:
     channel_biases: tuple[float, ...]
     prediction: Prediction
     pooled_channels: int  # per grid token in the image vector that modulates every point; 0: none
+    pooled_width: int  # of all tokens' channels, mixed
+    shape_cells: int  # along a side of the grid of signed distances that points look up halfway; 0: none
     wave_bands: int  # wavelengths of the coordinates that a point is also given as sines; 0: none
 
 
@@ -94,6 +96,9 @@ def parse_network(entry: Mapping[str, object]) -> NetworkConfig | SdfConfig:
     pooled_channels = _read(entry, "pooled_channels", int, 0)
     if pooled_channels and IMAGES[name] != "grid":
         raise WeightsError("weights_config", f"{name} has no grid of image tokens to pool")
+    shape_cells = _read(entry, "shape_cells", int, 0)
+    if shape_cells and not (pooled_channels and prediction == "x0"):
+        raise WeightsError("weights_config", f"{name} reads its shape_cells from pooled tokens, for prediction x0")
     return NetworkConfig(
         name=name,
         image=IMAGES[name],
@@ -109,6 +114,8 @@ def parse_network(entry: Mapping[str, object]) -> NetworkConfig | SdfConfig:
         channel_biases=_read_tuple(entry, "channel_biases", CHANNEL_BIASES),
         prediction="x0" if prediction == "x0" else "eps",
         pooled_channels=pooled_channels,
+        pooled_width=_read(entry, "pooled_width", int) if pooled_channels else 0,
+        shape_cells=shape_cells,
         wave_bands=_read(entry, "wave_bands", int, 0),
     )
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from anything3d.pointe.config import ClipSizes, NetworkConfig, SdfConfig
 
+NEAR = 0.1  # longest sides: distances to a surface are told in multiples of it
 MAX_PERIOD = 10000  # of the slowest sinusoid of the time embedding, in steps of the 1024
 
 
@@ -90,10 +91,13 @@ class Transformer(nn.Module):
         self.resblocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
 
     def forward(
-        self, x: Float[Tensor, "B L C"], modulation: Float[Tensor, "B layers 2 C"] | None = None
+        self,
+        x: Float[Tensor, "B L C"],
+        modulation: Float[Tensor, "B layers 2 C"] | None = None,
+        layers: slice = slice(None),
     ) -> Float[Tensor, "B L C"]:
-        """`modulation` scales (by 1 + the first) and shifts all tokens before each layer."""
-        for layer, block in enumerate(self.resblocks):
+        """Through `layers`; `modulation` scales (by 1 + the first) and shifts all tokens before each."""
+        for layer, block in list(enumerate(self.resblocks))[layers]:
             if modulation is not None:
                 scale, shift = modulation[:, layer, :, None].unbind(1)
                 x = x * (1 + scale) + shift
@@ -140,10 +144,17 @@ class PointDenoiser(nn.Module):
             dim = clip.grid_feature_dim
             self.clip_embed = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, width))
         if config.pooled_channels:
-            self.image_pool = ImagePool(clip, config.pooled_channels, width)
+            self.image_pool = ImagePool(clip, config.pooled_channels, config.pooled_width)
+            # As loud as the points: without the norm the image drowns in them
+            self.image_proj = nn.Sequential(nn.Linear(config.pooled_width, width), nn.LayerNorm(width))
             self.modulate = nn.Linear(width, config.layers * 2 * width)
             nn.init.zeros_(self.modulate.weight)
             nn.init.zeros_(self.modulate.bias)
+        if config.shape_cells:
+            self.shape = CoarseShape(config.pooled_width, config.shape_cells, width)
+            self.draft_norm = nn.LayerNorm(width)
+            self.draft_proj = nn.Linear(width, config.output_channels)
+            self.trust = nn.Linear(width, 1)
         if config.wave_bands:
             self.wave_proj = nn.Linear(6 * config.wave_bands, width, bias=False)
         if config.cond_ctx:
@@ -164,11 +175,25 @@ class PointDenoiser(nn.Module):
             points = points + self.wave_proj(waves(x[:, :3].transpose(1, 2), self.config.wave_bands))
         if self.config.pooled_channels:
             pooled = self.image_pool(embeddings)
-            points = points + pooled[:, None]
-            modulation = self.modulate(pooled).unflatten(1, (self.config.layers, 2, -1))
+            image = self.image_proj(pooled)
+            points = points + image[:, None]
+            modulation = self.modulate(image).unflatten(1, (self.config.layers, 2, -1))
         tokens = torch.cat([*self._condition(t, embeddings, low_res, x.dtype), points], dim=1)
-        hidden = self.ln_post(self.backbone(self.ln_pre(tokens), modulation))
-        return self.output_proj(hidden[:, -x.shape[2] :]).transpose(1, 2)
+        hidden, count = self.ln_pre(tokens), x.shape[2]
+        if not self.config.shape_cells:
+            hidden = self.ln_post(self.backbone(hidden, modulation))
+            return self.output_proj(hidden[:, -count:]).transpose(1, 2)
+        half = self.config.layers // 2
+        hidden = self.backbone(hidden, modulation, slice(half))
+        shape = self.shape(pooled)
+        draft = self.draft_proj(self.draft_norm(hidden[:, -count:]))
+        told = self.shape.tell(self.shape.look_up(shape, draft[..., :3]))
+        hidden = torch.cat([hidden[:, :-count], hidden[:, -count:] + told], dim=1)
+        hidden = self.ln_post(self.backbone(hidden, modulation, slice(half, None)))[:, -count:]
+        found = draft + self.output_proj(hidden)
+        step = 2 * self.shape.look_up(shape, found[..., :3])[..., -3:]  # model units are half data units
+        moved = found[..., :3] - self.trust(hidden).sigmoid() * NEAR * step
+        return torch.cat([moved, found[..., 3:]], dim=2).transpose(1, 2)
 
     def _condition(
         self, t: Int[Tensor, "B"], embeddings: Tensor | None, low_res: Tensor | None, dtype: torch.dtype
@@ -199,10 +224,37 @@ class ImagePool(nn.Module):
         self.norm = nn.LayerNorm(clip.grid_feature_dim)
         self.narrow = nn.Linear(clip.grid_feature_dim, channels)
         self.mix = nn.Linear(channels * clip.grid_size**2, width)
-        self.level = nn.LayerNorm(width)  # as loud as the points; without it they drown the image
 
-    def forward(self, embeddings: Float[Tensor, "B D G"]) -> Float[Tensor, "B C"]:
-        return self.level(self.mix(F.gelu(self.narrow(self.norm(embeddings.transpose(1, 2)))).flatten(1)))
+    def forward(self, embeddings: Float[Tensor, "B D G"]) -> Float[Tensor, "B H"]:
+        tokens = F.gelu(self.narrow(self.norm(embeddings.transpose(1, 2))))
+        return F.gelu(self.mix(tokens.flatten(1)))
+
+
+class CoarseShape(nn.Module):
+    """What the image says of the shape, as signed distances in the unit cube, and what they say of each point.
+
+    Not in the official networks. Through attention a small network learns where a point may lie, and hardly how far it
+    is from there; this tells it. Data units, Point-E's axes.
+    """
+
+    def __init__(self, pooled_width: int, cells: int, width: int) -> None:
+        super().__init__()
+        self.cells = cells
+        self.grid = nn.Linear(pooled_width, cells**3)
+        self.tell = nn.Linear(7, width)
+
+    def forward(self, pooled: Float[Tensor, "B H"]) -> Float[Tensor, "B z y x"]:
+        return self.grid(pooled).unflatten(1, (self.cells,) * 3)
+
+    def look_up(self, grid: Float[Tensor, "B z y x"], points: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N 7"]:
+        """Of points (model units, x y z): distance / NEAR, its gradient, and their product, away from the surface."""
+        distance = grid.to(torch.promote_types(grid.dtype, torch.float32))  # what can be sampled
+        gradient = torch.gradient(distance, spacing=1 / self.cells, dim=(3, 2, 1))
+        # A point of model units -1..1 is at the edges of the cube, whose outermost cells begin there
+        places = points.to(distance)[:, :, None, None]
+        values = torch.stack([distance / NEAR, *gradient], dim=1)
+        found = F.grid_sample(values, places, padding_mode="border", align_corners=False)[..., 0, 0].transpose(1, 2)
+        return torch.cat([found, found[..., :1] * found[..., 1:]], dim=2)
 
 
 class PointCloudSdf(nn.Module):

@@ -26,7 +26,7 @@ TURNTABLE_FPS = 6.0
 
 class ScoreStage:
     name = "score"
-    version = 3
+    version = 4
     reads = ("segment", "lift", "reconstruct", "mesh", "truth")
     record = ScoreRecord
 

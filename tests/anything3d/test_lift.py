@@ -103,8 +103,10 @@ def test_a_crop_without_mask_fails_alone(lifter):
 
 def test_clouds_without_shape_are_numerics_errors(lifter):
     network = mini.build(1).base
-    torch.nn.init.zeros_(network.output_proj.weight)  # every point at the origin
-    torch.nn.init.zeros_(network.output_proj.bias)
+    for part in (network.draft_proj, network.output_proj, network.trust):  # every point at the origin
+        torch.nn.init.zeros_(part.weight)
+        torch.nn.init.zeros_(part.bias)
+    torch.nn.init.constant_(network.trust.bias, -1000.0)  # and left there
     upsampler = mini.build(1).upsampler
     torch.nn.init.constant_(upsampler.output_proj.bias, torch.nan)
     flat = dataclasses.replace(lifter, base=network.eval(), upsampler=lifter.upsampler)

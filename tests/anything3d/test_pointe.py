@@ -12,6 +12,7 @@ from anything3d.errors import WeightsError
 from anything3d.mini import pointe as mini
 from anything3d.pointe.config import OFFICIAL, OFFICIAL_CLIP
 from anything3d.pointe.diffusion import alphas_cumprod, discrete_time, karras_sigmas
+from anything3d.pointe.networks import NEAR, CoarseShape
 from anything3d.weights import Place
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "point_e"
@@ -182,7 +183,7 @@ def test_churn_changes_the_cloud_and_the_seed_decides_how():
 
 
 def test_points_are_a_set_to_the_networks():
-    network = build_small()
+    network = build_small(shape_cells=0)
     noise, grid = inputs(1)
     order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([500])
@@ -197,6 +198,28 @@ def test_pooled_image_features_reach_every_point():
     t = torch.tensor([500])
     moved = (network(noise, t, embeddings=grid) - network(noise, t, embeddings=-grid)).abs().amax(1)
     assert moved.min() > 1e-4
+
+
+def test_points_are_told_their_distance_from_a_plane_and_the_way_to_it():
+    shape = CoarseShape(4, 10, 8)
+    _, y, x = torch.meshgrid(*[(torch.arange(10) + 0.5) / 10 - 0.5] * 3, indexing="ij")
+    grid = 0.6 * x + 0.8 * y - 0.1  # the plane 0.6 x + 0.8 y = 0.1
+    points = torch.tensor([[[0.4, 0.2, 0.0], [-0.2, 0.1, 0.7]]])  # model units, twice the data's
+    away = torch.tensor([0.6 * 0.2 + 0.8 * 0.1 - 0.1, 0.6 * -0.1 + 0.8 * 0.05 - 0.1])
+    gradient = torch.tensor([0.6, 0.8, 0.0]).expand(2, 3)
+    expected = torch.cat([away[:, None] / NEAR, gradient, away[:, None] / NEAR * gradient], dim=1)
+    torch.testing.assert_close(shape.look_up(grid[None], points)[0], expected)
+
+
+def test_the_coarse_shape_reaches_every_point_and_changes_no_order():
+    network = build_small()
+    noise, grid = inputs(1)
+    t, order = torch.tensor([500]), torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    straight = network(noise, t, embeddings=grid)
+    torch.testing.assert_close(network(noise[:, :, order], t, embeddings=grid), straight[:, :, order])
+    with torch.no_grad():
+        network.shape.grid.bias += 0.05
+    assert (network(noise, t, embeddings=grid) - straight).abs().amax(1).min() > 1e-4
 
 
 def write(folder, config, network):
@@ -239,6 +262,7 @@ def test_wrong_weights_say_what_is_wrong(tmp_path):
     unknown = write(tmp_path / "unknown", small(name="PointNet"), network)
     untyped = write(tmp_path / "untyped", small(width="32"), network)
     predicting = write(tmp_path / "predicting", small(prediction="v"), network)
+    shapeless = write(tmp_path / "shapeless", small(prediction="eps"), network)
     sdf = write(tmp_path / "sdf", META["configs"]["sdf"], official("sdf"))
     damaged = write(tmp_path / "damaged", small(), network)
     (tmp_path / "damaged" / "model.safetensors").write_bytes(b"x" * 100)
@@ -249,6 +273,7 @@ def test_wrong_weights_say_what_is_wrong(tmp_path):
         (unknown, "weights_config", "PointNet"),
         (untyped, "weights_config", "width"),
         (predicting, "weights_config", "eps, x0"),
+        (shapeless, "weights_config", "shape_cells"),
         (sdf, "weights_config", "a point denoiser is needed"),
         (damaged, "weights_damaged", "damaged"),
         (str(tmp_path / "empty"), "weights_missing", "base_1b.pt"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from anything3d.camera import Camera, orbit
+from anything3d.camera import Camera, orbit, project
 from anything3d.cloud import Cloud
 from anything3d.errors import ConfigError, NumericsError
 from anything3d.field import Field, FieldConfig
@@ -21,6 +21,7 @@ from anything3d.score import (
     Scorer,
     against_truth,
     azimuth_error_deg,
+    cameras_around,
     frame_turn,
     load_scorer,
 )
@@ -85,7 +86,8 @@ def made() -> Reconstruction:
 def target(made: Reconstruction) -> Target:
     angles = torch.tensor([0.0, 90.0, 180.0, 270.0]) + AZIMUTH
     cameras = orbit(angles, *(torch.full((4,), value) for value in (20.0, 2.7, 39.6)))
-    return Target(slab(0.0, seed=1).points[0], rgba(made.field, cameras), cameras, AZIMUTH, ELEVATION, 360.0)
+    seen = cameras_around(made.mesh.vertices, cameras, torch.eye(3))  # of a truth whose box is that of the mesh
+    return Target(slab(0.0, seed=1).points[0], rgba(made.field, seen), cameras, AZIMUTH, ELEVATION, 360.0)
 
 
 def generator() -> torch.Generator:
@@ -187,6 +189,17 @@ def test_the_turn_between_frames_takes_one_azimuth_to_the_other_and_keeps_what_i
     torch.testing.assert_close(turn @ torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0.0, 1.0, 0.0]))
     eye = turn @ camera(200.0, -10.0).pose[0, :3, 3]
     torch.testing.assert_close(eye, camera(AZIMUTH, -10.0).pose[0, :3, 3], rtol=0, atol=1e-5)
+
+
+def test_a_small_prediction_off_the_centre_is_seen_as_the_truth_is(target: Target):
+    corners = torch.tensor([[x, y, z] for x in (-0.5, 0.5) for y in (-0.2, 0.2) for z in (-0.3, 0.3)])
+    turn = turn_about_y(-30.0)
+    predicted = (0.8 * corners + torch.tensor([0.1, -0.05, 0.2])) @ turn  # the turn takes it to the true frame
+    around = cameras_around(predicted, target.cameras, turn)
+    for view in range(4):
+        seen = project(Camera(around.pose[view, None], around.intrinsics[view, None]), predicted[None])
+        true = project(Camera(target.cameras.pose[view, None], target.cameras.intrinsics[view, None]), corners[None])
+        torch.testing.assert_close(seen[0], true[0], atol=1e-4, rtol=0)
 
 
 def test_a_field_with_a_nan_is_an_error(scorer: Scorer, made: Reconstruction):

@@ -17,6 +17,7 @@ from anything3d.mini.tokens import save_bert_tokenizer, save_clip_tokenizer
 from anything3d.mini.training import batch, blip, data, diffusion, loop, pointe, sam
 from anything3d.mini.training import clip as clip_training
 from anything3d.mini.words import COLORS, SHAPES
+from anything3d.pointe.networks import NEAR, CoarseShape
 from anything3d.sam import Sam
 
 
@@ -120,6 +121,16 @@ def test_some_objects_are_occluded(objects):
     assert 0.05 < changed < 0.5
 
 
+def test_true_points_look_up_that_they_lie_on_the_true_surface(objects):
+    rows = batch.draw(objects, 32, generator())
+    points = pointe.model_units(objects, rows, 200, generator())[:, :3].mT
+    shape = CoarseShape(4, data.SDF_CELLS, 8)
+    found = shape.look_up(batch.distances(objects, rows), points)[..., 0] * NEAR
+    swapped = shape.look_up(batch.distances(objects, rows).transpose(1, 2), points)[..., 0] * NEAR
+    assert found.abs().mean() < 0.03  # cells are 0.083 wide
+    assert found.abs().mean() < swapped.abs().mean()
+
+
 # prompts and losses of SAM
 
 
@@ -140,11 +151,20 @@ def test_the_dense_loss_is_small_where_embeddings_tell_segments_apart():
     label[:, 64:128, 32:160], label[:, 150:, :] = 2, data.STUFF
     coarse = label[:, 2::4, 2::4]
     one_hot = torch.stack([coarse == value for value in (1, 2, data.STUFF)], dim=1).float()
-    features = nn.functional.pad(9 * one_hot, (0, 0, 0, 0, 0, sam.EMBEDDING - 3))
+    embedding = nn.functional.pad(9 * one_hot.flatten(2), (0, 0, 0, sam.EMBEDDING - 3))
     trained = sam.Trained(0)
-    trained.dense, trained.cells = nn.Identity(), 1  # embeddings are the features themselves
-    assert sam.dense_loss(trained, features, label, generator()) < 0.1
-    assert sam.dense_loss(trained, 0 * features, label, generator()) > 1
+    assert sam.dense_loss(trained, embedding, label, generator()) < 0.1
+    assert sam.dense_loss(trained, 0 * embedding, label, generator()) > 1
+
+
+def test_a_token_that_lies_at_its_segment_costs_little():
+    trained = sam.Trained(0)
+    cells = torch.zeros(1, sam.EMBEDDING, 6)
+    cells[0, 0] = torch.tensor([0.0, 0.0, 0.0, 9.0, 9.0, 9.0])
+    same = torch.tensor([[[1.0, 1.0, 1.0, 0.0, 0.0, 0.0]]])
+    at, elsewhere = cells[:, :, 0, None].mT, cells[:, :, 4, None].mT
+    assert sam.near_loss(trained.near(at, cells), same) < 0.1
+    assert sam.near_loss(trained.near(elsewhere, cells), same) > 1
 
 
 def test_points_lie_in_their_segments_and_everywhere_in_them():
@@ -168,7 +188,7 @@ def test_decoding_many_images_at_once_is_what_sam_does_for_each():
     with torch.no_grad():
         pixels = torch.stack([image.permute(2, 0, 1).float() for image in images])
         features = network.image_encoder(torch.stack([network.preprocess(image) for image in pixels]))
-        logits, predicted_iou = sam.decode(network, features, asked)
+        logits, predicted_iou, _ = sam.decode(network, features, asked)
     rows = Sam(network).prompt(images, [asked[:1], asked[1:]], 2, 8)
     for b in range(2):
         best = int(predicted_iou[b, 1:].argmax()) + 1  # the first is the mask of unambiguous prompts
@@ -254,16 +274,6 @@ def test_the_loss_of_a_network_that_copies_its_input_is_the_noise(monkeypatch):
     loss = noise.loss(network, clean, torch.zeros(2, 128, 64), None, generator())
     sigma = float(noise.sigmas[40])  # the copy is off by the noise, of which alpha_bar takes a little away
     assert loss == pytest.approx((1 + pointe.COLOR_WEIGHT) * sigma**2 / (sigma**2 + 0.05**2), rel=0.2)
-
-
-def test_noise_is_matched_by_reordering_it_alone():
-    eps, clean = torch.randn(3, 6, 40, generator=generator()), torch.rand(3, 6, 40, generator=generator(1)) - 0.5
-    found = pointe.matched(eps, clean)
-    rows = [{tuple(point) for point in cloud.mT.tolist()} for cloud in (eps[0], found[0])]
-    assert rows[0] == rows[1]  # points of noise stay whole
-    before, after = ((noise - clean)[:, :3].square().mean() for noise in (eps, found))
-    assert after < 0.75 * before
-    assert torch.equal(pointe.matched(found, clean), found)
 
 
 def test_hints_are_near_where_the_surface_is(objects):

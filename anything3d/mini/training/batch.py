@@ -13,6 +13,7 @@ OCCLUDED = 0.3  # of the views
 LEAST_VISIBLE = 0.35  # of an occluded silhouette; views with less are left whole
 OCCLUDED_CONTEXT = (1.15, 1.5)  # side of the new frame / longer side of what is still visible
 PAINTED = 0.5  # of the views: in other colours
+SDF_LIMIT = 0.15  # canonical units; distances are cut there
 SOLID = 0.5  # opacity from which a pixel counts
 
 
@@ -41,6 +42,11 @@ def every(objects: Objects, count: int) -> Rows:
 def rgba(objects: Objects, rows: Rows) -> Float[Tensor, "B 4 S S"]:
     """Clean views in [0, 1], straight alpha."""
     return objects.rgba[rows.item, rows.view].float() / 255
+
+
+def distances(objects: Objects, rows: Rows) -> Float[Tensor, "B z y x"]:
+    """Signed distances along Point-E's axes, whose z is the canonical y and whose y is the canonical -z."""
+    return objects.sdf[rows.item].float().permute(0, 2, 3, 1).flip(2).clamp(-SDF_LIMIT, SDF_LIMIT)
 
 
 def crops(objects: Objects, rows: Rows, generator: torch.Generator) -> Float[Tensor, "B 3 S S"]:

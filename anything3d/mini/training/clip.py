@@ -9,35 +9,35 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from anything3d.mini import clip
+from anything3d.mini import clip, pointe
 from anything3d.mini.tokens import clip_vocabulary
-from anything3d.mini.training.batch import Paint, Rows, crops, draw, every
-from anything3d.mini.training.data import SDF_CELLS, Objects, load_objects
+from anything3d.mini.training.batch import Paint, Rows, crops, distances, draw, every
+from anything3d.mini.training.data import Objects, load_objects
 from anything3d.mini.training.loop import Recipe
 from anything3d.mini.words import COLORS, SHAPES, caption
 
 BATCH = 64
-CHANNELS = 12  # that the dropped layers keep of each token, much as Point-E's pooling does
-HIDDEN = 384
 SHAPE_WEIGHT, VIEW_WEIGHT = 20.0, 0.5  # of the dropped layers' losses, beside the contrast's
-SDF_LIMIT = 0.15  # canonical units; distances are cut there
 JUDGED = 256  # held-out crops
+SHAPE_READER = "clip-shape.safetensors"
 
 
 class Trained(nn.Module):
-    """CLIP, and layers that are dropped after training: signed distances and the camera's direction from the tokens."""
+    """CLIP, Point-E's layers that read a shape from its tokens, and one that is dropped: the camera's direction.
+
+    Point-E's training begins with those layers as this leaves them, in the file SHAPE_READER beside CLIP's folder.
+    """
 
     def __init__(self, seed: int) -> None:
         super().__init__()
         self.clip: Any = clip.build(seed)
-        tokens, width = (clip.IMAGE_PX // clip.PATCH_PX) ** 2, clip.VISION_WIDTH
-        self.narrow = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, CHANNELS), nn.GELU(), nn.Flatten())
-        self.mix = nn.Sequential(nn.Linear(CHANNELS * tokens, HIDDEN), nn.GELU())
-        self.sdf = nn.Linear(HIDDEN, SDF_CELLS**3)
-        self.view = nn.Linear(HIDDEN, 3)
+        base = pointe.build(seed).base
+        self.reader = nn.ModuleDict({"pool": base.image_pool, "grid": base.shape.grid})
+        self.view = nn.Linear(base.config.pooled_width, 3)
 
 
 def recipe(work: Path, seed: int, device: str) -> Recipe:
@@ -50,7 +50,7 @@ def recipe(work: Path, seed: int, device: str) -> Recipe:
         """Unit embeddings, and what the dropped layers see."""
         seen = network.vision_model(pixel_values=standardise(pixels))
         embedding = F.normalize(network.visual_projection(seen.pooler_output).float(), dim=-1)
-        return embedding, trained.mix(trained.narrow(seen.last_hidden_state[:, 1:]))
+        return embedding, trained.reader["pool"](seen.last_hidden_state[:, 1:].mT)
 
     def read(ids: Int[Tensor, "B L"]) -> Float[Tensor, "B D"]:
         pooled = network.text_model(input_ids=ids).pooler_output
@@ -67,8 +67,7 @@ def recipe(work: Path, seed: int, device: str) -> Recipe:
         same = (pair[:, None] == pair).float()
         same = same / same.sum(1, keepdim=True)
         contrast = (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
-        sdf = objects.sdf[rows.item].float().flatten(1).to(device).clamp(-SDF_LIMIT, SDF_LIMIT)
-        shape = F.l1_loss(trained.sdf(hidden), sdf)
+        shape = F.l1_loss(trained.reader["grid"](hidden), distances(objects, rows).flatten(1).to(device))
         view = F.mse_loss(trained.view(hidden), objects.pose[rows.item, rows.view, :3, 2].to(device))
         return contrast + SHAPE_WEIGHT * shape + VIEW_WEIGHT * view
 
@@ -76,9 +75,9 @@ def recipe(work: Path, seed: int, device: str) -> Recipe:
         rows = every(held_out, JUDGED)
         images, hidden = look(crops(held_out, rows, torch.Generator().manual_seed(0)).to(device))
         said = (images @ read(texts).T).argmax(1).cpu()
-        sdf = held_out.sdf[rows.item].float().flatten(1).clamp(-SDF_LIMIT, SDF_LIMIT)
+        sdf = distances(held_out, rows).flatten(1)
         view = F.cosine_similarity(trained.view(hidden).cpu(), held_out.pose[rows.item, rows.view, :3, 2])
-        found = trained.sdf(hidden).cpu()
+        found = trained.reader["grid"](hidden).cpu()
         solid, true = found < 0, sdf < 0
         return {
             "shape_accuracy": float((said // len(COLORS) == held_out.shape[rows.item]).float().mean()),
@@ -90,6 +89,7 @@ def recipe(work: Path, seed: int, device: str) -> Recipe:
 
     def save(folder: Path) -> None:
         clip.save(network, folder / "clip")
+        save_file(trained.reader.state_dict(), folder / SHAPE_READER)
 
     return Recipe("clip", trained, loss, save, score, steps=8000, lr=1e-3, bf16=True, every=1000)
 

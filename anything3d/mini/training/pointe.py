@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from anything3d import seed as seeds
@@ -12,9 +13,9 @@ from anything3d.clip import Clip, load_clip
 from anything3d.lift import LiftConfig, canonical
 from anything3d.metrics import chamfer
 from anything3d.mini import pointe
-from anything3d.mini.training.batch import Paint, Rows, crops, draw, every
-from anything3d.mini.training.clip import SDF_LIMIT
-from anything3d.mini.training.data import POINTS, SDF_CELLS, Objects, load_objects
+from anything3d.mini.training.batch import Paint, Rows, crops, distances, draw, every
+from anything3d.mini.training.clip import SHAPE_READER
+from anything3d.mini.training.data import POINTS, Objects, load_objects
 from anything3d.mini.training.loop import Recipe
 from anything3d.pointe import PointDenoiser, sample
 from anything3d.pointe.config import CHANNEL_BIASES, CHANNEL_SCALES
@@ -23,7 +24,7 @@ from anything3d.weights import Place
 
 BATCH, UPSAMPLER_BATCH = 24, 12
 SPARSE, DENSE = 128, 256  # points that base and upsampler learn on at once; they make 256 and 768
-SHAPE_WEIGHT = 5.0  # of the dropped layer's loss
+SHAPE_WEIGHT = 5.0  # of the error in signed distances
 UNCONDITIONAL = 0.1  # of the rows: without an image, for guidance
 SIGMA = (0.003, 30.0)  # noise levels, drawn evenly in the logarithm ...
 FORMING, FORMING_SHARE = (-0.9, 1.2), 0.7  # ... but for this share: normal in the logarithm, where shapes form
@@ -33,26 +34,11 @@ COARSE_COLOR_NOISE = 12.0  # of 255
 JUDGED = 24  # held-out crops
 
 
-class Trained(nn.Module):
-    """The base network, and a layer that is dropped after training: signed distances from the pooled image.
-
-    Through the points alone it learns late what the image says of the shape.
-    """
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self.network = pointe.build(seed).base
-        self.sdf = nn.Linear(self.network.config.width, SDF_CELLS**3)
-
-    def shape_loss(self, embeddings: Float[Tensor, "B D G"], sdf: Float[Tensor, "B D0 D0 D0"]) -> Float[Tensor, ""]:
-        return F.l1_loss(self.sdf(self.network.image_pool(embeddings)), sdf.flatten(1).clamp(-SDF_LIMIT, SDF_LIMIT))
-
-
 def base(work: Path, seed: int, device: str) -> Recipe:
     objects, held_out = load_objects("training", work), load_objects("held-out", work)
     clip = load_clip(str((work / "weights" / "clip").resolve()), Place(device))
-    trained = Trained(seed).to(device)
-    network = trained.network
+    network = pointe.build(seed).base.to(device)
+    read_shapes(network, work)
     noise = Noise("base", device)
 
     def loss(generator: torch.Generator) -> Tensor:
@@ -60,22 +46,26 @@ def base(work: Path, seed: int, device: str) -> Recipe:
         paint = Paint.draw(BATCH, generator)
         clean = model_units(objects, rows, SPARSE, generator, paint).to(device)
         embeddings = clip.image_grid(paint.apply(crops(objects, rows, generator)))
-        shape = trained.shape_loss(embeddings, objects.sdf[rows.item].float().to(device))
+        shape = shape_error(network, embeddings, distances(objects, rows).to(device))
         return noise.loss(network, clean, embeddings, None, generator) + SHAPE_WEIGHT * shape
 
     def score() -> dict[str, float]:
-        return judge_drafts(network, clip, held_out, JUDGED)
+        rows = every(held_out, JUDGED)
+        embeddings = clip.image_grid(_judged_crops(held_out, rows))
+        shape = shape_error(network, embeddings, distances(held_out, rows).to(device))
+        return judge_drafts(network, clip, held_out, JUDGED) | {"sdf_error": float(shape)}
 
     def save(folder: Path) -> None:
         pointe.save_base(network, folder)
 
-    return Recipe("pointe", trained, loss, save, score, steps=5000, lr=7e-4, bf16=True, every=500)
+    return Recipe("pointe", network, loss, save, score, steps=5000, lr=7e-4, bf16=True, every=500)
 
 
 def upsampler(work: Path, seed: int, device: str) -> Recipe:
     objects, held_out = load_objects("training", work), load_objects("held-out", work)
     clip = load_clip(str((work / "weights" / "clip").resolve()), Place(device))
     network = pointe.build(seed).upsampler.to(device)
+    read_shapes(network, work)
     noise = Noise("upsample", device)
     coarse = network.config.cond_ctx
 
@@ -103,6 +93,20 @@ def upsampler(work: Path, seed: int, device: str) -> Recipe:
 
     config = LiftConfig()
     return Recipe("pointe-upsampler", network, loss, save, score, steps=4000, lr=6e-4, bf16=True, every=1000)
+
+
+def shape_error(
+    network: PointDenoiser, embeddings: Float[Tensor, "B D G"], true: Float[Tensor, "B z y x"]
+) -> Float[Tensor, ""]:
+    """Mean error of the signed distances that points look up, longest sides."""
+    return F.l1_loss(network.shape(network.image_pool(embeddings)).float(), true)
+
+
+def read_shapes(network: PointDenoiser, work: Path) -> None:
+    """Give the network the layers that CLIP was trained with, so that it knows from the first step what CLIP sees."""
+    parts = {"pool": network.image_pool} | ({"grid": network.shape.grid} if network.config.shape_cells else {})
+    kept = load_file(work / "weights" / SHAPE_READER)
+    nn.ModuleDict(parts).load_state_dict({key: value for key, value in kept.items() if key.split(".")[0] in parts})
 
 
 def judge_drafts(network: PointDenoiser, clip: Clip, held_out: Objects, count: int) -> dict[str, float]:
@@ -134,7 +138,7 @@ class Noise:
         count = len(clean)
         t = self._times(count, generator).to(clean.device)
         alpha_bar = self.alphas_bar[t][:, None, None]
-        eps = matched(torch.randn(clean.shape, generator=generator), clean.cpu()).to(clean.device)
+        eps = torch.randn(clean.shape, generator=generator).to(clean.device)
         seen = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * eps
         kept = (torch.rand(count, 1, 1, generator=generator) >= UNCONDITIONAL).to(clean)
         found = network(seen, t, embeddings=embeddings * kept, low_res=None if low_res is None else low_res * kept)
@@ -148,20 +152,6 @@ class Noise:
         forming = FORMING[0] + FORMING[1] * torch.randn(count, generator=generator)
         where = torch.where(torch.rand(count, generator=generator) < FORMING_SHARE, forming, even).clamp(low, high)
         return torch.searchsorted(self.sigmas.cpu(), where.exp()).clamp(max=len(self.sigmas) - 1)
-
-
-def matched(eps: Float[Tensor, "B 6 N"], clean: Float[Tensor, "B 6 N"]) -> Float[Tensor, "B 6 N"]:
-    """The same noise, its points in the order in which they lie nearest to the clean ones in all.
-
-    Points of a cloud have no order, so any pairing with the noise gives the sampler the same marginals; under this one
-    paths hardly cross, and even from pure noise it is clear where a point belongs. Only without churn, which would mix
-    the pairs. Source: optimal-transport flow matching for sets, Klein et al. 2023, Song et al. 2023.
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    costs = torch.cdist(clean[:, :3].mT, eps[:, :3].mT).square().numpy()
-    order = torch.stack([torch.from_numpy(linear_sum_assignment(cost)[1]) for cost in costs])
-    return eps.take_along_dim(order[:, None], dim=2)
 
 
 def model_units(

@@ -15,6 +15,7 @@ from anything3d.mini import sam
 from anything3d.mini.training.data import SCENE_PX, STUFF, Scenes, load_scenes
 from anything3d.mini.training.loop import Recipe
 from anything3d.sam import PIXEL_MEAN, PIXEL_STD, Sam
+from anything3d.segment import SegmentConfig
 
 BATCH = 4  # scenes
 PROMPTS = 5  # of each scene
@@ -32,6 +33,8 @@ DENSE = 1.0  # weight of the encoder's own loss
 DENSE_PX, EMBEDDING = 4, 16  # pixels along one side of its cells, channels of their embeddings
 ANCHORS = 48  # cells of each scene whose segment is asked for there
 JUDGED = 200  # held-out objects
+LARGE_PX = 40  # longer side of the box of an object that the grid shall find
+FOUND_IOU = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,8 @@ class Trained(nn.Module):
     """SAM and a layer that is dropped after training.
 
     That layer gives each cell of the image an embedding; cells of one segment shall lie near each other, all others
-    away. It asks the encoder about many more points than the decoder has time for.
+    away. It asks the encoder about many more points than the decoder has time for. The decoder's own tokens get one
+    too, near the cells of their mask: without it they take long to learn what lies at their point.
     """
 
     def __init__(self, seed: int) -> None:
@@ -53,6 +57,14 @@ class Trained(nn.Module):
         self.cells = sam.SHAPE.patch_size // DENSE_PX  # along each side of a token
         self.dense = nn.Conv2d(sam.SHAPE.prompt_width, EMBEDDING * self.cells**2, 1)
         self.reach = nn.Parameter(torch.zeros(()))
+        self.asked = nn.Linear(sam.SHAPE.prompt_width, EMBEDDING)
+
+    def embed(self, features: Float[Tensor, "B C h w"]) -> Float[Tensor, "B E _"]:
+        return F.pixel_shuffle(self.dense(features), self.cells).flatten(2).float()
+
+    def near(self, embedding: Float[Tensor, "B N E"], cells: Float[Tensor, "B E _"]) -> Float[Tensor, "B N _"]:
+        """Logits of being of one segment: the nearer, the likelier."""
+        return 3 + self.reach - 2 * torch.cdist(embedding.float(), cells.mT)
 
 
 def recipe(work: Path, seed: int, device: str) -> Recipe:
@@ -66,10 +78,16 @@ def recipe(work: Path, seed: int, device: str) -> Recipe:
         by_box = float(torch.rand((), generator=generator)) < BOX_SHARE
         owner, segment = choose(batch.label, by_box, generator)
         prompts = (boxes if by_box else points)(segment, generator).to(device)
-        logits, predicted_iou = decode(trained.sam, features[owner.to(device)], prompts)
+        owner = owner.to(device)
+        logits, predicted_iou, tokens = decode(trained.sam, features[owner], prompts)
         target = F.avg_pool2d(segment[:, None].float(), CELL_PX)[:, 0].to(device)
-        return mask_loss(logits.float(), predicted_iou.float(), target) + DENSE * dense_loss(
-            trained, features, batch.label, generator
+        cells = trained.embed(features)
+        same = segment[:, DENSE_PX // 2 :: DENSE_PX, DENSE_PX // 2 :: DENSE_PX].flatten(1).to(device)
+        asked = trained.near(trained.asked(tokens), cells[owner])
+        return (
+            mask_loss(logits.float(), predicted_iou.float(), target)
+            + DENSE * dense_loss(trained, cells, batch.label, generator)
+            + DENSE * near_loss(asked, same[:, None].expand_as(asked).float())
         )
 
     def score() -> dict[str, float]:
@@ -165,8 +183,8 @@ def boxes(segments: Bool[Tensor, "P S S"], generator: torch.Generator) -> Float[
 
 def decode(
     network: nn.Module, features: Float[Tensor, "P C h w"], prompts: Float[Tensor, "P _"]
-) -> tuple[Float[Tensor, "P M H W"], Float[Tensor, "P M"]]:
-    """All masks (logits) of each prompt on its own image, and their predicted IoU.
+) -> tuple[Float[Tensor, "P M H W"], Float[Tensor, "P M"], Float[Tensor, "P M C"]]:
+    """All masks (logits) of each prompt on its own image, their predicted IoU and their tokens.
 
     What segment_anything's MaskDecoder.predict_masks does for many prompts on one image.
     """
@@ -184,7 +202,7 @@ def decode(
     heads = decoder.output_hypernetworks_mlps
     weights = torch.stack([head(hidden[:, 1 + row]) for row, head in enumerate(heads)], dim=1)
     logits = torch.einsum("pmc,pchw->pmhw", weights, upscaled)
-    return logits, decoder.iou_prediction_head(hidden[:, 0])
+    return logits, decoder.iou_prediction_head(hidden[:, 0]), hidden[:, 1 : 1 + len(heads)]
 
 
 def mask_loss(
@@ -207,16 +225,17 @@ def mask_loss(
 
 
 def dense_loss(
-    trained: Trained, features: Float[Tensor, "B C h w"], label: UInt8[Tensor, "B S S"], generator: torch.Generator
+    trained: Trained, embedding: Float[Tensor, "B E _"], label: UInt8[Tensor, "B S S"], generator: torch.Generator
 ) -> Float[Tensor, ""]:
     """Which cells are of the same segment as an anchor, told by the distance of their embeddings alone."""
-    embedding = F.pixel_shuffle(trained.dense(features).float(), trained.cells).flatten(2)  # B E cells
     cells = label[:, DENSE_PX // 2 :: DENSE_PX, DENSE_PX // 2 :: DENSE_PX].flatten(1)
     anchors = torch.multinomial((cells > 0).float(), ANCHORS, generator=generator)
-    same = (cells.gather(1, anchors)[:, :, None] == cells[:, None]).float().to(features.device)
-    at_anchors = embedding.gather(2, anchors[:, None].expand(-1, EMBEDDING, -1).to(features.device))
-    apart = torch.cdist(at_anchors.mT, embedding.mT)
-    logits = 3 + trained.reach - 2 * apart
+    same = (cells.gather(1, anchors)[:, :, None] == cells[:, None]).float().to(embedding)
+    at_anchors = embedding.gather(2, anchors[:, None].expand(-1, EMBEDDING, -1).to(embedding.device))
+    return near_loss(trained.near(at_anchors.mT, embedding), same)
+
+
+def near_loss(logits: Float[Tensor, "B N _"], same: Float[Tensor, "B N _"]) -> Float[Tensor, ""]:
     probability = logits.sigmoid()
     dice = 1 - (2 * (probability * same).sum(2) + 1) / (probability.sum(2) + same.sum(2) + 1)
     return F.binary_cross_entropy_with_logits(logits, same) + dice.mean()
@@ -245,3 +264,20 @@ def judge(network: Sam, scenes: Scenes) -> dict[str, float]:
         "iou_over_75": float((ious >= 0.75).float().mean()),
         "iou_prediction_error": float((surest - ious).abs().mean()),
     }
+
+
+def found_share(network: Sam, scenes: Scenes, count: int, points_per_side: int) -> float:
+    """Share of the objects LARGE_PX across or more, in the first `count` scenes, that SAM finds by itself."""
+    config = SegmentConfig()
+    best = []
+    for rgb, label in zip(scenes.rgb[:count], scenes.label[:count], strict=True):
+        rows = network.grid(
+            rgb.permute(1, 2, 0), points_per_side, config.min_predicted_iou, config.min_stability
+        )  # fmt: skip
+        masks = [mask.decode(mask.encode_runs(row.lengths), SCENE_PX, SCENE_PX) for row in rows]
+        for value in range(1, STUFF):
+            segment = label == value
+            across = max(segment.any(0).sum(), segment.any(1).sum())
+            if across >= LARGE_PX:
+                best.append(max((float(mask_iou(found[None], segment[None])) for found in masks), default=0.0))
+    return sum(iou >= FOUND_IOU for iou in best) / len(best)
