@@ -84,6 +84,25 @@ def runs_of(mask: Bool[Tensor, "H W"]) -> Int64[np.ndarray, "R"]:
     return np.concatenate([np.zeros(1, np.int64), lengths]) if flat[0] else lengths
 
 
+def tidy(found: Bool[Tensor, "H W"], smallest_px: int) -> Bool[Tensor, "H W"]:
+    """Without holes, and then without islands, of fewer pixels; the largest island stays. Corners connect.
+
+    Source: segment_anything utils/amg.py `remove_small_regions`; SA-1B's own masks were cleaned so.
+    """
+    from scipy.ndimage import label
+
+    pixels = found.cpu().numpy().copy()
+    for holes in (True, False):
+        regions, _ = label(pixels ^ holes, np.ones((3, 3)))
+        sizes = np.bincount(regions.ravel())
+        small = sizes < smallest_px
+        small[0] = False
+        if not holes and len(sizes) > 1:
+            small[1 + sizes[1:].argmax()] = False
+        pixels ^= small[regions]
+    return torch.from_numpy(pixels)
+
+
 def encode(mask: Bool[Tensor, "H W"]) -> str:
     """COCO's compressed RLE of a mask."""
     return encode_runs(runs_of(mask))

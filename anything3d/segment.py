@@ -48,6 +48,7 @@ class SegmentConfig:
     max_per_image: int = 8  # objects
     crop_size: int = 512  # pixels; what Stable Diffusion takes
     context: float = 1.25  # side of the crop / longer side of the box; >= 1
+    min_region_px: int = 100  # smaller islands of SAM's masks go, smaller holes are filled, as in SA-1B; 0: neither
     grid_points: int = 32  # along each side, for sam-grid; SAM's default
     images_per_batch: int = 4  # photos that SAM encodes at once
     prompts_per_batch: int = 32  # masks of one photo that SAM decodes at once
@@ -56,6 +57,8 @@ class SegmentConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.context <= 8:
             raise ConfigError("config_value", f"segment.context is {self.context}; 1 (tight) to 8 are allowed")
+        if self.min_region_px < 0:
+            raise ConfigError("config_value", f"segment.min_region_px is {self.min_region_px}; must be >= 0")
         for name in ("crop_size", "max_per_image", "grid_points", "images_per_batch", "prompts_per_batch"):
             if getattr(self, name) < 1:
                 raise ConfigError("config_value", f"segment.{name} is {getattr(self, name)}; must be >= 1")
@@ -153,7 +156,7 @@ class Segmenter:
         ]
 
     def _named(self, found: Predicted, place: int) -> ObjectMask | NumericsError:
-        return _predicted(found, name_of(self.config.source, place), self.config.source)
+        return _predicted(found, name_of(self.config.source, place), self.config)
 
     def _outcomes(
         self, image: UInt8[Tensor, "H W 3"], masks: Sequence[ObjectMask | Anything3DError]
@@ -269,17 +272,20 @@ def _own(entry: Annotation | InputError) -> ObjectMask | Anything3DError:
     )
 
 
-def _predicted(found: Predicted, name: str, source: Source) -> ObjectMask | NumericsError:
+def _predicted(found: Predicted, name: str, config: SegmentConfig) -> ObjectMask | NumericsError:
     if not math.isfinite(found.predicted_iou):
         return NumericsError("sam_not_finite", f"{name}: SAM's predicted IoU is {found.predicted_iou}")
+    width = int(found.lengths.sum()) // found.height
+    pixels = mask.decode(mask.encode_runs(found.lengths), found.height, width)
+    lengths = mask.runs_of(mask.tidy(pixels, config.min_region_px))
     return ObjectMask(
         name=name,
-        counts=mask.encode_runs(found.lengths),
-        box=mask.box(found.lengths, found.height),
-        area_px=mask.area(found.lengths),
+        counts=mask.encode_runs(lengths),
+        box=mask.box(lengths, found.height),
+        area_px=mask.area(lengths),
         predicted_iou=found.predicted_iou,
         stability_score=found.stability_score,
-        source=source,
+        source=config.source,
     )
 
 

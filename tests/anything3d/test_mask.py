@@ -152,3 +152,20 @@ def test_a_run_around_a_columns_end_reaches_the_first_and_the_last_row():
 def test_boxes_that_only_touch_share_no_pixel():
     assert not mask.boxes_meet((0, 0, 2, 2), (2, 0, 2, 2))
     assert mask.boxes_meet((0, 0, 3, 2), (2, 1, 2, 2))
+
+
+def test_tidy_drops_small_islands_fills_small_holes_and_keeps_the_largest():
+    found = torch.zeros(12, 20, dtype=torch.bool)
+    found[1:9, 1:9] = True
+    found[3:5, 3:5] = False  # a hole of 4
+    found[10:12, 15:18] = True  # an island of 6, joined at a corner by one more pixel
+    found[9, 14] = True
+    expected = found.clone()
+    expected[3:5, 3:5] = True
+    assert torch.equal(mask.tidy(found, 7), expected)
+    expected[9:, 14:] = False
+    assert torch.equal(mask.tidy(found, 8), expected)
+    assert torch.equal(mask.tidy(found, 0), found)
+    assert mask.tidy(found, 100).sum() == 64
+    empty = torch.zeros(4, 4, dtype=torch.bool)
+    assert torch.equal(mask.tidy(empty, 10), empty)
