@@ -41,8 +41,8 @@ class SegmentConfig:
     min_aspect: float = 0.05  # shorter / longer side of the box; below, it is a sliver
     border_px: int = 2  # a box that comes so close to an edge touches it; SAM's masks often stop short of the edge
     max_edges: int = 0  # edges of the photo that an object may touch: it goes on beyond them; 4 = all
-    min_predicted_iou: float = 0.88  # SAM's own threshold
-    min_stability: float = 0.92  # IoU of the mask at two thresholds; SA-1B's own threshold is 0.95
+    min_predicted_iou: float = 0.6  # the mini SAM is less sure than the official ones, whose own threshold is 0.88
+    min_stability: float = 0.7  # IoU of the mask at two thresholds; SAM's own is 0.95, SA-1B's too
     max_iou: float = 0.8  # of two masks; above, they are one object and the better one stays
     max_containment: float = 0.8  # share of a mask inside a larger one; above, it is a part
     max_per_image: int = 8  # objects
