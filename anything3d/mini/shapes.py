@@ -1,7 +1,8 @@
 """The mini world's objects: thirteen shapes with random proportions, nine colours with slight variation.
 
 Every object is in its canonical frame: upright, bounding box centred at 0 with longest side 1. The front (+z) is where
-a mug has its handle; capsules and dumbbells lie along x; the others look alike from their sides or nearly so.
+a mug has its handle; what is longer one way lies along x (boxes, pyramids, tables, capsules, dumbbells): were it at
+random, no image could tell the frame. The others are round.
 """
 
 from collections.abc import Sequence
@@ -94,7 +95,8 @@ def make_parts(shape: str, generator: torch.Generator) -> tuple[Sequence[Part], 
         case "sphere":
             return [Part("ball", Rod(0.0, 1.0))], ["color"]
         case "box":
-            half = (uniform(generator, 0.5, 1), uniform(generator, 0.4, 1), uniform(generator, 0.5, 1))
+            width, height, depth = (uniform(generator, low, 1) for low in (0.5, 0.4, 0.5))
+            half = (max(width, depth), height, min(width, depth))
             return [Part("block", Box(half, 0.05 * min(half)))], ["color"]
         case "cylinder":
             return [Part("body", _pillar(1.0, uniform(generator, 0.7, 3.0), 0.05))], ["color"]
