@@ -1,7 +1,8 @@
 """Toy-sized Point-E: 256 points from an image's grid of features, then 768 more.
 
-They predict the clean points, see the whole image at every point and layer, and coordinates as waves too: at this size
-the official design (noise prediction, image tokens only, bare coordinates) does not learn to use the image.
+They predict the clean points, see the whole image at every point and layer, and coordinates as waves too, and begin
+from what image and coarse cloud say of a point: at this size the official design (noise prediction, image tokens only,
+bare coordinates) does not learn to use the image.
 """
 
 import json
@@ -40,6 +41,7 @@ UPSAMPLER = {
     "layers": 4,
     "n_ctx": 768,
     "cond_ctx": 256,
+    "near_coarse": True,
     **SHARED,
 }
 
@@ -76,8 +78,8 @@ def save_upsampler(network: PointDenoiser, directory: Path) -> None:
 def _denoiser(config: dict[str, object]) -> PointDenoiser:
     network = build_network(config, CLIP)
     assert isinstance(network, PointDenoiser)
-    # The official zeros would put every point of an untrained network at the origin.
-    torch.nn.init.normal_(network.output_proj.weight, std=1 / math.sqrt(network.config.width))
+    if not network.config.near_coarse:  # the official zeros would put every point of an untrained one at the origin
+        torch.nn.init.normal_(network.output_proj.weight, std=1 / math.sqrt(network.config.width))
     return network
 
 

@@ -1,7 +1,7 @@
 """What a Point-E network is made of, read from the entries of a config.json, and the eight official ones.
 
-Source: openai/point-e@fc8a607 (configs.py). `prediction`, `pooled_...`, `shape_cells` and `wave_bands` are
-ours, for networks of toy size; the official entries lack them.
+Source: openai/point-e@fc8a607 (configs.py). `prediction`, `pooled_...`, `shape_cells`, `near_coarse` and
+`wave_bands` are ours, for networks of toy size; the official entries lack them.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from anything3d.errors import WeightsError
 
 Image = Literal["none", "vector", "grid"]
 Prediction = Literal["eps", "x0"]
-T = TypeVar("T", int, float, str)
+T = TypeVar("T", int, float, str, bool)
 
 IMAGES: Mapping[str, Image] = {
     "PointDiffusionTransformer": "none",
@@ -56,6 +56,7 @@ class NetworkConfig:
     pooled_channels: int  # per grid token in the image vector that modulates every point; 0: none
     pooled_width: int  # of all tokens' channels, mixed
     shape_cells: int  # along a side of the grid of signed distances that points look up halfway; 0: none
+    near_coarse: bool  # an upsampler begins from where the coarse cloud says that its points are
     wave_bands: int  # wavelengths of the coordinates that a point is also given as sines; 0: none
 
 
@@ -99,6 +100,9 @@ def parse_network(entry: Mapping[str, object]) -> NetworkConfig | SdfConfig:
     shape_cells = _read(entry, "shape_cells", int, 0)
     if shape_cells and not (pooled_channels and prediction == "x0"):
         raise WeightsError("weights_config", f"{name} reads its shape_cells from pooled tokens, for prediction x0")
+    near_coarse = _read(entry, "near_coarse", bool, False)
+    if near_coarse and not (name == UPSAMPLER and prediction == "x0"):
+        raise WeightsError("weights_config", f"{name}: only an upsampler for prediction x0 can have near_coarse")
     return NetworkConfig(
         name=name,
         image=IMAGES[name],
@@ -116,6 +120,7 @@ def parse_network(entry: Mapping[str, object]) -> NetworkConfig | SdfConfig:
         pooled_channels=pooled_channels,
         pooled_width=_read(entry, "pooled_width", int) if pooled_channels else 0,
         shape_cells=shape_cells,
+        near_coarse=near_coarse,
         wave_bands=_read(entry, "wave_bands", int, 0),
     )
 

@@ -1,14 +1,14 @@
-"""Sampling of Point-E's diffusion: its two noise schedules, guidance, and Karras' stochastic Heun solver.
+"""Sampling of Point-E's diffusion: guidance and Karras' stochastic Heun solver.
 
 Work is in model units and in the variance-exploding form x = x0 + sigma * eps; the network sees x / sqrt(1 + sigma^2).
 
-Source: openai/point-e@fc8a607 (gaussian_diffusion.py, k_diffusion.py); Karras et al. 2022 (arXiv 2206.00364), alg. 2.
+Source: openai/point-e@fc8a607 (k_diffusion.py); Karras et al. 2022 (arXiv 2206.00364), alg. 2.
 """
 
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, assert_never
+from typing import assert_never
 
 import torch
 from jaxtyping import Float
@@ -16,29 +16,7 @@ from torch import Tensor
 
 from anything3d import seed
 from anything3d.pointe.networks import PointDenoiser
-
-Schedule = Literal["base", "upsample"]
-
-TRAIN_STEPS = 1024  # discrete times of both schedules
-COSINE_OFFSET = 0.008  # s of Nichol & Dhariwal 2021, eq. 17
-MAX_BETA = 0.999  # of the cosine schedule
-
-
-def alphas_cumprod(schedule: Schedule) -> Float[Tensor, "T"]:
-    """Share of signal variance left at each discrete time, float64: cosine for the base, linear for the upsampler."""
-    match schedule:
-        case "base":
-            angle = (torch.arange(TRAIN_STEPS + 1, dtype=torch.float64) / TRAIN_STEPS + COSINE_OFFSET) / (
-                1 + COSINE_OFFSET
-            )
-            signal = torch.cos(angle * math.pi / 2) ** 2
-            betas = (1 - signal[1:] / signal[:-1]).clamp(max=MAX_BETA)
-        case "upsample":
-            scale = 1000 / TRAIN_STEPS  # the linear schedule was made for 1000 steps
-            betas = torch.linspace(1e-4 * scale, 0.02 * scale, TRAIN_STEPS, dtype=torch.float64)
-        case _:
-            assert_never(schedule)
-    return (1 - betas).cumprod(0)
+from anything3d.pointe.schedule import Schedule, alphas_cumprod, discrete_time
 
 
 def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float) -> list[float]:
@@ -46,17 +24,6 @@ def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float) ->
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     share = (i / max(steps - 1, 1) for i in range(steps))
     return [(high + s * (low - high)) ** rho for s in share] + [0.0]
-
-
-def discrete_time(sigma: float, alphas_bar: Sequence[float]) -> int:
-    """The discrete time with the noise level `sigma`: interpolated linearly in alpha_bar, then cut to an integer."""
-    alpha_bar = 1 / (1 + sigma**2)
-    if alpha_bar >= alphas_bar[0]:
-        return 0
-    after = next((t for t, value in enumerate(alphas_bar) if value <= alpha_bar), None)
-    if after is None:
-        return len(alphas_bar) - 1
-    return after if alphas_bar[after] == alpha_bar else after - 1
 
 
 @torch.inference_mode()

@@ -7,7 +7,9 @@ positional embedding, so any N will do.
 Source: Nichol et al. 2022 (arXiv 2212.08751), openai/point-e@fc8a607: layer order, sizes, initialisation.
 """
 
+import functools
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from anything3d.pointe.config import ClipSizes, NetworkConfig, SdfConfig
+from anything3d.pointe.schedule import alphas_cumprod
 
+REACH = 0.1  # model units: deviation of the weights by which coarse points count as near
 NEAR = 0.1  # longest sides: distances to a surface are told in multiples of it
 MAX_PERIOD = 10000  # of the slowest sinusoid of the time embedding, in steps of the 1024
 
@@ -155,6 +159,9 @@ class PointDenoiser(nn.Module):
             self.draft_norm = nn.LayerNorm(width)
             self.draft_proj = nn.Linear(width, config.output_channels)
             self.trust = nn.Linear(width, 1)
+        if config.near_coarse:
+            self.near = CoarsePoints(width)
+            self.trust = nn.Linear(width, 1)
         if config.wave_bands:
             self.wave_proj = nn.Linear(6 * config.wave_bands, width, bias=False)
         if config.cond_ctx:
@@ -178,11 +185,29 @@ class PointDenoiser(nn.Module):
             image = self.image_proj(pooled)
             points = points + image[:, None]
             modulation = self.modulate(image).unflatten(1, (self.config.layers, 2, -1))
+        if self.config.near_coarse:
+            assert low_res is not None, f"{self.config.name} needs the coarse cloud"
+            guess, told = self.near(self._model_units(low_res), x, t)
+            points = points + told
         tokens = torch.cat([*self._condition(t, embeddings, low_res, x.dtype), points], dim=1)
         hidden, count = self.ln_pre(tokens), x.shape[2]
-        if not self.config.shape_cells:
-            hidden = self.ln_post(self.backbone(hidden, modulation))
-            return self.output_proj(hidden[:, -count:]).transpose(1, 2)
+        if self.config.shape_cells:
+            assert modulation is not None  # the shape is read from pooled tokens, which modulate too
+            return self._by_shape(hidden, count, modulation, pooled)
+        hidden = self.ln_post(self.backbone(hidden, modulation))[:, -count:]
+        found = self.output_proj(hidden)
+        if self.config.near_coarse:
+            found = found + guess.towards_seen(self.trust(hidden).sigmoid())
+        return found.transpose(1, 2)
+
+    def _by_shape(
+        self,
+        hidden: Float[Tensor, "B L C"],
+        count: int,
+        modulation: Float[Tensor, "B layers 2 C"],
+        pooled: Float[Tensor, "B H"],
+    ) -> Float[Tensor, "B O N"]:
+        """Halfway a draft, which is told what the shape says of it; at the end a step to the shape's surface."""
         half = self.config.layers // 2
         hidden = self.backbone(hidden, modulation, slice(half))
         shape = self.shape(pooled)
@@ -208,8 +233,11 @@ class PointDenoiser(nn.Module):
         if not self.config.cond_ctx:
             return [time, grid]
         assert low_res is not None, f"{self.config.name} needs the coarse cloud"
+        return [time, grid, self.cond_point_proj(self._model_units(low_res).to(dtype))]
+
+    def _model_units(self, low_res: Float[Tensor, "B C M"]) -> Float[Tensor, "B M C"]:
         scaled = low_res * self.get_buffer("channel_scales")[:, None] + self.get_buffer("channel_biases")[:, None]
-        return [time, grid, self.cond_point_proj(scaled.to(dtype).transpose(1, 2))]
+        return scaled.transpose(1, 2)
 
 
 class ImagePool(nn.Module):
@@ -255,6 +283,68 @@ class CoarseShape(nn.Module):
         values = torch.stack([distance / NEAR, *gradient], dim=1)
         found = F.grid_sample(values, places, padding_mode="border", align_corners=False)[..., 0, 0].transpose(1, 2)
         return torch.cat([found, found[..., :1] * found[..., 1:]], dim=2)
+
+
+class CoarsePoints(nn.Module):
+    """What a coarse cloud says of noisy points: where they must come from if that cloud were all there is.
+
+    Not in the official networks, for the same reason as CoarseShape: the network has only to learn in what its points
+    differ from the coarse ones. Model units.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.tell = nn.Linear(18, width)
+
+    def forward(
+        self, coarse: Float[Tensor, "B M C"], x: Float[Tensor, "B C N"], t: Int[Tensor, "B"]
+    ) -> tuple["Guess", Float[Tensor, "B N width"]]:
+        with torch.autocast(x.device.type, enabled=False):  # what is left of a place in bfloat16 is no place
+            sigma = _noise_levels(x.device)[t].to(torch.promote_types(x.dtype, torch.float32))[:, None, None]
+            seen = x.to(sigma).transpose(1, 2) * (1 + sigma**2).sqrt()
+            coarse, reach = coarse.to(sigma), (sigma**2 + REACH**2).sqrt()
+            mean, scatter = self.look_up(coarse, seen[..., :3], reach)
+            around, flat = self.look_up(coarse, mean[..., :3], torch.full_like(reach, REACH))
+            parts = [
+                (seen - mean)[..., :3] / reach,
+                scatter / reach**2,
+                (around - mean)[..., :3] / REACH,
+                flat / REACH**2,
+            ]
+        return Guess(mean, seen, (REACH / reach) ** 2), self.tell(torch.cat(parts, dim=-1).to(x.dtype))
+
+    def look_up(
+        self, coarse: Float[Tensor, "B M C"], places: Float[Tensor, "B N 3"], reach: Float[Tensor, "B 1 1"]
+    ) -> tuple[Float[Tensor, "B N C"], Float[Tensor, "B N 6"]]:
+        """Mean of the coarse points near each place, and the covariance of their positions: xx, yy, zz, xy, yz, zx.
+
+        Points weigh exp(-distance^2 / 2 reach^2).
+        """
+        near = (-torch.cdist(places, coarse[..., :3]).square() / (2 * reach**2)).softmax(-1)
+        mean = near @ coarse
+        return mean, near @ _products(coarse[..., :3]) - _products(mean[..., :3])
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """Clean points (model units) as the coarse cloud alone has them, and how much of what is seen may be kept."""
+
+    mean: Float[Tensor, "B N C"]
+    seen: Float[Tensor, "B N C"]
+    share: Float[Tensor, "B 1 1"]  # of the way to what is seen: 1 without noise, falling with its variance
+
+    def towards_seen(self, trust: Float[Tensor, "B N 1"]) -> Float[Tensor, "B N C"]:
+        return self.mean + trust * self.share * (self.seen - self.mean)
+
+
+@functools.cache
+def _noise_levels(device: torch.device) -> Float[Tensor, "T"]:
+    """Sigma at each discrete time of the upsampler."""
+    return (1 / alphas_cumprod("upsample") - 1).sqrt().to(device)
+
+
+def _products(xyz: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N 6"]:
+    return torch.cat([xyz.square(), xyz * xyz.roll(-1, -1)], dim=-1)
 
 
 class PointCloudSdf(nn.Module):

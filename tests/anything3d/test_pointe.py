@@ -1,6 +1,7 @@
 """Point-E against the official networks and sampler (tests/golden/point_e), and its loader."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from anything3d import pointe
 from anything3d.errors import WeightsError
 from anything3d.mini import pointe as mini
 from anything3d.pointe.config import OFFICIAL, OFFICIAL_CLIP
-from anything3d.pointe.diffusion import alphas_cumprod, discrete_time, karras_sigmas
-from anything3d.pointe.networks import NEAR, CoarseShape
+from anything3d.pointe.diffusion import karras_sigmas
+from anything3d.pointe.networks import NEAR, REACH, CoarsePoints, CoarseShape
+from anything3d.pointe.schedule import alphas_cumprod, discrete_time
 from anything3d.weights import Place
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "point_e"
@@ -211,6 +213,33 @@ def test_points_are_told_their_distance_from_a_plane_and_the_way_to_it():
     torch.testing.assert_close(shape.look_up(grid[None], points)[0], expected)
 
 
+def test_coarse_points_near_a_place_have_a_mean_and_a_covariance():
+    coarse = torch.tensor([[[0.3, 0.1, 0.0, 1.0, 0.0, 0.0], [0.3, -0.1, 0.0, 0.0, 1.0, 0.0]]])  # as far from the origin
+    mean, scatter = CoarsePoints(8).look_up(coarse, torch.zeros(1, 1, 3), torch.full((1, 1, 1), REACH))
+    torch.testing.assert_close(mean[0, 0], torch.tensor([0.3, 0, 0, 0.5, 0.5, 0]))
+    torch.testing.assert_close(scatter[0, 0], torch.tensor([0, 0.01, 0, 0, 0, 0]), atol=1e-6, rtol=0)
+
+
+def test_of_two_coarse_points_the_nearer_one_weighs_more():
+    near, away, reach = 0.1, 0.2, 0.15
+    coarse = torch.tensor([[[near, 0.0, 0.0, 0.0, 0.0, 0.0], [-away, 0.0, 0.0, 0.0, 0.0, 0.0]]])
+    weights = [math.exp(-(d**2) / (2 * reach**2)) for d in (near, away)]
+    mean, _ = CoarsePoints(8).look_up(coarse, torch.zeros(1, 1, 3), torch.full((1, 1, 1), reach))
+    assert mean[0, 0, 0].item() == pytest.approx((weights[0] * near - weights[1] * away) / sum(weights), abs=1e-6)
+
+
+def test_an_upsampler_begins_at_the_coarse_cloud_and_trusts_what_it_sees_as_noise_falls():
+    part, clean = CoarsePoints(8), torch.tensor([0.5, 0.0, 0.0, -1.0, -1.0, -1.0]).expand(1, 4, 6)
+    beside = (clean + torch.tensor([0.0, 0.3, 0.0, 0.0, 0.0, 0.0])).transpose(1, 2)
+    for t in (0, 1023):
+        alpha_bar = alphas_cumprod("upsample")[t]
+        guess, _ = part(clean, beside * alpha_bar.sqrt().float(), torch.tensor([t]))
+        torch.testing.assert_close(guess.mean, clean)
+        noise = (1 / alpha_bar - 1).item()
+        found = guess.towards_seen(torch.ones(1, 4, 1))[0, 0, 1].item()
+        assert found == pytest.approx(0.3 * REACH**2 / (REACH**2 + noise), rel=1e-3)
+
+
 def test_the_coarse_shape_reaches_every_point_and_changes_no_order():
     network = build_small()
     noise, grid = inputs(1)
@@ -263,6 +292,7 @@ def test_wrong_weights_say_what_is_wrong(tmp_path):
     untyped = write(tmp_path / "untyped", small(width="32"), network)
     predicting = write(tmp_path / "predicting", small(prediction="v"), network)
     shapeless = write(tmp_path / "shapeless", small(prediction="eps"), network)
+    baseless = write(tmp_path / "baseless", small(near_coarse=True), network)
     sdf = write(tmp_path / "sdf", META["configs"]["sdf"], official("sdf"))
     damaged = write(tmp_path / "damaged", small(), network)
     (tmp_path / "damaged" / "model.safetensors").write_bytes(b"x" * 100)
@@ -274,6 +304,7 @@ def test_wrong_weights_say_what_is_wrong(tmp_path):
         (untyped, "weights_config", "width"),
         (predicting, "weights_config", "eps, x0"),
         (shapeless, "weights_config", "shape_cells"),
+        (baseless, "weights_config", "only an upsampler"),
         (sdf, "weights_config", "a point denoiser is needed"),
         (damaged, "weights_damaged", "damaged"),
         (str(tmp_path / "empty"), "weights_missing", "base_1b.pt"),

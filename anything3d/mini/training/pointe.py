@@ -19,7 +19,7 @@ from anything3d.mini.training.data import POINTS, Objects, load_objects
 from anything3d.mini.training.loop import Recipe
 from anything3d.pointe import PointDenoiser, sample
 from anything3d.pointe.config import CHANNEL_BIASES, CHANNEL_SCALES
-from anything3d.pointe.diffusion import Schedule, alphas_cumprod
+from anything3d.pointe.schedule import Schedule, alphas_cumprod
 from anything3d.weights import Place
 
 BATCH, UPSAMPLER_BATCH = 24, 12
