@@ -6,7 +6,6 @@ bare coordinates) does not learn to use the image.
 """
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +32,7 @@ BASE = {
     "layers": 4,
     "n_ctx": 256,
     "shape_cells": 12,
+    "known_reach": 0.05,
     **SHARED,
 }
 UPSAMPLER = {
@@ -41,7 +41,7 @@ UPSAMPLER = {
     "layers": 4,
     "n_ctx": 768,
     "cond_ctx": 256,
-    "near_coarse": True,
+    "known_reach": 0.1,  # the distance of neighbours in the coarse cloud, about
     **SHARED,
 }
 
@@ -78,8 +78,6 @@ def save_upsampler(network: PointDenoiser, directory: Path) -> None:
 def _denoiser(config: dict[str, object]) -> PointDenoiser:
     network = build_network(config, CLIP)
     assert isinstance(network, PointDenoiser)
-    if not network.config.near_coarse:  # the official zeros would put every point of an untrained one at the origin
-        torch.nn.init.normal_(network.output_proj.weight, std=1 / math.sqrt(network.config.width))
     return network
 
 

@@ -1,6 +1,6 @@
 """What a Point-E network is made of, read from the entries of a config.json, and the eight official ones.
 
-Source: openai/point-e@fc8a607 (configs.py). `prediction`, `pooled_...`, `shape_cells`, `near_coarse` and
+Source: openai/point-e@fc8a607 (configs.py). `prediction`, `pooled_...`, `shape_cells`, `known_reach` and
 `wave_bands` are ours, for networks of toy size; the official entries lack them.
 """
 
@@ -12,7 +12,7 @@ from anything3d.errors import WeightsError
 
 Image = Literal["none", "vector", "grid"]
 Prediction = Literal["eps", "x0"]
-T = TypeVar("T", int, float, str, bool)
+T = TypeVar("T", int, float, str)
 
 IMAGES: Mapping[str, Image] = {
     "PointDiffusionTransformer": "none",
@@ -55,8 +55,10 @@ class NetworkConfig:
     prediction: Prediction
     pooled_channels: int  # per grid token in the image vector that modulates every point; 0: none
     pooled_width: int  # of all tokens' channels, mixed
-    shape_cells: int  # along a side of the grid of signed distances that points look up halfway; 0: none
-    near_coarse: bool  # an upsampler begins from where the coarse cloud says that its points are
+    shape_cells: int  # along a side of the grid of signed distances that a base network reads from the image; 0: none
+    known_reach: (
+        float  # model units, of the look-up from which points begin, in that shape or the coarse cloud; 0: none
+    )
     wave_bands: int  # wavelengths of the coordinates that a point is also given as sines; 0: none
 
 
@@ -97,12 +99,11 @@ def parse_network(entry: Mapping[str, object]) -> NetworkConfig | SdfConfig:
     pooled_channels = _read(entry, "pooled_channels", int, 0)
     if pooled_channels and IMAGES[name] != "grid":
         raise WeightsError("weights_config", f"{name} has no grid of image tokens to pool")
-    shape_cells = _read(entry, "shape_cells", int, 0)
-    if shape_cells and not (pooled_channels and prediction == "x0"):
-        raise WeightsError("weights_config", f"{name} reads its shape_cells from pooled tokens, for prediction x0")
-    near_coarse = _read(entry, "near_coarse", bool, False)
-    if near_coarse and not (name == UPSAMPLER and prediction == "x0"):
-        raise WeightsError("weights_config", f"{name}: only an upsampler for prediction x0 can have near_coarse")
+    shape_cells, known_reach = _read(entry, "shape_cells", int, 0), _read(entry, "known_reach", float, 0.0)
+    if shape_cells and not (pooled_channels and known_reach and name != UPSAMPLER):
+        raise WeightsError("weights_config", f"{name} reads shape_cells from pooled tokens, for known_reach")
+    if known_reach and not (prediction == "x0" and (shape_cells or name == UPSAMPLER)):
+        raise WeightsError("weights_config", f"{name}: known_reach is for prediction x0, and needs something known")
     return NetworkConfig(
         name=name,
         image=IMAGES[name],
@@ -120,7 +121,7 @@ def parse_network(entry: Mapping[str, object]) -> NetworkConfig | SdfConfig:
         pooled_channels=pooled_channels,
         pooled_width=_read(entry, "pooled_width", int) if pooled_channels else 0,
         shape_cells=shape_cells,
-        near_coarse=near_coarse,
+        known_reach=known_reach,
         wave_bands=_read(entry, "wave_bands", int, 0),
     )
 

@@ -40,12 +40,14 @@ def sample(
     guidance: float = 3.0,
     embeddings: Float[Tensor, "B D *G"] | None = None,
     low_res: Float[Tensor, "B C M"] | None = None,
+    around_low_res: bool = False,
     generators: Sequence[torch.Generator] = (),
 ) -> Float[Tensor, "B C N"]:
     """Clouds in data units (rgb 0..255, not rounded) from unit normal `noise`.
 
     `guidance` 0 or 1 means none; with any other value each call runs twice the batch, half of it on zeroed conditions.
     `s_churn` adds fresh noise at every step from `generators`, each of which serves B / len(generators) rows in turn.
+    `around_low_res` begins with the noise laid around the coarse points, over and over, not around 0.
     Official: 64 steps, sigma_min 0.001, rho 7; base: sigma_max 120, s_churn 3; upsampler: sigma_max 160, no churn.
     """
     assert s_churn == 0 or generators, "churn needs generators"
@@ -53,6 +55,10 @@ def sample(
     sigmas = karras_sigmas(steps, sigma_min, sigma_max, rho)
     gamma = min(s_churn / steps, math.sqrt(2) - 1)
     x = noise.float() * sigma_max
+    if around_low_res:
+        assert low_res is not None, "there is no coarse cloud to begin around"
+        times = -(-x.shape[2] // low_res.shape[2])
+        x = x + network.model_units(low_res).float().repeat(1, 1, times)[..., : x.shape[2]]
     clean = x
     for sigma, lower in pairwise(sigmas):
         if gamma > 0:

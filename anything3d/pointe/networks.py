@@ -17,10 +17,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from anything3d.pointe.config import ClipSizes, NetworkConfig, SdfConfig
-from anything3d.pointe.schedule import alphas_cumprod
+from anything3d.pointe.schedule import Schedule, alphas_cumprod
 
-REACH = 0.1  # model units: deviation of the weights by which coarse points count as near
-NEAR = 0.1  # longest sides: distances to a surface are told in multiples of it
+THICKNESS = 0.03  # longest sides: a cell counts by the normal density of its distance to the surface, of this deviation
+SURFACE_CELLS = 768  # of a grid, at most, that count at all
 MAX_PERIOD = 10000  # of the slowest sinusoid of the time embedding, in steps of the 1024
 
 
@@ -98,10 +98,9 @@ class Transformer(nn.Module):
         self,
         x: Float[Tensor, "B L C"],
         modulation: Float[Tensor, "B layers 2 C"] | None = None,
-        layers: slice = slice(None),
     ) -> Float[Tensor, "B L C"]:
-        """Through `layers`; `modulation` scales (by 1 + the first) and shifts all tokens before each."""
-        for layer, block in list(enumerate(self.resblocks))[layers]:
+        """`modulation` scales (by 1 + the first) and shifts all tokens before each layer."""
+        for layer, block in enumerate(self.resblocks):
             if modulation is not None:
                 scale, shift = modulation[:, layer, :, None].unbind(1)
                 x = x * (1 + scale) + shift
@@ -155,12 +154,9 @@ class PointDenoiser(nn.Module):
             nn.init.zeros_(self.modulate.weight)
             nn.init.zeros_(self.modulate.bias)
         if config.shape_cells:
-            self.shape = CoarseShape(config.pooled_width, config.shape_cells, width)
-            self.draft_norm = nn.LayerNorm(width)
-            self.draft_proj = nn.Linear(width, config.output_channels)
-            self.trust = nn.Linear(width, 1)
-        if config.near_coarse:
-            self.near = CoarsePoints(width)
+            self.shape = CoarseShape(config.pooled_width, config.shape_cells)
+        if config.known_reach:
+            self.known = KnownPoints(width, "upsample" if config.cond_ctx else "base", config.known_reach)
             self.trust = nn.Linear(width, 1)
         if config.wave_bands:
             self.wave_proj = nn.Linear(6 * config.wave_bands, width, bias=False)
@@ -185,40 +181,21 @@ class PointDenoiser(nn.Module):
             image = self.image_proj(pooled)
             points = points + image[:, None]
             modulation = self.modulate(image).unflatten(1, (self.config.layers, 2, -1))
-        if self.config.near_coarse:
-            assert low_res is not None, f"{self.config.name} needs the coarse cloud"
-            guess, told = self.near(self._model_units(low_res), x, t)
+        if self.config.known_reach:
+            if self.config.shape_cells:
+                there, weights = self.shape.surface(self.shape(pooled))
+            else:
+                assert low_res is not None, f"{self.config.name} needs the coarse cloud"
+                there, weights = self.model_units(low_res).transpose(1, 2), x.new_zeros(low_res[:, 0].shape)
+            guess, told = self.known(there, weights, x, t)
             points = points + told
         tokens = torch.cat([*self._condition(t, embeddings, low_res, x.dtype), points], dim=1)
-        hidden, count = self.ln_pre(tokens), x.shape[2]
-        if self.config.shape_cells:
-            assert modulation is not None  # the shape is read from pooled tokens, which modulate too
-            return self._by_shape(hidden, count, modulation, pooled)
-        hidden = self.ln_post(self.backbone(hidden, modulation))[:, -count:]
+        hidden = self.ln_post(self.backbone(self.ln_pre(tokens), modulation))[:, -x.shape[2] :]
         found = self.output_proj(hidden)
-        if self.config.near_coarse:
-            found = found + guess.towards_seen(self.trust(hidden).sigmoid())
+        if self.config.known_reach:  # the network says how far to trust what is seen, and the colours
+            kept = guess.towards_seen(self.trust(hidden).sigmoid())
+            found = torch.cat([kept[..., :3], kept[..., 3:] + found[..., 3:]], dim=2)
         return found.transpose(1, 2)
-
-    def _by_shape(
-        self,
-        hidden: Float[Tensor, "B L C"],
-        count: int,
-        modulation: Float[Tensor, "B layers 2 C"],
-        pooled: Float[Tensor, "B H"],
-    ) -> Float[Tensor, "B O N"]:
-        """Halfway a draft, which is told what the shape says of it; at the end a step to the shape's surface."""
-        half = self.config.layers // 2
-        hidden = self.backbone(hidden, modulation, slice(half))
-        shape = self.shape(pooled)
-        draft = self.draft_proj(self.draft_norm(hidden[:, -count:]))
-        told = self.shape.tell(self.shape.look_up(shape, draft[..., :3]))
-        hidden = torch.cat([hidden[:, :-count], hidden[:, -count:] + told], dim=1)
-        hidden = self.ln_post(self.backbone(hidden, modulation, slice(half, None)))[:, -count:]
-        found = draft + self.output_proj(hidden)
-        step = 2 * self.shape.look_up(shape, found[..., :3])[..., -3:]  # model units are half data units
-        moved = found[..., :3] - self.trust(hidden).sigmoid() * NEAR * step
-        return torch.cat([moved, found[..., 3:]], dim=2).transpose(1, 2)
 
     def _condition(
         self, t: Int[Tensor, "B"], embeddings: Tensor | None, low_res: Tensor | None, dtype: torch.dtype
@@ -233,11 +210,11 @@ class PointDenoiser(nn.Module):
         if not self.config.cond_ctx:
             return [time, grid]
         assert low_res is not None, f"{self.config.name} needs the coarse cloud"
-        return [time, grid, self.cond_point_proj(self._model_units(low_res).to(dtype))]
+        return [time, grid, self.cond_point_proj(self.model_units(low_res).to(dtype).transpose(1, 2))]
 
-    def _model_units(self, low_res: Float[Tensor, "B C M"]) -> Float[Tensor, "B M C"]:
-        scaled = low_res * self.get_buffer("channel_scales")[:, None] + self.get_buffer("channel_biases")[:, None]
-        return scaled.transpose(1, 2)
+    def model_units(self, low_res: Float[Tensor, "B C M"]) -> Float[Tensor, "B C M"]:
+        """An upsampler's coarse cloud, as the diffusion has it."""
+        return low_res * self.get_buffer("channel_scales")[:, None] + self.get_buffer("channel_biases")[:, None]
 
 
 class ImagePool(nn.Module):
@@ -259,75 +236,88 @@ class ImagePool(nn.Module):
 
 
 class CoarseShape(nn.Module):
-    """What the image says of the shape, as signed distances in the unit cube, and what they say of each point.
+    """What the image says of the shape: signed distances at cells of the unit cube, in data units and Point-E's axes.
 
-    Not in the official networks. Through attention a small network learns where a point may lie, and hardly how far it
-    is from there; this tells it. Data units, Point-E's axes.
+    Not in the official networks.
     """
 
-    def __init__(self, pooled_width: int, cells: int, width: int) -> None:
+    def __init__(self, pooled_width: int, cells: int) -> None:
         super().__init__()
         self.cells = cells
         self.grid = nn.Linear(pooled_width, cells**3)
-        self.tell = nn.Linear(7, width)
 
     def forward(self, pooled: Float[Tensor, "B H"]) -> Float[Tensor, "B z y x"]:
         return self.grid(pooled).unflatten(1, (self.cells,) * 3)
 
-    def look_up(self, grid: Float[Tensor, "B z y x"], points: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N 7"]:
-        """Of points (model units, x y z): distance / NEAR, its gradient, and their product, away from the surface."""
-        distance = grid.to(torch.promote_types(grid.dtype, torch.float32))  # what can be sampled
-        gradient = torch.gradient(distance, spacing=1 / self.cells, dim=(3, 2, 1))
-        # A point of model units -1..1 is at the edges of the cube, whose outermost cells begin there
-        places = points.to(distance)[:, :, None, None]
-        values = torch.stack([distance / NEAR, *gradient], dim=1)
-        found = F.grid_sample(values, places, padding_mode="border", align_corners=False)[..., 0, 0].transpose(1, 2)
-        return torch.cat([found, found[..., :1] * found[..., 1:]], dim=2)
+    @torch.no_grad()
+    def surface(self, grid: Float[Tensor, "B z y x"]) -> tuple[Float[Tensor, "B M 6"], Float[Tensor, "B M"]]:
+        """Points on the surface (model units, mid-grey) and the logarithms of their weights.
+
+        Each is of one cell: the nearest point on the surface if distances are true.
+        """
+        grid = grid.to(torch.promote_types(grid.dtype, torch.float32))
+        axis = (torch.arange(self.cells, device=grid.device, dtype=grid.dtype) + 0.5) / self.cells - 0.5
+        z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+        away = torch.stack(torch.gradient(grid, spacing=1 / self.cells, dim=(3, 2, 1)), dim=-1)
+        way = grid[..., None] * away / away.norm(dim=-1, keepdim=True).clamp(min=0.3)  # less: the middle between sides
+        points = 2 * (torch.stack([x, y, z], dim=-1) - way)  # model units are half data units
+        weights, cells = (-((grid / THICKNESS) ** 2) / 2).flatten(1).topk(min(SURFACE_CELLS, self.cells**3))
+        return F.pad(points.flatten(1, 3).take_along_dim(cells[..., None], 1), (0, 3)), weights
 
 
-class CoarsePoints(nn.Module):
-    """What a coarse cloud says of noisy points: where they must come from if that cloud were all there is.
+class KnownPoints(nn.Module):
+    """Where noisy points must come from, if a known cloud were all there is: the diffusion's answer in closed form.
 
-    Not in the official networks, for the same reason as CoarseShape: the network has only to learn in what its points
-    differ from the coarse ones. Model units.
+    Not in the official networks. Through attention a small network learns where points may lie, and hardly how far one
+    is from there; given this, it has only to learn how far to trust it, and the colours. Model units.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, schedule: Schedule, reach: float) -> None:
         super().__init__()
+        self.schedule = schedule
+        self.reach = reach  # deviation of the weights by which known points count as near, if there is no noise
         self.tell = nn.Linear(18, width)
 
     def forward(
-        self, coarse: Float[Tensor, "B M C"], x: Float[Tensor, "B C N"], t: Int[Tensor, "B"]
+        self,
+        known: Float[Tensor, "B M C"],
+        log_weights: Float[Tensor, "B M"],
+        x: Float[Tensor, "B C N"],
+        t: Int[Tensor, "B"],
     ) -> tuple["Guess", Float[Tensor, "B N width"]]:
-        with torch.autocast(x.device.type, enabled=False):  # what is left of a place in bfloat16 is no place
-            sigma = _noise_levels(x.device)[t].to(torch.promote_types(x.dtype, torch.float32))[:, None, None]
+        # Without autocast: what is left of a place in bfloat16 is no place
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            sigma = _noise_levels(self.schedule, x.device)[t].to(torch.promote_types(x.dtype, torch.float32))
+            sigma = sigma[:, None, None]
+            known, log_weights = known.to(sigma), log_weights.to(sigma)
             seen = x.to(sigma).transpose(1, 2) * (1 + sigma**2).sqrt()
-            coarse, reach = coarse.to(sigma), (sigma**2 + REACH**2).sqrt()
-            mean, scatter = self.look_up(coarse, seen[..., :3], reach)
-            around, flat = self.look_up(coarse, mean[..., :3], torch.full_like(reach, REACH))
-            parts = [
-                (seen - mean)[..., :3] / reach,
-                scatter / reach**2,
-                (around - mean)[..., :3] / REACH,
-                flat / REACH**2,
-            ]
-        return Guess(mean, seen, (REACH / reach) ** 2), self.tell(torch.cat(parts, dim=-1).to(x.dtype))
+            reach = (sigma**2 + self.reach**2).sqrt()
+            mean, scatter = self.look_up(known, log_weights, seen[..., :3], reach)
+            around, flat = self.look_up(known, log_weights, mean[..., :3], torch.full_like(reach, self.reach))
+            off, next_off = (seen - mean)[..., :3] / reach, (around - mean)[..., :3] / self.reach
+            told = torch.cat([off, scatter / reach**2, next_off, flat / self.reach**2], dim=-1)
+        return Guess(mean, seen, (self.reach / reach) ** 2), self.tell(told.to(x.dtype))
 
     def look_up(
-        self, coarse: Float[Tensor, "B M C"], places: Float[Tensor, "B N 3"], reach: Float[Tensor, "B 1 1"]
+        self,
+        known: Float[Tensor, "B M C"],
+        log_weights: Float[Tensor, "B M"],
+        places: Float[Tensor, "B N 3"],
+        reach: Float[Tensor, "B 1 1"],
     ) -> tuple[Float[Tensor, "B N C"], Float[Tensor, "B N 6"]]:
-        """Mean of the coarse points near each place, and the covariance of their positions: xx, yy, zz, xy, yz, zx.
+        """Mean of the known points near each place, and the covariance of their positions: xx, yy, zz, xy, yz, zx.
 
-        Points weigh exp(-distance^2 / 2 reach^2).
+        To their own weights comes exp(-distance^2 / 2 reach^2).
         """
-        near = (-torch.cdist(places, coarse[..., :3]).square() / (2 * reach**2)).softmax(-1)
-        mean = near @ coarse
-        return mean, near @ _products(coarse[..., :3]) - _products(mean[..., :3])
+        square = torch.cdist(places, known[..., :3]).square()
+        near = (log_weights[:, None] - square / (2 * reach**2)).softmax(-1)
+        mean = near @ known
+        return mean, near @ _products(known[..., :3]) - _products(mean[..., :3])
 
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """Clean points (model units) as the coarse cloud alone has them, and how much of what is seen may be kept."""
+    """Clean points (model units) as the known ones have them, and how much of what is seen may be kept."""
 
     mean: Float[Tensor, "B N C"]
     seen: Float[Tensor, "B N C"]
@@ -338,9 +328,9 @@ class Guess:
 
 
 @functools.cache
-def _noise_levels(device: torch.device) -> Float[Tensor, "T"]:
-    """Sigma at each discrete time of the upsampler."""
-    return (1 / alphas_cumprod("upsample") - 1).sqrt().to(device)
+def _noise_levels(schedule: Schedule, device: torch.device) -> Float[Tensor, "T"]:
+    """Sigma at each discrete time."""
+    return (1 / alphas_cumprod(schedule) - 1).sqrt().to(device)
 
 
 def _products(xyz: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N 6"]:

@@ -15,7 +15,7 @@ from anything3d.weights import Place
 
 torch.set_num_threads(1)  # two would wait for each other where other tests run beside these
 
-CONFIG = LiftConfig(candidates=2, steps=2, upsampler_steps=1, azimuths=6, elevations=2, batch_clouds=4)
+CONFIG = LiftConfig(candidates=2, steps=8, upsampler_steps=1, azimuths=6, elevations=2, batch_clouds=4)
 
 
 @pytest.fixture(scope="module")
@@ -103,12 +103,9 @@ def test_a_crop_without_mask_fails_alone(lifter):
 
 def test_clouds_without_shape_are_numerics_errors(lifter):
     network = mini.build(1).base
-    for part in (network.draft_proj, network.output_proj, network.trust):  # every point at the origin
-        torch.nn.init.zeros_(part.weight)
-        torch.nn.init.zeros_(part.bias)
-    torch.nn.init.constant_(network.trust.bias, -1000.0)  # and left there
+    torch.nn.init.constant_(network.shape.grid.bias, torch.nan)
     upsampler = mini.build(1).upsampler
-    torch.nn.init.constant_(upsampler.output_proj.bias, torch.nan)
+    torch.nn.init.constant_(upsampler.trust.bias, torch.nan)
     flat = dataclasses.replace(lifter, base=network.eval(), upsampler=lifter.upsampler)
     poisoned = dataclasses.replace(lifter, upsampler=upsampler.eval())
     for broken in (flat, poisoned):

@@ -13,7 +13,7 @@ from anything3d.errors import WeightsError
 from anything3d.mini import pointe as mini
 from anything3d.pointe.config import OFFICIAL, OFFICIAL_CLIP
 from anything3d.pointe.diffusion import karras_sigmas
-from anything3d.pointe.networks import NEAR, REACH, CoarsePoints, CoarseShape
+from anything3d.pointe.networks import SURFACE_CELLS, THICKNESS, CoarseShape, KnownPoints
 from anything3d.pointe.schedule import alphas_cumprod, discrete_time
 from anything3d.weights import Place
 
@@ -185,7 +185,7 @@ def test_churn_changes_the_cloud_and_the_seed_decides_how():
 
 
 def test_points_are_a_set_to_the_networks():
-    network = build_small(shape_cells=0)
+    network = build_small(shape_cells=0, known_reach=0.0)
     noise, grid = inputs(1)
     order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([500])
@@ -202,42 +202,67 @@ def test_pooled_image_features_reach_every_point():
     assert moved.min() > 1e-4
 
 
-def test_points_are_told_their_distance_from_a_plane_and_the_way_to_it():
-    shape = CoarseShape(4, 10, 8)
+def test_the_surface_of_a_plane_is_that_plane():
+    shape = CoarseShape(4, 10)
     _, y, x = torch.meshgrid(*[(torch.arange(10) + 0.5) / 10 - 0.5] * 3, indexing="ij")
-    grid = 0.6 * x + 0.8 * y - 0.1  # the plane 0.6 x + 0.8 y = 0.1
-    points = torch.tensor([[[0.4, 0.2, 0.0], [-0.2, 0.1, 0.7]]])  # model units, twice the data's
-    away = torch.tensor([0.6 * 0.2 + 0.8 * 0.1 - 0.1, 0.6 * -0.1 + 0.8 * 0.05 - 0.1])
-    gradient = torch.tensor([0.6, 0.8, 0.0]).expand(2, 3)
-    expected = torch.cat([away[:, None] / NEAR, gradient, away[:, None] / NEAR * gradient], dim=1)
-    torch.testing.assert_close(shape.look_up(grid[None], points)[0], expected)
+    points, weights = shape.surface((0.6 * x + 0.8 * y - 0.1)[None])
+    torch.testing.assert_close(points[..., :2] @ torch.tensor([0.6, 0.8]), torch.full((1, SURFACE_CELLS), 0.2))
+    nearest = weights > -0.5 * (0.05 / THICKNESS) ** 2  # half a cell away
+    assert 80 <= nearest.sum() <= 160  # of 10 x 10 cells a layer, the plane leaning
 
 
-def test_coarse_points_near_a_place_have_a_mean_and_a_covariance():
-    coarse = torch.tensor([[[0.3, 0.1, 0.0, 1.0, 0.0, 0.0], [0.3, -0.1, 0.0, 0.0, 1.0, 0.0]]])  # as far from the origin
-    mean, scatter = CoarsePoints(8).look_up(coarse, torch.zeros(1, 1, 3), torch.full((1, 1, 1), REACH))
+def test_a_sphere_has_points_all_around():
+    shape = CoarseShape(4, 12)
+    axis = (torch.arange(12) + 0.5) / 12 - 0.5
+    radius = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).square().sum(0).sqrt()
+    points, weights = shape.surface((radius - 0.4)[None])
+    near = points[0, weights[0] > -2]
+    torch.testing.assert_close(near[:, :3].norm(dim=1), torch.full((len(near),), 0.8), atol=0.02, rtol=0)
+    assert near[:, :3].mean(0).abs().max() < 1e-3
+    assert (near[:, 3:] == 0).all()
+
+
+def test_an_upsampler_that_begins_around_the_coarse_points_stays_there():
+    upsampler = mini.build(0).upsampler
+    coarse = torch.tensor([[0.3, 0.0, 0.1, 200.0, 20.0, 20.0], [-0.3, 0.1, 0.0, 20.0, 20.0, 200.0]]).mT[None]
+    coarse = coarse.repeat(1, 1, upsampler.config.cond_ctx // 2)
+    noise = torch.randn(1, 6, 512, generator=torch.Generator().manual_seed(0))
+    grid = torch.randn(1, mini.CLIP["grid_feature_dim"], 64, generator=torch.Generator().manual_seed(1))
+    found = pointe.sample(upsampler, "upsample", noise, steps=4, sigma_max=0.05, guidance=1.0, embeddings=grid,
+                          low_res=coarse, around_low_res=True)  # fmt: skip
+    own = coarse.repeat(1, 1, 2)[:, :3]
+    assert (found[:, :3] - own).abs().max() < 0.05
+    assert torch.cdist(own[..., :2].mT, own[..., :2].mT).max() > 0.6  # the two places are far apart
+
+
+def test_known_points_near_a_place_have_a_mean_and_a_covariance():
+    known = torch.tensor([[[0.3, 0.1, 0.0, 1.0, 0.0, 0.0], [0.3, -0.1, 0.0, 0.0, 1.0, 0.0]]])  # as far from the origin
+    reach, alike = torch.full((1, 1, 1), 0.1), torch.zeros(1, 2)
+    mean, scatter = KnownPoints(8, "upsample", 0.1).look_up(known, alike, torch.zeros(1, 1, 3), reach)
     torch.testing.assert_close(mean[0, 0], torch.tensor([0.3, 0, 0, 0.5, 0.5, 0]))
     torch.testing.assert_close(scatter[0, 0], torch.tensor([0, 0.01, 0, 0, 0, 0]), atol=1e-6, rtol=0)
 
 
-def test_of_two_coarse_points_the_nearer_one_weighs_more():
-    near, away, reach = 0.1, 0.2, 0.15
-    coarse = torch.tensor([[[near, 0.0, 0.0, 0.0, 0.0, 0.0], [-away, 0.0, 0.0, 0.0, 0.0, 0.0]]])
-    weights = [math.exp(-(d**2) / (2 * reach**2)) for d in (near, away)]
-    mean, _ = CoarsePoints(8).look_up(coarse, torch.zeros(1, 1, 3), torch.full((1, 1, 1), reach))
+def test_of_two_known_points_the_nearer_and_the_heavier_one_counts_more():
+    near, away, reach, heavy = 0.1, 0.2, 0.15, math.log(3)
+    known = torch.tensor([[[near, 0.0, 0.0, 0.0, 0.0, 0.0], [-away, 0.0, 0.0, 0.0, 0.0, 0.0]]])
+    mean, _ = KnownPoints(8, "base", 0.1).look_up(
+        known, torch.tensor([[0.0, heavy]]), torch.zeros(1, 1, 3), torch.full((1, 1, 1), reach)
+    )
+    weights = [math.exp(-(near**2) / (2 * reach**2)), 3 * math.exp(-(away**2) / (2 * reach**2))]
     assert mean[0, 0, 0].item() == pytest.approx((weights[0] * near - weights[1] * away) / sum(weights), abs=1e-6)
 
 
 def test_an_upsampler_begins_at_the_coarse_cloud_and_trusts_what_it_sees_as_noise_falls():
-    part, clean = CoarsePoints(8), torch.tensor([0.5, 0.0, 0.0, -1.0, -1.0, -1.0]).expand(1, 4, 6)
+    part, clean = KnownPoints(8, "upsample", 0.1), torch.tensor([0.5, 0.0, 0.0, -1.0, -1.0, -1.0]).expand(1, 4, 6)
     beside = (clean + torch.tensor([0.0, 0.3, 0.0, 0.0, 0.0, 0.0])).transpose(1, 2)
     for t in (0, 1023):
         alpha_bar = alphas_cumprod("upsample")[t]
-        guess, _ = part(clean, beside * alpha_bar.sqrt().float(), torch.tensor([t]))
+        guess, _ = part(clean, torch.zeros(1, 4), beside * alpha_bar.sqrt().float(), torch.tensor([t]))
         torch.testing.assert_close(guess.mean, clean)
         noise = (1 / alpha_bar - 1).item()
         found = guess.towards_seen(torch.ones(1, 4, 1))[0, 0, 1].item()
-        assert found == pytest.approx(0.3 * REACH**2 / (REACH**2 + noise), rel=1e-3)
+        assert found == pytest.approx(0.3 * 0.01 / (0.01 + noise), rel=1e-3)
 
 
 def test_the_coarse_shape_reaches_every_point_and_changes_no_order():
@@ -292,7 +317,7 @@ def test_wrong_weights_say_what_is_wrong(tmp_path):
     untyped = write(tmp_path / "untyped", small(width="32"), network)
     predicting = write(tmp_path / "predicting", small(prediction="v"), network)
     shapeless = write(tmp_path / "shapeless", small(prediction="eps"), network)
-    baseless = write(tmp_path / "baseless", small(near_coarse=True), network)
+    unknowing = write(tmp_path / "unknowing", small(known_reach=0.1, shape_cells=0), network)
     sdf = write(tmp_path / "sdf", META["configs"]["sdf"], official("sdf"))
     damaged = write(tmp_path / "damaged", small(), network)
     (tmp_path / "damaged" / "model.safetensors").write_bytes(b"x" * 100)
@@ -303,8 +328,8 @@ def test_wrong_weights_say_what_is_wrong(tmp_path):
         (unknown, "weights_config", "PointNet"),
         (untyped, "weights_config", "width"),
         (predicting, "weights_config", "eps, x0"),
-        (shapeless, "weights_config", "shape_cells"),
-        (baseless, "weights_config", "only an upsampler"),
+        (shapeless, "weights_config", "known_reach is for"),
+        (unknowing, "weights_config", "something known"),
         (sdf, "weights_config", "a point denoiser is needed"),
         (damaged, "weights_damaged", "damaged"),
         (str(tmp_path / "empty"), "weights_missing", "base_1b.pt"),

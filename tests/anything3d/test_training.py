@@ -17,7 +17,7 @@ from anything3d.mini.tokens import save_bert_tokenizer, save_clip_tokenizer
 from anything3d.mini.training import batch, blip, data, diffusion, loop, pointe, sam
 from anything3d.mini.training import clip as clip_training
 from anything3d.mini.words import COLORS, SHAPES
-from anything3d.pointe.networks import NEAR, CoarseShape
+from anything3d.pointe.networks import CoarseShape
 from anything3d.sam import Sam
 
 
@@ -121,14 +121,17 @@ def test_some_objects_are_occluded(objects):
     assert 0.05 < changed < 0.5
 
 
-def test_true_points_look_up_that_they_lie_on_the_true_surface(objects):
+def test_true_distances_have_their_surface_where_the_true_points_are(objects):
     rows = batch.draw(objects, 32, generator())
     points = pointe.model_units(objects, rows, 200, generator())[:, :3].mT
-    shape = CoarseShape(4, data.SDF_CELLS, 8)
-    found = shape.look_up(batch.distances(objects, rows), points)[..., 0] * NEAR
-    swapped = shape.look_up(batch.distances(objects, rows).transpose(1, 2), points)[..., 0] * NEAR
-    assert found.abs().mean() < 0.03  # cells are 0.083 wide
-    assert found.abs().mean() < swapped.abs().mean()
+    shape = CoarseShape(4, data.SDF_CELLS)
+    apart = []
+    for grid in (batch.distances(objects, rows), batch.distances(objects, rows).transpose(1, 2)):
+        surface, weights = shape.surface(grid)
+        far = torch.where(weights[:, None] > -2, torch.cdist(points, surface[..., :3]), torch.inf)
+        apart.append(far.amin(2).mean())
+    assert apart[0] < 0.1  # model units; cells are 0.167 wide
+    assert apart[0] < 0.8 * apart[1]
 
 
 # prompts and losses of SAM

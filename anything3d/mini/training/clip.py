@@ -91,7 +91,7 @@ def recipe(work: Path, seed: int, device: str) -> Recipe:
         clip.save(network, folder / "clip")
         save_file(trained.reader.state_dict(), folder / SHAPE_READER)
 
-    return Recipe("clip", trained, loss, save, score, steps=8000, lr=1e-3, bf16=True, every=1000)
+    return Recipe("clip", trained, loss, save, score, steps=16000, lr=1e-3, bf16=True, every=1000)
 
 
 def standardise(pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:

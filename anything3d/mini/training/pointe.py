@@ -28,6 +28,7 @@ SHAPE_WEIGHT = 5.0  # of the error in signed distances
 UNCONDITIONAL = 0.1  # of the rows: without an image, for guidance
 SIGMA = (0.003, 30.0)  # noise levels, drawn evenly in the logarithm ...
 FORMING, FORMING_SHARE = (-0.9, 1.2), 0.7  # ... but for this share: normal in the logarithm, where shapes form
+STRAY = 0.08  # model units: deviation of points beside the noise, as a sampler's own have it; else they are believed
 COLOR_WEIGHT = 0.2  # of colours beside positions
 COARSE_NOISE = 0.03  # canonical units, at most, of the cloud that the upsampler is given: a base's mistakes
 COARSE_COLOR_NOISE = 12.0  # of 255
@@ -58,7 +59,7 @@ def base(work: Path, seed: int, device: str) -> Recipe:
     def save(folder: Path) -> None:
         pointe.save_base(network, folder)
 
-    return Recipe("pointe", network, loss, save, score, steps=5000, lr=7e-4, bf16=True, every=500)
+    return Recipe("pointe", network, loss, save, score, steps=2000, lr=7e-4, bf16=True, every=500)
 
 
 def upsampler(work: Path, seed: int, device: str) -> Recipe:
@@ -84,7 +85,7 @@ def upsampler(work: Path, seed: int, device: str) -> Recipe:
         dense = sample(
             network, "upsample", _noise_for(rows, network), steps=config.upsampler_steps, guidance=1.0,
             sigma_max=config.upsampler_sigma_max, embeddings=clip.image_grid(_judged_crops(held_out, rows)),
-            low_res=low_res,
+            low_res=low_res, around_low_res=config.upsampler_around_coarse,
         )  # fmt: skip
         return _distances(torch.cat([low_res, dense], dim=2), held_out, rows)
 
@@ -92,7 +93,7 @@ def upsampler(work: Path, seed: int, device: str) -> Recipe:
         pointe.save_upsampler(network, folder)
 
     config = LiftConfig()
-    return Recipe("pointe-upsampler", network, loss, save, score, steps=4000, lr=6e-4, bf16=True, every=1000)
+    return Recipe("pointe-upsampler", network, loss, save, score, steps=1500, lr=6e-4, bf16=True, every=500)
 
 
 def shape_error(
@@ -139,7 +140,9 @@ class Noise:
         t = self._times(count, generator).to(clean.device)
         alpha_bar = self.alphas_bar[t][:, None, None]
         eps = torch.randn(clean.shape, generator=generator).to(clean.device)
-        seen = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * eps
+        stray = STRAY * torch.randn(clean[:, :3].shape, generator=generator).to(clean.device)
+        strayed = clean + F.pad(stray, (0, 0, 0, clean.shape[1] - 3))
+        seen = alpha_bar.sqrt() * strayed + (1 - alpha_bar).sqrt() * eps
         kept = (torch.rand(count, 1, 1, generator=generator) >= UNCONDITIONAL).to(clean)
         found = network(seen, t, embeddings=embeddings * kept, low_res=None if low_res is None else low_res * kept)
         error = (found.float() - clean).square().mean(2)
