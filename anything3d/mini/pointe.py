@@ -1,4 +1,4 @@
-"""Toy-sized Point-E: 256 points from an image's grid of features, then 768 more.
+"""Toy-sized Point-E: 512 points from an image's grid of features, then 512 more.
 
 They predict the clean points, see the whole image at every point and layer, and coordinates as waves too, and begin
 from what image and coarse cloud say of a point: at this size the official design (noise prediction, image tokens only,
@@ -25,23 +25,22 @@ SHARED = {
     "pooled_channels": 12,
     "pooled_width": 384,
     "wave_bands": 5,
+    "known_reach": 0.04,
 }
 BASE = {
     "name": "CLIPImageGridPointDiffusionTransformer",
     "width": 128,
     "layers": 4,
-    "n_ctx": 256,
+    "n_ctx": 512,
     "shape_cells": 12,
-    "known_reach": 0.05,
     **SHARED,
 }
 UPSAMPLER = {
     "name": "CLIPImageGridUpsamplePointDiffusionTransformer",
     "width": 96,
     "layers": 4,
-    "n_ctx": 768,
-    "cond_ctx": 256,
-    "known_reach": 0.1,  # the distance of neighbours in the coarse cloud, about
+    "n_ctx": 512,
+    "cond_ctx": 512,
     **SHARED,
 }
 

@@ -21,6 +21,9 @@ from anything3d.pointe.schedule import Schedule, alphas_cumprod
 
 THICKNESS = 0.03  # longest sides: a cell counts by the normal density of its distance to the surface, of this deviation
 SURFACE_CELLS = 768  # of a grid, at most, that count at all
+FLAT = 0.01  # model units: deviation of a disc's density across it
+IN_A_DISC = 9  # points of a cloud that make a disc
+TINY = 1e-6
 MAX_PERIOD = 10000  # of the slowest sinusoid of the time embedding, in steps of the 1024
 
 
@@ -156,8 +159,7 @@ class PointDenoiser(nn.Module):
         if config.shape_cells:
             self.shape = CoarseShape(config.pooled_width, config.shape_cells)
         if config.known_reach:
-            self.known = KnownPoints(width, "upsample" if config.cond_ctx else "base", config.known_reach)
-            self.trust = nn.Linear(width, 1)
+            self.known = KnownSurface(width, "upsample" if config.cond_ctx else "base", config.known_reach)
         if config.wave_bands:
             self.wave_proj = nn.Linear(6 * config.wave_bands, width, bias=False)
         if config.cond_ctx:
@@ -183,18 +185,17 @@ class PointDenoiser(nn.Module):
             modulation = self.modulate(image).unflatten(1, (self.config.layers, 2, -1))
         if self.config.known_reach:
             if self.config.shape_cells:
-                there, weights = self.shape.surface(self.shape(pooled))
+                discs = self.shape.surface(self.shape(pooled))
             else:
                 assert low_res is not None, f"{self.config.name} needs the coarse cloud"
-                there, weights = self.model_units(low_res).transpose(1, 2), x.new_zeros(low_res[:, 0].shape)
-            guess, told = self.known(there, weights, x, t)
+                discs = Discs.around(self.model_units(low_res).transpose(1, 2))
+            guess, told = self.known(discs, x, t)
             points = points + told
         tokens = torch.cat([*self._condition(t, embeddings, low_res, x.dtype), points], dim=1)
         hidden = self.ln_post(self.backbone(self.ln_pre(tokens), modulation))[:, -x.shape[2] :]
         found = self.output_proj(hidden)
-        if self.config.known_reach:  # the network says how far to trust what is seen, and the colours
-            kept = guess.towards_seen(self.trust(hidden).sigmoid())
-            found = torch.cat([kept[..., :3], kept[..., 3:] + found[..., 3:]], dim=2)
+        if self.config.known_reach:  # places are known, colours need the network
+            found = torch.cat([guess[..., :3], guess[..., 3:] + found[..., 3:]], dim=2)
         return found.transpose(1, 2)
 
     def _condition(
@@ -250,91 +251,90 @@ class CoarseShape(nn.Module):
         return self.grid(pooled).unflatten(1, (self.cells,) * 3)
 
     @torch.no_grad()
-    def surface(self, grid: Float[Tensor, "B z y x"]) -> tuple[Float[Tensor, "B M 6"], Float[Tensor, "B M"]]:
-        """Points on the surface (model units, mid-grey) and the logarithms of their weights.
-
-        Each is of one cell: the nearest point on the surface if distances are true.
-        """
+    def surface(self, grid: Float[Tensor, "B z y x"]) -> "Discs":
+        """Mid-grey discs on the surface, one for each of the cells next to it."""
         grid = grid.to(torch.promote_types(grid.dtype, torch.float32))
         axis = (torch.arange(self.cells, device=grid.device, dtype=grid.dtype) + 0.5) / self.cells - 0.5
         z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
         away = torch.stack(torch.gradient(grid, spacing=1 / self.cells, dim=(3, 2, 1)), dim=-1)
-        way = grid[..., None] * away / away.norm(dim=-1, keepdim=True).clamp(min=0.3)  # less: the middle between sides
-        points = 2 * (torch.stack([x, y, z], dim=-1) - way)  # model units are half data units
-        weights, cells = (-((grid / THICKNESS) ** 2) / 2).flatten(1).topk(min(SURFACE_CELLS, self.cells**3))
-        return F.pad(points.flatten(1, 3).take_along_dim(cells[..., None], 1), (0, 3)), weights
+        steep = away.norm(dim=-1, keepdim=True)  # 1, and less in the middle between two sides
+        centre = torch.stack([x, y, z], dim=-1) - grid[..., None] * away / steep.clamp(min=0.3)
+        log_weight, cells = (-((grid / THICKNESS) ** 2) / 2).flatten(1).topk(min(SURFACE_CELLS, self.cells**3))
+        centre, normal = (
+            value.flatten(1, 3).take_along_dim(cells[..., None], 1) for value in (centre, away / steep.clamp(min=TINY))
+        )
+        return Discs(F.pad(2 * centre, (0, 3)), normal, log_weight)  # model units are half data units
 
 
-class KnownPoints(nn.Module):
-    """Where noisy points must come from, if a known cloud were all there is: the diffusion's answer in closed form.
+@dataclass(frozen=True, slots=True)
+class Discs:
+    """A surface as flat normal densities around points."""
+
+    centre: Float[Tensor, "B M C"]  # model units
+    normal: Float[Tensor, "B M 3"]  # either way
+    log_weight: Float[Tensor, "B M"]
+
+    @classmethod
+    @torch.no_grad()
+    def around(cls, points: Float[Tensor, "B M C"]) -> "Discs":
+        """Through each point and its nearest ones, all alike."""
+        points = points.to(torch.promote_types(points.dtype, torch.float32))
+        xyz = points[..., :3]
+        nearest = torch.cdist(xyz, xyz).topk(min(IN_A_DISC, points.shape[1]), largest=False).indices
+        around = xyz[:, None].expand(-1, xyz.shape[1], -1, -1).take_along_dim(nearest[..., None], 2)
+        around = around - around.mean(2, keepdim=True)
+        spread = (around.mT @ around).nan_to_num()  # a NaN stays in its centre, and eigh does not raise
+        normal = torch.linalg.eigh(spread).eigenvectors[..., 0]
+        return cls(points, normal, points.new_zeros(points.shape[:2]))
+
+
+class KnownSurface(nn.Module):
+    """Where noisy points must come from, if a known surface were all there is: the diffusion's answer in closed form.
 
     Not in the official networks. Through attention a small network learns where points may lie, and hardly how far one
-    is from there; given this, it has only to learn how far to trust it, and the colours. Model units.
+    is from there; what it learnt to add to this answer made clouds worse. Model units.
     """
 
     def __init__(self, width: int, schedule: Schedule, reach: float) -> None:
         super().__init__()
         self.schedule = schedule
-        self.reach = reach  # deviation of the weights by which known points count as near, if there is no noise
-        self.tell = nn.Linear(18, width)
+        self.reach = reach  # deviation of a disc's density along it
+        self.tell = nn.Linear(9, width)
 
     def forward(
-        self,
-        known: Float[Tensor, "B M C"],
-        log_weights: Float[Tensor, "B M"],
-        x: Float[Tensor, "B C N"],
-        t: Int[Tensor, "B"],
-    ) -> tuple["Guess", Float[Tensor, "B N width"]]:
+        self, discs: Discs, x: Float[Tensor, "B C N"], t: Int[Tensor, "B"]
+    ) -> tuple[Float[Tensor, "B N C"], Float[Tensor, "B N width"]]:
+        """The expected clean points (colours are those of the discs near them), and what the network is told of it."""
         # Without autocast: what is left of a place in bfloat16 is no place
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            sigma = _noise_levels(self.schedule, x.device)[t].to(torch.promote_types(x.dtype, torch.float32))
-            sigma = sigma[:, None, None]
-            known, log_weights = known.to(sigma), log_weights.to(sigma)
-            seen = x.to(sigma).transpose(1, 2) * (1 + sigma**2).sqrt()
-            reach = (sigma**2 + self.reach**2).sqrt()
-            mean, scatter = self.look_up(known, log_weights, seen[..., :3], reach)
-            around, flat = self.look_up(known, log_weights, mean[..., :3], torch.full_like(reach, self.reach))
-            off, next_off = (seen - mean)[..., :3] / reach, (around - mean)[..., :3] / self.reach
-            told = torch.cat([off, scatter / reach**2, next_off, flat / self.reach**2], dim=-1)
-        return Guess(mean, seen, (self.reach / reach) ** 2), self.tell(told.to(x.dtype))
+            sigma = _noise_levels(self.schedule, x.device)[t].to(discs.normal)[:, None, None]
+            seen = x[:, :3].to(sigma).transpose(1, 2) * (1 + sigma**2).sqrt()
+            place, color = self.expect(discs, seen, sigma)
+            off = (seen - place) / (sigma**2 + self.reach**2).sqrt()
+            told = torch.cat([off, place, color], dim=-1)
+        return torch.cat([place, color], dim=-1), self.tell(told.to(x.dtype))
 
-    def look_up(
-        self,
-        known: Float[Tensor, "B M C"],
-        log_weights: Float[Tensor, "B M"],
-        places: Float[Tensor, "B N 3"],
-        reach: Float[Tensor, "B 1 1"],
-    ) -> tuple[Float[Tensor, "B N C"], Float[Tensor, "B N 6"]]:
-        """Mean of the known points near each place, and the covariance of their positions: xx, yy, zz, xy, yz, zx.
+    def expect(
+        self, discs: Discs, seen: Float[Tensor, "B N 3"], sigma: Float[Tensor, "B 1 1"]
+    ) -> tuple[Float[Tensor, "B N 3"], Float[Tensor, "B N D"]]:
+        """Mean place, and mean colour of the discs, of points that have become `seen` by noise of deviation `sigma`.
 
-        To their own weights comes exp(-distance^2 / 2 reach^2).
+        The posterior mean of a mixture of normal densities, each as wide as `reach` along its disc and FLAT across.
         """
-        square = torch.cdist(places, known[..., :3]).square()
-        near = (log_weights[:, None] - square / (2 * reach**2)).softmax(-1)
-        mean = near @ known
-        return mean, near @ _products(known[..., :3]) - _products(mean[..., :3])
-
-
-@dataclass(frozen=True, slots=True)
-class Guess:
-    """Clean points (model units) as the known ones have them, and how much of what is seen may be kept."""
-
-    mean: Float[Tensor, "B N C"]
-    seen: Float[Tensor, "B N C"]
-    share: Float[Tensor, "B 1 1"]  # of the way to what is seen: 1 without noise, falling with its variance
-
-    def towards_seen(self, trust: Float[Tensor, "B N 1"]) -> Float[Tensor, "B N C"]:
-        return self.mean + trust * self.share * (self.seen - self.mean)
+        along, across = sigma**2 + self.reach**2, sigma**2 + FLAT**2
+        centre = discs.centre[..., :3]
+        height = seen @ discs.normal.mT - (centre * discs.normal).sum(-1)[:, None]
+        square = torch.cdist(seen, centre).square() / along + height.square() * (1 / across - 1 / along)
+        weight = (discs.log_weight[:, None] - square / 2).softmax(-1)
+        kept, kept_across = self.reach**2 / along, FLAT**2 / across  # of what is seen
+        place = (1 - kept) * (weight @ centre) + kept * seen + (kept_across - kept) * ((weight * height) @ discs.normal)
+        return place, weight @ discs.centre[..., 3:]
 
 
 @functools.cache
 def _noise_levels(schedule: Schedule, device: torch.device) -> Float[Tensor, "T"]:
     """Sigma at each discrete time."""
     return (1 / alphas_cumprod(schedule) - 1).sqrt().to(device)
-
-
-def _products(xyz: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N 6"]:
-    return torch.cat([xyz.square(), xyz * xyz.roll(-1, -1)], dim=-1)
 
 
 class PointCloudSdf(nn.Module):

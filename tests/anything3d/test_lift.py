@@ -105,7 +105,7 @@ def test_clouds_without_shape_are_numerics_errors(lifter):
     network = mini.build(1).base
     torch.nn.init.constant_(network.shape.grid.bias, torch.nan)
     upsampler = mini.build(1).upsampler
-    torch.nn.init.constant_(upsampler.trust.bias, torch.nan)
+    torch.nn.init.constant_(upsampler.output_proj.bias, torch.nan)
     flat = dataclasses.replace(lifter, base=network.eval(), upsampler=lifter.upsampler)
     poisoned = dataclasses.replace(lifter, upsampler=upsampler.eval())
     for broken in (flat, poisoned):

@@ -139,7 +139,7 @@ MEASURES = {
     drawn_outlines: 0.65,
     drawn_colors: 0.7,
     inversions_that_help: 0.7,
-    draft_closeness: -0.085,
+    draft_closeness: -0.06,
 }
 
 

@@ -127,8 +127,8 @@ def test_true_distances_have_their_surface_where_the_true_points_are(objects):
     shape = CoarseShape(4, data.SDF_CELLS)
     apart = []
     for grid in (batch.distances(objects, rows), batch.distances(objects, rows).transpose(1, 2)):
-        surface, weights = shape.surface(grid)
-        far = torch.where(weights[:, None] > -2, torch.cdist(points, surface[..., :3]), torch.inf)
+        discs = shape.surface(grid)
+        far = torch.where(discs.log_weight[:, None] > -2, torch.cdist(points, discs.centre[..., :3]), torch.inf)
         apart.append(far.amin(2).mean())
     assert apart[0] < 0.1  # model units; cells are 0.167 wide
     assert apart[0] < 0.8 * apart[1]

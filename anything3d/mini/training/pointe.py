@@ -23,12 +23,11 @@ from anything3d.pointe.schedule import Schedule, alphas_cumprod
 from anything3d.weights import Place
 
 BATCH, UPSAMPLER_BATCH = 24, 12
-SPARSE, DENSE = 128, 256  # points that base and upsampler learn on at once; they make 256 and 768
+POINTS_AT_ONCE = 128  # that a network learns on; each makes 512
 SHAPE_WEIGHT = 5.0  # of the error in signed distances
 UNCONDITIONAL = 0.1  # of the rows: without an image, for guidance
 SIGMA = (0.003, 30.0)  # noise levels, drawn evenly in the logarithm ...
 FORMING, FORMING_SHARE = (-0.9, 1.2), 0.7  # ... but for this share: normal in the logarithm, where shapes form
-STRAY = 0.08  # model units: deviation of points beside the noise, as a sampler's own have it; else they are believed
 COLOR_WEIGHT = 0.2  # of colours beside positions
 COARSE_NOISE = 0.03  # canonical units, at most, of the cloud that the upsampler is given: a base's mistakes
 COARSE_COLOR_NOISE = 12.0  # of 255
@@ -45,7 +44,7 @@ def base(work: Path, seed: int, device: str) -> Recipe:
     def loss(generator: torch.Generator) -> Tensor:
         rows = draw(objects, BATCH, generator)
         paint = Paint.draw(BATCH, generator)
-        clean = model_units(objects, rows, SPARSE, generator, paint).to(device)
+        clean = model_units(objects, rows, POINTS_AT_ONCE, generator, paint).to(device)
         embeddings = clip.image_grid(paint.apply(crops(objects, rows, generator)))
         shape = shape_error(network, embeddings, distances(objects, rows).to(device))
         return noise.loss(network, clean, embeddings, None, generator) + SHAPE_WEIGHT * shape
@@ -59,7 +58,7 @@ def base(work: Path, seed: int, device: str) -> Recipe:
     def save(folder: Path) -> None:
         pointe.save_base(network, folder)
 
-    return Recipe("pointe", network, loss, save, score, steps=2000, lr=7e-4, bf16=True, every=500)
+    return Recipe("pointe", network, loss, save, score, steps=1000, lr=7e-4, bf16=True, every=250)
 
 
 def upsampler(work: Path, seed: int, device: str) -> Recipe:
@@ -73,7 +72,7 @@ def upsampler(work: Path, seed: int, device: str) -> Recipe:
     def loss(generator: torch.Generator) -> Tensor:
         rows = draw(objects, UPSAMPLER_BATCH, generator)
         paint = Paint.draw(UPSAMPLER_BATCH, generator)
-        clean = model_units(objects, rows, coarse + DENSE, generator, paint).to(device)
+        clean = model_units(objects, rows, coarse + POINTS_AT_ONCE, generator, paint).to(device)
         low_res = spoil(data_units(clean[..., :coarse]), generator)
         embeddings = clip.image_grid(paint.apply(crops(objects, rows, generator)))
         return noise.loss(network, clean[..., coarse:], embeddings, low_res, generator)
@@ -93,7 +92,7 @@ def upsampler(work: Path, seed: int, device: str) -> Recipe:
         pointe.save_upsampler(network, folder)
 
     config = LiftConfig()
-    return Recipe("pointe-upsampler", network, loss, save, score, steps=1500, lr=6e-4, bf16=True, every=500)
+    return Recipe("pointe-upsampler", network, loss, save, score, steps=500, lr=6e-4, bf16=True, every=250)
 
 
 def shape_error(
@@ -140,9 +139,7 @@ class Noise:
         t = self._times(count, generator).to(clean.device)
         alpha_bar = self.alphas_bar[t][:, None, None]
         eps = torch.randn(clean.shape, generator=generator).to(clean.device)
-        stray = STRAY * torch.randn(clean[:, :3].shape, generator=generator).to(clean.device)
-        strayed = clean + F.pad(stray, (0, 0, 0, clean.shape[1] - 3))
-        seen = alpha_bar.sqrt() * strayed + (1 - alpha_bar).sqrt() * eps
+        seen = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * eps
         kept = (torch.rand(count, 1, 1, generator=generator) >= UNCONDITIONAL).to(clean)
         found = network(seen, t, embeddings=embeddings * kept, low_res=None if low_res is None else low_res * kept)
         error = (found.float() - clean).square().mean(2)
