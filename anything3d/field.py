@@ -19,7 +19,7 @@ from anything3d.errors import ConfigError, InputError
 
 FORMAT = "anything3d-field-1"
 NEIGHBOURS = 4  # cloud points whose colours are averaged, weighted by 1 / distance^2
-REACH = 1.6  # gap between cloud points that still counts as closed / median distance of a point to its 4th neighbour
+REACH = 2.4  # gap between cloud points that still counts as closed / median distance of a point to its 4th neighbour
 CRISPNESS = 3.0  # rise of softplus' argument per voxel side across the first surface
 SURFACE = -2.0  # softplus' argument on the first surface: 3.8 / length, half opaque where a ray grazes a unit object
 ARGUMENT_RANGE = (-7.0, 3.0)  # of softplus at the start: clear (3 % in 1.2 lengths), opaque; both within Adam's reach
@@ -149,8 +149,8 @@ def _solid(
 ) -> tuple[Float[Tensor, "1 R R R"], Float[Tensor, "3 R R R"]]:
     """Raw first grids of one object, on the CPU: a signed distance to the cloud, and the nearest points' colours.
 
-    Far from the points the sign says whether a walker from the cube's faces gets there without crossing a gap narrower
-    than the reach. Near them it is unknown: there, depth below the surface is the distance to what the walker reached,
+    Far from the points the sign says whether a walker from outside gets there without crossing a gap narrower than the
+    reach. Near them it is unknown: there, depth below the surface is the distance to what the walker reached,
     less the reach (a morphological closing), and never more than the distance to the nearest point.
     """
     from scipy.ndimage import binary_fill_holes, distance_transform_edt
@@ -163,9 +163,12 @@ def _solid(
     spacing = float(torch.from_numpy(tree.query(points.numpy(), k=[count])[0]).median())
     reach = max(REACH * spacing, 1.01 * voxel)
 
-    near, index = tree.query(nodes(R, half).reshape(-1, 3).numpy(), k=list(range(1, count)) if count > 1 else [1])
+    room = math.ceil(reach / voxel) + 1  # for the walker, where an object reaches close to the cube's faces
+    wide = R + 2 * room
+    places = nodes(wide, half + room * voxel).reshape(-1, 3).numpy()
+    near, index = tree.query(places, k=list(range(1, count)) if count > 1 else [1])
     distances, neighbours = torch.from_numpy(near).float(), torch.from_numpy(index)
-    distance = distances[:, 0].reshape(R, R, R)
+    distance = distances[:, 0].reshape(wide, wide, wide)
     enclosed = torch.from_numpy(binary_fill_holes((distance < reach).numpy()))
     depth = torch.from_numpy(distance_transform_edt(enclosed.numpy())).float() * voxel - reach + 0.5 * voxel
     signed = torch.where(enclosed, depth.clamp(-distance, distance), -distance)
@@ -173,4 +176,6 @@ def _solid(
 
     weights = 1 / (distances.square() + 1e-6)
     color = (colors[neighbours] * weights[..., None]).sum(1) / weights.sum(1, keepdim=True)
-    return density[None], torch.logit(color.clamp(0.02, 0.98)).T.reshape(3, R, R, R)
+    raw_color = torch.logit(color.clamp(0.02, 0.98)).T.reshape(3, wide, wide, wide)
+    cube = (slice(None), *(slice(room, -room),) * 3)
+    return density[None][cube].contiguous(), raw_color[cube].contiguous()

@@ -60,6 +60,13 @@ def test_a_field_from_a_sphere_of_points_is_a_solid_ball_of_their_colours():
     torch.testing.assert_close(color[0], torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.1, 0.9]]), atol=0.02, rtol=0)
 
 
+def test_a_sparse_ball_that_fills_the_cube_is_solid_and_does_not_swell():
+    field = Field.from_cloud(sphere_cloud(200), CONFIG)  # gaps of 0.15, the cube's faces 0.1 away
+    directions = sphere_cloud(300, radius=1.0, seed=1).points
+    assert (field.density(0.35 * directions) > 25).float().mean() > 0.95
+    assert (field.density(0.58 * directions) < 3).float().mean() > 0.95
+
+
 def test_an_open_bowl_of_points_is_not_filled():
     cloud = sphere_cloud(4096)
     bowl = cloud.points[0, cloud.points[0, :, 1] < 0]
