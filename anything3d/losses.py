@@ -16,8 +16,8 @@ class LossConfig:
     """Weight of each term of `LossTerms`; 0 leaves a term without effect."""
 
     sds: float = 20.0  # on the mean over a view's N latents; N in sources that sum
-    reference_rgb: float = 20.0  # found on the mini world; the ratio to the mask is that of Magic123's official code
-    reference_mask: float = 5.0
+    reference_rgb: float = 20.0
+    reference_mask: float = 1.0  # 5 beside 20 in Magic123's official code; costs novel views what it gives this one
     silhouette: float = 2.0  # at the start; fades linearly to 0, cloud guidance as in Points-to-3D
     tv: float = 0.2
     entropy: float = 0.02
@@ -28,8 +28,8 @@ class LossTerms(NamedTuple):
     """Unweighted losses of B objects."""
 
     sds: Float[Tensor, "B"]  # half the mean square of the score-distillation gradient: its size, not its quality
-    reference_rgb: Float[Tensor, "B"]  # mean square difference to the crop over a random colour
-    reference_mask: Float[Tensor, "B"]  # mean square difference of opacity and the crop's alpha
+    reference_rgb: Float[Tensor, "B"]  # mean square difference to the crop over a random colour, where that is known
+    reference_mask: Float[Tensor, "B"]  # mean square difference of opacity and the crop's alpha, where that is known
     silhouette: Float[Tensor, "B"]  # mean square difference of opacity and the cloud's discs in random views
     tv: Float[Tensor, "B"]  # mean absolute difference of neighbouring raw values, density and colour
     entropy: Float[Tensor, "B"]  # mean binary entropy of opacity in random views, nats
@@ -50,14 +50,24 @@ class LossTerms(NamedTuple):
 
 
 def reference_rgb(
-    rendering: Rendering, target: Float[Tensor, "B 4 H W"], background: Float[Tensor, "B 3"]
+    rendering: Rendering,
+    target: Float[Tensor, "B 4 H W"],
+    known: Float[Tensor, "B H W"],
+    background: Float[Tensor, "B 3"],
 ) -> Float[Tensor, "B"]:
-    """Against the premultiplied RGBA `target`, both over `background`: a random one exposes leaks of the mask.
+    """Against the premultiplied RGBA `target` where it is `known` (0..1), both over `background`.
 
-    Source: stable-dreamfusion's known-view loss.
+    A random background exposes leaks of the mask. Source: stable-dreamfusion's known-view loss.
     """
     expected = target[:, :3] + (1 - target[:, 3:]) * background[:, :, None, None]
-    return (composite(rendering, background) - expected).square().flatten(1).mean(1)
+    return ((composite(rendering, background) - expected).square() * known[:, None]).flatten(1).mean(1)
+
+
+def reference_mask(
+    rendering: Rendering, target: Float[Tensor, "B 4 H W"], known: Float[Tensor, "B H W"]
+) -> Float[Tensor, "B"]:
+    """Of opacity and the target's alpha, where it is `known` (0..1)."""
+    return ((rendering.alpha - target[:, 3]).square() * known).flatten(1).mean(1)
 
 
 def opacity(rendering: Rendering, target: Float[Tensor, "BV H W"], n_objects: int) -> Float[Tensor, "B"]:

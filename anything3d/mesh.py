@@ -25,7 +25,7 @@ class MeshConfig:
     """Where the surface lies and what is left out."""
 
     resolution: int = 64  # nodes along each axis at which the field is sampled
-    threshold: float = 6.0  # density of the surface, 1 / canonical length; a field that stays below it: see `extract`
+    threshold: float = 10.0  # density of the surface, 1 / canonical length; a field that stays below it: see `extract`
     min_density: float = 1.0  # 1 / canonical length; a field that nowhere reaches twice this is empty
     min_component_share: float = 0.01  # of all faces; threestudio drops components below 1 %
 

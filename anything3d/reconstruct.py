@@ -30,6 +30,7 @@ from anything3d.sds import SdsConfig, sample_timesteps, sds_gradient
 from anything3d.views import ViewConfig, Views, sample_views
 from anything3d.weights import Place
 
+RIM = 0.05  # of the image side
 MEMORY = 20  # steps over which losses are averaged
 
 
@@ -44,10 +45,10 @@ class ReconstructConfig:
     lr_color: float = 0.1
     lr_decay: float = 0.1  # rates at the end / at the start, exponential between
     jitter: bool = True  # shift the samples of each ray at random, against banding
-    disc: float = 0.6  # radius of a cloud's discs * sqrt(points), of the image side
+    disc: float = 0.9  # radius of a cloud's discs * sqrt(points), of the image side
     background: tuple[float, float] = (1.0, 1.0)  # greys behind the views that the denoiser sees, drawn for each view
     min_opacity: float = 0.3  # mean inside the photo's mask, seen from the reference camera; less is an empty field
-    max_fog: float = 0.3  # mean opacity outside that mask; more is fog
+    max_fog: float = 0.3  # mean opacity outside that mask, but for what may be hidden; more is fog
     checkpoint_every: int = 40  # steps
     field: FieldConfig = dataclasses.field(default_factory=FieldConfig)
     render: RenderConfig = dataclasses.field(default_factory=lambda: RenderConfig(samples=32))
@@ -82,7 +83,7 @@ class Reconstructed:
     field: Field
     losses: dict[str, float]  # by the names of LossTerms
     opacity: float  # mean inside the crop's mask, from the reference camera
-    fog: float  # mean outside it
+    fog: float  # mean outside it, but for what may be hidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ class Guide:
     cloud: Cloud
     camera: Camera
     target: Float[Tensor, "B 4 s s"]  # the crop at render size, premultiplied
+    known: Float[Tensor, "B s s"]  # 0 where something may stand before the object, else 1
     texts: Float[Tensor, "4 B L D"]  # the concept behind each view prefix
     no_text: Float[Tensor, "B L D"]
 
@@ -137,10 +139,11 @@ class Reconstructor:
         """
         config, device = self.config, self.denoiser.device
         field = state.field(config.field).to(device)
-        mask = _shrink(evidence.crops.to(device), config.render_size)[:, 3]
-        alpha = render(field, evidence.camera.to(device), config.render_size, config.render).alpha
+        mask, camera = _shrink(evidence.crops.to(device), config.render_size)[:, 3], evidence.camera.to(device)
+        clear = (1 - mask) * _known(evidence.cloud.to(device), camera, mask, config.disc)
+        alpha = render(field, camera, config.render_size, config.render).alpha
         inside = (alpha * mask).sum((1, 2)) / mask.sum((1, 2)).clamp_min(1e-6)
-        outside = (alpha * (1 - mask)).sum((1, 2)) / (1 - mask).sum((1, 2)).clamp_min(1e-6)
+        outside = (alpha * clear).sum((1, 2)) / clear.sum((1, 2)).clamp_min(1e-6)
         finite = field.density_grid.isfinite().flatten(1).all(1) & field.color_grid.isfinite().flatten(1).all(1)
         rows = zip(finite.tolist(), inside.tolist(), outside.tolist(), state.losses.tolist(), strict=True)
         return [
@@ -154,10 +157,13 @@ class Reconstructor:
         """The prompts are encoded once, not at every step."""
         device, concept = self.denoiser.device, evidence.concept
         texts = [self.denoiser.encode_text(concept, prefix) for prefix in self.config.views.prefixes]
+        cloud, camera, size = evidence.cloud.to(device), evidence.camera.to(device), self.config.render_size
+        target = _shrink(evidence.crops.to(device), size)
         return Guide(
-            cloud=evidence.cloud.to(device),
-            camera=evidence.camera.to(device),
-            target=_shrink(evidence.crops.to(device), self.config.render_size),
+            cloud=cloud,
+            camera=camera,
+            target=target,
+            known=_known(cloud, camera, target[:, 3], self.config.disc),
             texts=torch.stack(texts),
             no_text=self.denoiser.encode_text([""]).expand_as(texts[0]),
         )
@@ -219,8 +225,8 @@ class Reconstructor:
         background = seed.rand((3,), generators, guide.target.device)
         terms = LossTerms(
             sds=sds,
-            reference_rgb=losses.reference_rgb(reference, guide.target, background),
-            reference_mask=losses.opacity(reference, guide.target[:, 3], n_objects),
+            reference_rgb=losses.reference_rgb(reference, guide.target, guide.known, background),
+            reference_mask=losses.reference_mask(reference, guide.target, guide.known),
             silhouette=losses.opacity(random, silhouette, n_objects),
             tv=losses.total_variation(field),
             entropy=losses.entropy(random, n_objects),
@@ -272,6 +278,18 @@ def _shrink(crops: Float[Tensor, "B 4 S S"], size: int) -> Float[Tensor, "B 4 s 
     """Premultiplied and averaged down, so that colour outside the mask does not bleed in."""
     premultiplied = torch.cat([crops[:, :3] * crops[:, 3:], crops[:, 3:]], dim=1)
     return nn.functional.interpolate(premultiplied, (size, size), mode="area")
+
+
+def _known(cloud: Cloud, camera: Camera, mask: Float[Tensor, "B s s"], disc: float) -> Float[Tensor, "B s s"]:
+    """1 where the photo tells what there is of the object; 0 where the cloud is seen outside the mask.
+
+    There, something may stand before the object. Within RIM of the cloud's outline it is rather the cloud that errs.
+    """
+    size = mask.shape[-1]
+    _, _, silhouette = splat(cloud, camera, size, disc / cloud.points.shape[1] ** 0.5)
+    rim = round(RIM * size)
+    inner = -nn.functional.max_pool2d(-silhouette[:, None], 2 * rim + 1, stride=1, padding=rim)[:, 0]
+    return 1 - inner * (1 - mask)
 
 
 def _interleave(random: Camera, reference: Camera, n_objects: int) -> Camera:

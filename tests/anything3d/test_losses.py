@@ -8,6 +8,8 @@ from anything3d.field import Field, FieldConfig
 from anything3d.losses import LossConfig, LossTerms
 from anything3d.render import Rendering
 
+ALL = torch.ones(1, 1, 1)
+
 
 def rendering(alpha: list[float], rgb: float = 0.0) -> Rendering:
     """One-pixel views."""
@@ -20,14 +22,24 @@ def rendering(alpha: list[float], rgb: float = 0.0) -> Rendering:
 def test_reference_rgb_is_zero_for_the_crop_itself_over_any_background():
     target = torch.tensor([[0.2, 0.2, 0.2, 0.4]])[:, :, None, None]  # premultiplied: grey 0.5 at 40 %
     for background in (0.0, 0.3, 1.0):
-        loss = losses.reference_rgb(rendering([0.4], 0.5), target, torch.full((1, 3), background))
+        loss = losses.reference_rgb(rendering([0.4], 0.5), target, ALL, torch.full((1, 3), background))
         assert loss.item() == pytest.approx(0, abs=1e-12)
 
 
 def test_reference_rgb_sees_a_leaking_mask_by_the_background():
     target = torch.tensor([[0.5, 0.5, 0.5, 1.0]])[:, :, None, None]
-    loss = losses.reference_rgb(rendering([0.8], 0.5), target, torch.tensor([[1.0, 1.0, 1.0]]))
+    loss = losses.reference_rgb(rendering([0.8], 0.5), target, ALL, torch.tensor([[1.0, 1.0, 1.0]]))
     assert loss.item() == pytest.approx((0.8 * 0.5 + 0.2 * 1.0 - 0.5) ** 2)
+
+
+def test_the_photo_is_asked_only_where_it_is_known():
+    target = torch.tensor([[0.5, 0.5, 0.5, 1.0]])[:, :, None, None]
+    for known, expected in ((0.0, 0.0), (0.5, 0.02), (1.0, 0.04)):
+        part = torch.full((1, 1, 1), known)
+        assert losses.reference_mask(rendering([0.8], 0.5), target, part).item() == pytest.approx(expected)
+        assert losses.reference_rgb(rendering([1.0], 0.7), target, part, torch.rand(1, 3)).item() == pytest.approx(
+            expected
+        )
 
 
 def test_opacity_is_averaged_over_the_views_of_each_object():

@@ -93,6 +93,19 @@ def test_photo_and_cloud_alone_reach_25_db_at_the_reference_view(reconstructor):
     assert made.fog < 0.05
 
 
+def test_what_another_object_hides_is_not_carved_away(reconstructor):
+    fit = with_config(reconstructor, steps=30, losses=LossConfig(sds=0.0))
+    evidence = evidence_of(reconstructor, [30.0])
+    hidden = evidence.crops.clone()
+    hidden[..., 40:] = 0  # something before the ball's right side
+    evidence = dataclasses.replace(evidence, crops=hidden)
+    (made,) = fit.finish(evidence, last_state(fit, evidence, IDS[:1]))
+    assert isinstance(made, Reconstructed), made
+    with torch.no_grad():
+        seen = render(made.field, evidence.camera, 32, RenderConfig()).alpha[0]
+    assert seen[14:18, 12:20].min() > 0.9
+
+
 def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(reconstructor):
     evidence = evidence_of(reconstructor, [30.0, 120.0])
     undisturbed = list(reconstructor.run(evidence, seed.generators(0, "reconstruct", IDS)))
