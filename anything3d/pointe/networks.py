@@ -175,7 +175,10 @@ class PointDenoiser(nn.Module):
         embeddings: Float[Tensor, "B D *G"] | None = None,
         low_res: Float[Tensor, "B C M"] | None = None,
     ) -> Float[Tensor, "B O N"]:
-        points, modulation = self.input_proj(x.transpose(1, 2)), None
+        noisy, modulation = x.transpose(1, 2), None
+        if self.config.known_reach:  # what is left of a colour misleads: errors of one step grow in the next
+            noisy = F.pad(noisy[..., :3], (0, x.shape[1] - 3))
+        points = self.input_proj(noisy)
         if self.config.wave_bands:
             points = points + self.wave_proj(waves(x[:, :3].transpose(1, 2), self.config.wave_bands))
         if self.config.pooled_channels:
@@ -194,7 +197,7 @@ class PointDenoiser(nn.Module):
         tokens = torch.cat([*self._condition(t, embeddings, low_res, x.dtype), points], dim=1)
         hidden = self.ln_post(self.backbone(self.ln_pre(tokens), modulation))[:, -x.shape[2] :]
         found = self.output_proj(hidden)
-        if self.config.known_reach:  # places are known, colours need the network
+        if self.config.known_reach:  # places are known, colours follow from places and image
             found = torch.cat([guess[..., :3], guess[..., 3:] + found[..., 3:]], dim=2)
         return found.transpose(1, 2)
 

@@ -124,10 +124,19 @@ def inversions_that_help(folder, held_out):
     return sum(row.loss_after < row.loss_before < 0.5 for row in found) / 8  # a network that sees nothing has loss 1
 
 
+def drafts(folder, held_out):
+    network, seen_by = load_point_denoiser(str(folder / "pointe"), Place()), load_clip(str(folder / "clip"), Place())
+    return pointe_training.judge_drafts(network, seen_by, held_out.objects, 8)
+
+
 def draft_closeness(folder, held_out):
     """Minus the mean Chamfer distance of Point-E's drafts to the truth."""
-    network, seen_by = load_point_denoiser(str(folder / "pointe"), Place()), load_clip(str(folder / "clip"), Place())
-    return -pointe_training.judge_drafts(network, seen_by, held_out.objects, 8)["chamfer"]
+    return -drafts(folder, held_out)["chamfer"]
+
+
+def draft_colors(folder, held_out):
+    """Minus the mean difference of its points' colours from the truth's."""
+    return -drafts(folder, held_out)["color_error"]
 
 
 MEASURES = {
@@ -140,6 +149,7 @@ MEASURES = {
     drawn_colors: 0.7,
     inversions_that_help: 0.7,
     draft_closeness: -0.06,
+    draft_colors: -0.12,
 }
 
 

@@ -22,13 +22,11 @@ from anything3d.pointe.config import CHANNEL_BIASES, CHANNEL_SCALES
 from anything3d.pointe.schedule import Schedule, alphas_cumprod
 from anything3d.weights import Place
 
-BATCH, UPSAMPLER_BATCH = 24, 12
-POINTS_AT_ONCE = 128  # that a network learns on; each makes 512
-SHAPE_WEIGHT = 5.0  # of the error in signed distances
+BATCH, UPSAMPLER_BATCH = 32, 12
+POINTS_AT_ONCE = 96  # that a network learns on; each makes 512
+SHAPE_WEIGHT = 1.0  # of the error in signed distances beside that of colours
 UNCONDITIONAL = 0.1  # of the rows: without an image, for guidance
-SIGMA = (0.003, 30.0)  # noise levels, drawn evenly in the logarithm ...
-FORMING, FORMING_SHARE = (-0.9, 1.2), 0.7  # ... but for this share: normal in the logarithm, where shapes form
-COLOR_WEIGHT = 0.2  # of colours beside positions
+SIGMA = (0.003, 1.0)  # noise levels, drawn evenly in the logarithm; only the last ones of a sampling settle colours
 COARSE_NOISE = 0.03  # canonical units, at most, of the cloud that the upsampler is given: a base's mistakes
 COARSE_COLOR_NOISE = 12.0  # of 255
 JUDGED = 24  # held-out crops
@@ -58,7 +56,7 @@ def base(work: Path, seed: int, device: str) -> Recipe:
     def save(folder: Path) -> None:
         pointe.save_base(network, folder)
 
-    return Recipe("pointe", network, loss, save, score, steps=1000, lr=7e-4, bf16=True, every=250)
+    return Recipe("pointe", network, loss, save, score, steps=2500, lr=7e-4, bf16=True, every=250)
 
 
 def upsampler(work: Path, seed: int, device: str) -> Recipe:
@@ -120,7 +118,7 @@ def judge_drafts(network: PointDenoiser, clip: Clip, held_out: Objects, count: i
 
 
 class Noise:
-    """Denoising as a training task: levels, weights and the loss."""
+    """Denoising as a training task: levels and the loss."""
 
     def __init__(self, schedule: Schedule, device: str) -> None:
         self.alphas_bar = alphas_cumprod(schedule).float().to(device)
@@ -134,7 +132,7 @@ class Noise:
         low_res: Float[Tensor, "B 6 M"] | None,
         generator: torch.Generator,
     ) -> Float[Tensor, ""]:
-        """Mean square error of the predicted clean points, each noise level weighted by what can be known there."""
+        """Mean square error of the colours; places are known in closed form."""
         count = len(clean)
         t = self._times(count, generator).to(clean.device)
         alpha_bar = self.alphas_bar[t][:, None, None]
@@ -142,16 +140,12 @@ class Noise:
         seen = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * eps
         kept = (torch.rand(count, 1, 1, generator=generator) >= UNCONDITIONAL).to(clean)
         found = network(seen, t, embeddings=embeddings * kept, low_res=None if low_res is None else low_res * kept)
-        error = (found.float() - clean).square().mean(2)
-        weight = 1 / (self.sigmas[t].clamp(max=0.5) ** 2 + 0.05**2)
-        return (weight * (error[:, :3].mean(1) + COLOR_WEIGHT * error[:, 3:].mean(1))).mean()
+        return (found.float() - clean)[:, 3:].square().mean()
 
     def _times(self, count: int, generator: torch.Generator) -> Int[Tensor, "B"]:
         low, high = torch.tensor(SIGMA).log()
-        even = low + (high - low) * torch.rand(count, generator=generator)
-        forming = FORMING[0] + FORMING[1] * torch.randn(count, generator=generator)
-        where = torch.where(torch.rand(count, generator=generator) < FORMING_SHARE, forming, even).clamp(low, high)
-        return torch.searchsorted(self.sigmas.cpu(), where.exp()).clamp(max=len(self.sigmas) - 1)
+        sigma = (low + (high - low) * torch.rand(count, generator=generator)).exp()
+        return torch.searchsorted(self.sigmas.cpu(), sigma).clamp(max=len(self.sigmas) - 1)
 
 
 def model_units(
@@ -187,11 +181,17 @@ def _noise_for(rows: Rows, network: PointDenoiser) -> Float[Tensor, "B 6 N"]:
 
 
 def _distances(found: Float[Tensor, "B 6 N"], objects: Objects, rows: Rows) -> dict[str, float]:
-    """Chamfer distances to the truth, to another object's truth, and between two samples of one truth."""
-    cloud = canonical(found.cpu()).points
-    count = cloud.shape[1]
+    """Chamfer distances to the truth, to another object's truth, and between two samples of one truth.
+
+    And the mean difference of a point's colour from that of the nearest true point, 0..1.
+    """
+    lifted = canonical(found.cpu())
+    cloud, count = lifted.points, found.shape[2]
     true = objects.points[rows.item].float()
+    nearest = torch.cdist(cloud, true[:, :1024]).argmin(2)
+    color = (objects.colors[rows.item, :1024].float() / 255).take_along_dim(nearest[..., None], 1)
     return {
+        "color_error": float((lifted.colors - color).abs().mean()),
         "chamfer": float(chamfer(cloud, true[:, :1024]).mean()),
         "chamfer_other": float(chamfer(cloud, true[:, :1024].roll(1, 0)).mean()),
         "chamfer_floor": float(chamfer(true[:, 1024 : 1024 + count], true[:, :1024]).mean()),
