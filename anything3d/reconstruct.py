@@ -39,7 +39,7 @@ class ReconstructConfig:
     """Effort, rates and limits; the parts have their own."""
 
     weights: str = "diffusion"  # the denoiser's
-    steps: int = 80
+    steps: int = 160
     render_size: int = 64  # px; resized to the denoiser's image size where that differs
     lr_density: float = 0.2  # Adam, at the start; raw units per step
     lr_color: float = 0.1
