@@ -17,7 +17,7 @@ from torch import Tensor
 from anything3d import seed
 from anything3d.camera import Camera, rays
 from anything3d.errors import ConfigError
-from anything3d.field import Field
+from anything3d.field import Field, Solid
 
 NEAR = 1e-3  # canonical length; nothing closer to the eye is seen
 VISIBLE = 1e-3  # opacity below which a pixel has no depth
@@ -63,7 +63,8 @@ def render(
 
     step = max(1, config.max_points // (len(field) * config.samples))  # rays of each object at a time
     pieces = zip(origins.split(step, 1), directions.split(step, 1), shift.split(step, 1), strict=True)
-    marched = [_march(field, *piece, config.samples) for piece in pieces]
+    solid = field.solid()
+    marched = [_march(solid, *piece, config.samples) for piece in pieces]
     rgb, alpha, length, weights = (torch.cat(parts, dim=1) for parts in zip(*marched, strict=True))
 
     image = (len(camera), size, size)
@@ -83,7 +84,7 @@ def composite(rendering: Rendering, background: Float[Tensor, "BV 3"] | float) -
 
 
 def _march(
-    field: Field,
+    solid: Solid,
     origins: Float[Tensor, "B N 3"],
     directions: Float[Tensor, "B N 3"],
     shift: Float[Tensor, "B N"],
@@ -91,19 +92,21 @@ def _march(
 ) -> tuple[Float[Tensor, "B N 3"], Float[Tensor, "B N"], Float[Tensor, "B N"], Float[Tensor, "B N S"]]:
     """Colour, opacity, expected ray length times opacity, and sample weights of each ray."""
     nerfacc = _load_nerfacc()
-    near, far = _cube_interval(origins, directions, field.config.half)
+    near, far = _cube_interval(origins, directions, solid.field.config.half)
     stride = ((far - near) / samples)[..., None]
     starts = near[..., None] + torch.arange(samples, device=near.device) * stride
     lengths = starts + shift[..., None] * stride  # S along each ray
     points = origins[:, :, None] + lengths[..., None] * directions[:, :, None]
-    density, color = field.density_color(points.flatten(1, 2))
+    hit, some_density, color = solid.density_color(points.flatten(1, 2))
 
     rows = (-1, samples)
+    density = some_density.new_zeros(starts.numel()).index_copy(0, hit, some_density)
     weights, _, _ = nerfacc.render_weight_from_density(
         starts.reshape(rows), (starts + stride).reshape(rows), density.reshape(rows)
     )
-    values = torch.cat([color.reshape(*rows, 3), lengths.reshape(*rows, 1), torch.ones_like(weights)[..., None]], -1)
-    rgb, length, alpha = nerfacc.accumulate_along_rays(weights, values).reshape(*near.shape, 5).split([3, 1, 1], dim=-1)
+    values = torch.cat([color, lengths.flatten()[hit, None], torch.ones_like(color[:, :1])], dim=1)
+    summed = nerfacc.accumulate_along_rays(weights.flatten()[hit], values, hit // samples, near.numel())
+    rgb, length, alpha = summed.reshape(*near.shape, 5).split([3, 1, 1], dim=-1)
     return rgb, alpha[..., 0], length[..., 0], weights.reshape(*near.shape, samples)
 
 

@@ -5,7 +5,7 @@ import torch
 
 from anything3d.cloud import Cloud
 from anything3d.errors import InputError
-from anything3d.field import Field, FieldConfig, nodes
+from anything3d.field import EMPTY, Field, FieldConfig, nodes
 
 CONFIG = FieldConfig(resolution=24)
 
@@ -97,6 +97,37 @@ def test_objects_of_a_batch_get_the_field_they_get_alone():
     both = Field.from_cloud(Cloud(torch.cat([a.points, b.points]), torch.cat([a.colors, b.colors])), CONFIG)
     assert torch.equal(both.row(1).density_grid, Field.from_cloud(b, CONFIG).density_grid)
     assert len(both) == 2
+
+
+def test_solid_cells_leave_out_nothing_but_empty_space():
+    clouds = Cloud(torch.cat([sphere_cloud(512, 0.3).points, sphere_cloud(512, 0.45, seed=1).points]),
+                   torch.full((2, 512, 3), 0.25))  # fmt: skip
+    field = Field.from_cloud(clouds, CONFIG)
+    points = 1.3 * (torch.rand(2, 4000, 3, generator=torch.Generator().manual_seed(2)) - 0.5)  # some outside the cube
+    hit, density, color = field.solid().density_color(points)
+    all_density, all_color = field.density_color(points)
+    torch.testing.assert_close(density, all_density.flatten()[hit])
+    torch.testing.assert_close(color, all_color.flatten(0, 1)[hit])
+    left = torch.ones(8000, dtype=torch.bool).index_fill(0, hit, False)
+    assert all_density.flatten()[left].max() < EMPTY
+    assert 0.3 < left.float().mean() < 0.9
+
+
+def test_a_surface_can_grow_into_the_cells_beside_it():
+    raw = torch.full((1, 1, 5, 5, 5), -8.0)
+    raw[0, 0, 2, 2, 2] = 3.0  # the node in the middle
+    field = Field(raw, torch.zeros(1, 3, 5, 5, 5), FieldConfig(resolution=5))
+    _, density, _ = field.solid().density_color(torch.tensor([[[0.2, 0.2, 0.2], [0.5, 0.5, 0.5]]]))
+    assert len(density) == 1  # the first, in a cell that has the node as a corner
+    density.sum().backward()
+    assert field.density_grid.grad is not None
+    assert field.density_grid.grad[0, 0, 3, 3, 3] > 0  # the clear corner across the cell
+
+
+def test_a_nan_is_not_taken_for_empty_space():
+    field = Field(torch.full((1, 1, 4, 4, 4), torch.nan), torch.zeros(1, 3, 4, 4, 4), FieldConfig(resolution=4))
+    _, density, _ = field.solid().density_color(torch.zeros(1, 1, 3))
+    assert density.isnan().tolist() == [True]
 
 
 def test_bytes_keep_the_field_to_half_precision():
