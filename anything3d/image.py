@@ -1,6 +1,7 @@
 """Photos and pictures as bytes: decoding that is bounded before it begins, and the few encodings that are written.
 
-Pixels are kept as stored: SA-1B's masks are in stored pixel coordinates, so an EXIF orientation is never applied.
+Pixels are kept as stored: SA-1B's masks are in stored pixel coordinates, so `decode_image` applies no EXIF orientation.
+Only `decode_upright` does, for photos that people point into.
 A JPEG that is damaged in its middle decodes without complaint (libjpeg fills in); one that is cut is refused.
 """
 
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
-from PIL import Image
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from anything3d.errors import InputError
@@ -23,6 +24,7 @@ from anything3d.errors import InputError
 FORMATS = ("JPEG", "PNG")
 ORIENTATION = 0x0112  # EXIF tag
 WHITE = 255
+SPOTLIGHT_PALE = 0.6  # share of white in what a spotlight leaves out
 DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error)  # what Pillow raises on it
 
 
@@ -65,6 +67,22 @@ def decode_image(data: bytes, limits: ImageLimits, size: tuple[int, int] | None 
         if size is not None and size != (picture.height, picture.width):
             raise _wrong_size(picture, size)
         return torch.from_numpy(np.array(_rgb(_load(picture)), dtype=np.uint8))
+
+
+def decode_upright(data: bytes, limits: ImageLimits) -> UInt8[Tensor, "H W 3"]:
+    """As `decode_image`, turned the way every viewer shows it.
+
+    Raises: InputError as `decode_image`; image_exif if the orientation cannot be read.
+    """
+    with _open(data, limits) as picture:
+        _load(picture)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # Pillow warns of EXIF that it cannot read, and goes on without
+                upright = ImageOps.exif_transpose(picture)
+        except (*DAMAGE, Warning) as error:
+            raise InputError("image_exif", f"broken EXIF: {error}; save the photo without it") from error
+        return torch.from_numpy(np.array(_rgb(upright), dtype=np.uint8))
 
 
 def decode_png(data: bytes) -> UInt8[Tensor, "H W C"]:
@@ -118,6 +136,12 @@ def over(
         color = color[:, None, None]
     rgb, alpha = rgba[:, :3], rgba[:, 3:]
     return rgb * alpha + color * (1 - alpha)
+
+
+def spotlight(image: UInt8[Tensor, "H W 3"], shown: Bool[Tensor, "H W"]) -> UInt8[Tensor, "H W 3"]:
+    """The photo with all but what is `shown` grey and pale."""
+    grey = image.float().mean(2, keepdim=True)
+    return torch.where(shown[..., None], image, (SPOTLIGHT_PALE * WHITE + (1 - SPOTLIGHT_PALE) * grey).to(torch.uint8))
 
 
 def thumbnail(pixels: UInt8[Tensor, "H W C"], longest_px: int) -> UInt8[Tensor, "h w C"]:

@@ -7,6 +7,7 @@ has gone before, by area and by contact with the photo's edge.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, assert_never
@@ -123,6 +124,38 @@ class Segmenter:
             self._outcomes(image, masks) for image, masks in zip(images, self._masks(images, annotations), strict=True)
         ]
 
+    def at(self, image: UInt8[Tensor, "H W 3"], prompt: Sequence[float]) -> Found:
+        """The object at a point (x, y) or in a box (x, y, x, y), pixels of the photo, as `config.source` says.
+
+        Whoever points at it has chosen it: nothing is asked of its size or place.
+
+        Raises: InputError prompt_outside, empty_mask; NumericsError sam_not_finite.
+        """
+        assert self.sam is not None
+        _check_prompt(prompt, image.shape[0], image.shape[1])
+        config = self.config
+        predicted = self.sam.prompt([image], [torch.tensor([prompt])], config.images_per_batch, 1)[0][0]
+        found = self._named(predicted, 0)
+        if isinstance(found, NumericsError):
+            raise found
+        if found.area_px == 0:
+            raise InputError("empty_mask", f"SAM finds nothing at {tuple(prompt)}; point elsewhere, or draw a box")
+        return self._cut(image, found)
+
+    def most_prominent(self, image: UInt8[Tensor, "H W 3"]) -> Found:
+        """Of all objects that `config.source` finds in the photo without annotations, the most prominent.
+
+        Raises: InputError no_object.
+        """
+        outcomes = self([image], [[]])[0]
+        if found := [outcome for outcome in outcomes if isinstance(outcome, Found)]:
+            return max(found, key=lambda outcome: outcome.mask.prominence)
+        reasons = Counter(outcome.reason for outcome in outcomes if isinstance(outcome, Anything3DError))
+        why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        raise InputError(
+            "no_object", f"none of SAM's {len(outcomes)} masks is an object ({why}); point at one, or draw a box"
+        )
+
     def _masks(
         self, images: Sequence[UInt8[Tensor, "_ _ 3"]], annotations: Sequence[Sequence[Annotation | InputError]]
     ) -> list[list[ObjectMask | Anything3DError]]:
@@ -165,12 +198,10 @@ class Segmenter:
         sound = [found for found in masks if isinstance(found, ObjectMask)]
         selected = iter(select(sound, height, width, self.config))
         outcomes = [next(selected) if isinstance(found, ObjectMask) else found for found in masks]
-        return [
-            Found(found, cut(image, found.counts, found.box, self.config.context, self.config.crop_size))
-            if isinstance(found, ObjectMask)
-            else found
-            for found in outcomes
-        ]
+        return [self._cut(image, found) if isinstance(found, ObjectMask) else found for found in outcomes]
+
+    def _cut(self, image: UInt8[Tensor, "H W 3"], found: ObjectMask) -> Found:
+        return Found(found, cut(image, found.counts, found.box, self.config.context, self.config.crop_size))
 
 
 def name_of(source: Source, place: int) -> str:
@@ -293,6 +324,17 @@ def _promptable(entry: Annotation | InputError, source: Source) -> Annotation | 
     if isinstance(entry, Annotation) and source == "sam-boxes" and entry.area_px == 0:
         return Skipped("empty", "the shard's mask has no pixel, hence no box that SAM could be prompted with")
     return entry
+
+
+def _check_prompt(prompt: Sequence[float], height: int, width: int) -> None:
+    x, y = prompt[0::2], prompt[1::2]
+    inside = all(0 <= value < width for value in x) and all(0 <= value < height for value in y)
+    if not inside or (len(prompt) == 4 and not (x[0] < x[1] and y[0] < y[1])):
+        raise InputError(
+            "prompt_outside",
+            f"{tuple(prompt)} in a photo of {width}x{height} px; a point is x y, a box x y x y (left, top, right, "
+            "bottom), in pixels from the top left corner",
+        )
 
 
 def _points(annotations: Sequence[Annotation]) -> Float[Tensor, "N 2"]:

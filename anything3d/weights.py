@@ -56,6 +56,11 @@ def trained(name: str) -> bool:
     return bool(_manifest().get(name, {"trained": True})["trained"])
 
 
+def packaged(name: str) -> bool:
+    """Whether the weights `name` are the ones that ship with this package."""
+    return name in _manifest()
+
+
 def write_manifest(name: str, *, trained: bool) -> None:
     """Record the sha256 of the packaged weights `name`; for whoever makes or trains a mini network."""
     manifest = _manifest() | {name: {"trained": trained, "files": file_digests(PACKAGED / name)}}

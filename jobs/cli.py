@@ -5,6 +5,7 @@ import typer
 from jobs.ablate import ablate
 from jobs.demo import demo
 from jobs.evaluate import evaluate
+from jobs.lift_image import lift_image
 from jobs.run import run
 from jobs.train import train
 from jobs.world import world
@@ -13,6 +14,7 @@ app = typer.Typer(
     help="Photographs (SA-1B shards) in, a corpus of 3D objects out.", no_args_is_help=True, add_completion=False
 )
 app.command()(run)
+app.command()(lift_image)
 app.command()(world)
 app.command()(demo)
 app.command()(evaluate)

@@ -1,8 +1,8 @@
-"""index.html: what the corpus looks like, in one file that needs nothing else."""
+"""What objects look like, on one page that needs nothing else: index.html of a corpus, the report of a photo."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 from string import Template
 from typing import Any
@@ -31,16 +31,47 @@ class Card:
     caption: str
     scores: Mapping[str, Any]
 
+    @classmethod
+    def of(cls, rows: Mapping[str, Any]) -> "Card":
+        """Of one object's records, by stage."""
+        return cls(
+            object_id=rows["segment"].object_id,
+            crop_png=rows["segment"].crop_png,
+            render_png=rows["score"].render_png,
+            turntable_webp=rows["score"].turntable_webp,
+            caption=rows["caption"].caption,
+            scores=asdict(rows["score"]),
+        )
 
-def page(cards: Sequence[Card], snapshot: Mapping[str, Any], note: str) -> str:
-    """The page as HTML; captions and ids come from outside and are escaped."""
+
+def corpus_page(cards: Sequence[Card], snapshot: Mapping[str, Any], note: str) -> str:
+    """The gallery of a snapshot; captions and ids come from outside and are escaped."""
+    about = (
+        f"{snapshot['objects']} objects, {snapshot['rejects']} rejects; the first {len(cards)} objects are shown. All "
+        "columns: <code>objects/*.parquet</code>, files: <code>assets/*.tar</code>, what was left out and why: "
+        "<code>rejects/*.parquet</code>."
+    )
+    return _page(f"Corpus, snapshot {snapshot['id']}", about, note, [_card(card) for card in cards])
+
+
+def photo_page(name: str, marked_png: bytes, card: Card, columns: Mapping[str, Any], note: str) -> str:
+    """One photo's report: where the object is (`marked_png`), what was made of it, and all that is known of it."""
+    photo = f"<section>{_figure('photo', 'png', marked_png)}</section>"
+    known = "".join(
+        f"<tr><td>{escape(column)}</td><td>{_value(value)}</td></tr>"
+        for column, value in columns.items()
+        if value is not None and column != "mask_rle"
+    )
+    about = f"Files beside this page begin with <code>{escape(card.object_id)}</code>."
+    return _page(name, about, note, [photo, _card(card), f"<section><table>{known}</table></section>"])
+
+
+def _page(title: str, about: str, note: str, sections: Sequence[str]) -> str:
     return PAGE.substitute(
-        snapshot=escape(snapshot["id"]),
-        objects=snapshot["objects"],
-        rejects=snapshot["rejects"],
-        shown=len(cards),
+        title=escape(title),
+        about=about,
         note=f'<p class="note">{escape(note)}</p>' if note else "",
-        cards="\n".join(_card(card) for card in cards),
+        sections="\n".join(sections),
     )
 
 
@@ -51,14 +82,10 @@ def _card(card: Card) -> str:
         if card.scores.get(name) is not None
     )
     crop = encode_png(thumbnail(decode_png(card.crop_png), THUMBNAIL_PX))
-    images = "".join(
-        f'<figure><img src="data:image/{kind};base64,{b64encode(data).decode()}" alt="{name}">'
-        f"<figcaption>{name}</figcaption></figure>"
-        for name, kind, data in (
-            ("crop", "png", crop),
-            ("render", "png", card.render_png),
-            ("turntable", "webp", card.turntable_webp),
-        )
+    images = (
+        _figure("crop", "png", crop)
+        + _figure("render", "png", card.render_png)
+        + _figure("turntable", "webp", card.turntable_webp)
     )
     return (
         f"<section><h2>{escape(card.object_id)}</h2><p>{escape(card.caption)}</p>"
@@ -66,8 +93,19 @@ def _card(card: Card) -> str:
     )
 
 
+def _figure(name: str, kind: str, data: bytes) -> str:
+    return (
+        f'<figure><img class="{name}" src="data:image/{kind};base64,{b64encode(data).decode()}" alt="{name}">'
+        f"<figcaption>{name}</figcaption></figure>"
+    )
+
+
+def _value(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else escape(str(value))
+
+
 PAGE = Template("""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Corpus $snapshot</title>
+<html lang="en"><meta charset="utf-8"><title>$title</title>
 <style>
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem; color: #222; background: #fafafa }
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(34rem, 1fr)); gap: 1rem }
@@ -76,14 +114,14 @@ h2 { font-size: 1rem; margin: 0 } section > p { margin: .2rem 0 .6rem; color: #5
 div { display: flex; gap: .5rem } figure { margin: 0; text-align: center; font-size: .8rem; color: #777 }
 img { width: 160px; height: 160px; object-fit: contain;
       background: repeating-conic-gradient(#eee 0 25%, #fff 0 50%) 0 / 16px 16px }
+img.photo { width: auto; height: auto; max-width: 100%; background: none }
 table { font-size: .85rem; margin-top: .5rem } td:last-child { text-align: right; padding-left: 1rem }
 .note { background: #fff3cd; border: 1px solid #e6d28a; padding: .6rem 1rem; border-radius: 6px }
 </style>
-<h1>Corpus, snapshot $snapshot</h1>
-<p>$objects objects, $rejects rejects; the first $shown objects are shown. All columns: <code>objects/*.parquet</code>,
-files: <code>assets/*.tar</code>, what was left out and why: <code>rejects/*.parquet</code>.</p>
+<h1>$title</h1>
+<p>$about</p>
 $note
 <main>
-$cards
+$sections
 </main></html>
 """)

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 
-from anything3d.weights import trained
 from pipeline import cell, cluster
 from pipeline.config import Config
 from pipeline.progress import Progress
 from pipeline.snapshot import Snapshot, publish
 from pipeline.source import digest, stem
-from pipeline.stages import STAGES, recipes
+from pipeline.stages import note, recipes
 from pipeline.store import Commit, Store
 from pipeline.unit import Input, Unit, slices
 from schemas.records import RejectRecord
@@ -175,14 +174,6 @@ def object_units(images: Sequence[Unit], walk: Walk, selection: Selection, budge
             yield from slices(unit, ids, walk.config.units.objects)
         if budget == 0:
             return
-
-
-def note(config: Config) -> str:
-    """What whoever looks at the corpus has to know about the networks that made it."""
-    names = sorted(
-        {name for stage in STAGES for name in stage.weights(getattr(config, stage.name)) if not trained(name)}
-    )
-    return f"Untrained networks (random weights, results mean nothing): {', '.join(names)}." if names else ""
 
 
 def batched(values: Sequence[str] | Sequence[Unit], size: int) -> Iterator[list]:

@@ -19,14 +19,14 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
 
 from anything3d.image import decode_png, encode_png
-from pipeline.gallery import Card, page
+from pipeline.gallery import Card, corpus_page
 from pipeline.source import stem
 from pipeline.store import Commit, Store, parquet_bytes
 from pipeline.unit import Unit
@@ -227,18 +227,8 @@ def gallery(store: Store, body: Mapping[str, Any], units: Sequence[Unit], note: 
     for unit in units:
         if len(cards) >= GALLERY_OBJECTS:
             break
-        cards += [
-            Card(
-                object_id=rows["segment"].object_id,
-                crop_png=rows["segment"].crop_png,
-                render_png=rows["score"].render_png,
-                turntable_webp=rows["score"].turntable_webp,
-                caption=rows["caption"].caption,
-                scores=asdict(rows["score"]),
-            )
-            for rows in finished_objects(store, unit)
-        ]
-    return page(cards[:GALLERY_OBJECTS], body, note)
+        cards += map(Card.of, finished_objects(store, unit))
+    return corpus_page(cards[:GALLERY_OBJECTS], body, note)
 
 
 def _group(shard: str, units: Sequence[Unit]) -> Group:

@@ -6,6 +6,7 @@ A stage file imports its algorithm only when its stage is built, so that this ta
 from functools import cache
 
 from anything3d.device import use_threads
+from anything3d.weights import trained
 from pipeline.cell import Recipe, Stage
 from pipeline.config import Config, fingerprint
 from pipeline.stages.caption import CaptionStage
@@ -59,3 +60,14 @@ def load(name: str, config: str, device: str) -> Stage:
     settings = Config.from_json(config)
     use_threads(getattr(settings.resources, name).threads)
     return BY_NAME[name](settings, settings.place(device))
+
+
+def weights_of(config: Config) -> list[str]:
+    """Names of all weights that a run under `config` needs, each once."""
+    return sorted({name for stage in STAGES for name in stage.weights(getattr(config, stage.name))})
+
+
+def note(config: Config) -> str:
+    """What whoever looks at the results has to know about the networks that made them."""
+    untrained = [name for name in weights_of(config) if not trained(name)]
+    return f"Untrained networks (random weights, results mean nothing): {', '.join(untrained)}." if untrained else ""

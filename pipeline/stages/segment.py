@@ -65,16 +65,16 @@ class SegmentStage:
         return [
             RejectRecord(item, self.name, result.kind, result.reason, result.message, 1)
             if isinstance(result, Anything3DError)
-            else _record(item, row, size, result)
+            else object_record(item, row.image_id, row.shard, size, result)
             for item, result in zip(ids, found, strict=True)
         ]
 
 
-def _record(object_id: str, row: ImageRecord, size: Sequence[int], found: Found) -> ObjectRecord:
+def object_record(object_id: str, image_id: str, shard: str, size: Sequence[int], found: Found) -> ObjectRecord:
     return ObjectRecord(
         object_id,
-        row.image_id,
-        row.shard,
+        image_id,
+        shard,
         found.mask.source,
         size[0],
         size[1],

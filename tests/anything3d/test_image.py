@@ -19,10 +19,12 @@ from anything3d.image import (
     crops_from_png,
     decode_image,
     decode_png,
+    decode_upright,
     encode_png,
     encode_webp,
     over,
     read_header,
+    spotlight,
     thumbnail,
 )
 
@@ -200,3 +202,25 @@ def test_a_thumbnail_keeps_the_aspect_and_never_grows():
     assert small.shape == (20, 5, 4)
     assert small.unique().tolist() == [200]
     assert thumbnail(pixels, 100) is pixels
+
+
+def test_only_an_upright_picture_is_turned():
+    stored, upright = decode_image(turned(6), LIMITS), decode_upright(turned(6), LIMITS)
+    assert torch.equal(upright, stored.rot90(-1))  # 6: stored lying on its left side
+    assert torch.equal(decode_upright(turned(1), LIMITS), stored)
+
+
+def test_a_spotlight_leaves_what_is_shown_and_pales_the_rest():
+    photo = torch.tensor([[[10, 20, 30], [0, 100, 200]]], dtype=torch.uint8)
+    found = spotlight(photo, torch.tensor([[True, False]]))
+    assert found.tolist() == [[[10, 20, 30], [193, 193, 193]]]  # 0.6 * 255 + 0.4 * 100
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_damaged_exif_gives_pixels_or_an_input_error(data):
+    content = bytearray(turned(6))
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, 80))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(InputError):
+        assert decode_upright(bytes(content), ImageLimits(max_megapixels=0.1)).dtype == torch.uint8

@@ -226,6 +226,34 @@ def test_a_prediction_that_is_not_finite_fails_its_object_only(toy_sam):
     assert found.reason == "sam_not_finite"
 
 
+@pytest.mark.parametrize(
+    ("source", "prompt"), [("sam-points", (150.0, 90.0)), ("sam-boxes", (100.0, 50.0, 220.0, 150.0))]
+)
+def test_one_prompt_gives_one_object_whatever_its_size(toy_sam, source, prompt):
+    config = replace(CONFIG, source=source, weights=str(toy_sam), max_area_share=0.0, min_region_px=0)
+    segmenter = load_segmenter(config, Place())
+    entry = annotation(rectangle(100, 50, 121, 101))  # whose centre and box the prompts are
+    entry = replace(entry, point=(150.0, 90.0))
+    ((expected,),) = segmenter._masks([photo()], [[entry]])
+    found = segmenter.at(photo(), prompt)
+    assert found.mask == expected
+    assert found.crop.rgba.shape == (64, 64, 4)
+
+
+@pytest.mark.parametrize("prompt", [(300.0, 5.0), (-1.0, 5.0), (5.0, float("nan")), (50.0, 50.0, 40.0, 90.0)])
+def test_a_prompt_beside_the_photo_is_refused(toy_sam, prompt):
+    segmenter = load_segmenter(replace(CONFIG, source="sam-points", weights=str(toy_sam)), Place())
+    with pytest.raises(InputError, match=r"prompt_outside: .* 300x200 px"):
+        segmenter.at(photo(), prompt)
+
+
+def test_a_photo_without_objects_says_what_its_masks_were(toy_sam):
+    sure = {"min_predicted_iou": -10.0, "min_stability": 0.0, "min_area_px": 10**6}
+    config = replace(CONFIG, source="sam-grid", weights=str(toy_sam), grid_points=3, **sure)
+    with pytest.raises(InputError, match=r"no_object: none of SAM's \d+ masks is an object \(\d+ area_small"):
+        load_segmenter(config, Place()).most_prominent(photo(60, 80))
+
+
 def test_objects_are_named_by_their_place():
     assert name_of("sam-points", 31) == "0031"
     assert name_of("sam-grid", 7) == "g0007"

@@ -3,7 +3,7 @@
 import torch
 
 from anything3d.image import encode_png
-from pipeline.gallery import Card, page
+from pipeline.gallery import Card, corpus_page
 
 PNG = encode_png(torch.zeros(8, 8, 4, dtype=torch.uint8))
 
@@ -12,7 +12,7 @@ def test_a_hostile_caption_is_text_and_scores_without_truth_are_left_out():
     card = Card(
         "sa_1-0000", PNG, PNG, b"RIFF", "<script>alert(1)</script>", {"reference_psnr_db": 21.26, "chamfer": None}
     )
-    html = page([card], {"id": "abc", "objects": 1, "rejects": 0}, "untrained & random")
+    html = corpus_page([card], {"id": "abc", "objects": 1, "rejects": 0}, "untrained & random")
     assert "<script>" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     assert "untrained &amp; random" in html

@@ -1,0 +1,105 @@
+"""One photo without shard, store or Ray: the same stages, called one after the other on one object of it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from anything3d import mask
+from anything3d.device import cores, use_threads
+from anything3d.errors import Anything3DError, ConfigError
+from anything3d.image import decode_upright, encode_png, spotlight, thumbnail
+from anything3d.segment import SegmentConfig, Segmenter, Source, load_segmenter
+from anything3d.weights import Place, packaged
+from pipeline.cell import NoCheckpoint
+from pipeline.config import Config
+from pipeline.gallery import Card, photo_page
+from pipeline.snapshot import asset_files, metadata
+from pipeline.stages import STAGES, load, note, weights_of
+from pipeline.stages.segment import object_record
+from pipeline.unit import Input, Unit
+from schemas.corpus import OBJECT_RECORDS
+from schemas.records import ObjectRecord
+
+MINI = Config()
+MARKED_PX = 960  # longer side of the photo in the report
+ONLY_MINI = "The mini networks know nothing but the mini world; what they make of a photograph means nothing."
+
+
+@dataclass(frozen=True, slots=True)
+class LiftedImage:
+    """One object of a photo, all the way."""
+
+    rows: Mapping[str, Any]  # stage -> its record, as in a corpus
+    marked_png: bytes  # the photo with all else pale
+    note: str  # what to know of the networks that made it; "" if nothing
+
+    def files(self) -> dict[str, bytes]:
+        """File name -> bytes: what a corpus has of an object, and the report."""
+        card = Card.of(self.rows)
+        report = photo_page(self.rows["segment"].shard, self.marked_png, card, metadata(self.rows), self.note)
+        named = {f"{card.object_id}.{suffix}": data for suffix, data in asset_files(self.rows).items()}
+        return {**named, f"{card.object_id}.html": report.encode()}
+
+
+def lift_image(
+    photo: str | Path,
+    *,
+    point: tuple[float, float] | None = None,
+    box: tuple[float, float, float, float] | None = None,
+    config: Config = MINI,
+    device: str = "cpu",
+    say: Callable[[str], None] = lambda line: None,
+) -> LiftedImage:
+    """The object at a point (x, y) or in a box (x, y, x, y) of a photo (JPEG or PNG, pixels as viewers show it).
+
+    Without either, SAM looks for objects on a grid, and the most prominent one is taken. Networks stay loaded for the
+    next photo. `say` hears of every stage before it runs.
+
+    Raises: InputError if the photo, or what is pointed at, is no good; NumericsError if a stage gives the object up;
+    WeightsError; ConfigError if both a point and a box are given; OSError if there is no such file.
+    """
+    if point and box:
+        raise ConfigError("prompt", "a point and a box are given; give one of them")
+    path = Path(photo)
+    say("segment")
+    use_threads(cores())
+    image = decode_upright(path.read_bytes(), config.segment.limits)
+    source: Source = "sam-points" if point else "sam-boxes" if box else "sam-grid"
+    segmenter = _segmenter(replace(config.segment, source=source), config.place(device))
+    prompt = point or box
+    found = segmenter.at(image, prompt) if prompt else segmenter.most_prominent(image)
+    size = image.shape[:2]
+    row = object_record(f"{path.stem}-{found.mask.name}", path.stem, path.name, size, found)
+    rows = _through(row, config, device, say)
+    marked = spotlight(image, mask.decode(row.mask_rle, *size))
+    names = weights_of(config)
+    return LiftedImage(
+        rows,
+        encode_png(thumbnail(marked, MARKED_PX)),
+        note(config) or (ONLY_MINI if any(map(packaged, names)) else ""),
+    )
+
+
+def _through(row: ObjectRecord, config: Config, device: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """Stage -> record of the object, from segment to score."""
+    rows: dict[str, Any] = {"segment": row}
+    unit = Unit(row.image_id, (row.object_id,), {"truth": Input("", "")})
+    for stage in STAGES:
+        if stage.name not in OBJECT_RECORDS or stage.name in rows:
+            continue
+        say(stage.name)
+        ready = load(stage.name, config.to_json(), device)
+        use_threads(cores())  # nothing else runs, unlike beside the other actors of a cluster
+        item = tuple(rows[name] for name in stage.reads if name in rows)
+        outcome = ready([item], unit, NoCheckpoint())[0]
+        if isinstance(outcome, Anything3DError):
+            raise outcome
+        (rows[stage.name],) = outcome
+    return rows
+
+
+@cache
+def _segmenter(config: SegmentConfig, place: Place) -> Segmenter:
+    return load_segmenter(config, place)

@@ -1,0 +1,97 @@
+"""One photo through all stages, without shard and without Ray."""
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+
+import pytest
+import trimesh
+from PIL import Image
+from typer.testing import CliRunner
+
+from anything3d.errors import ConfigError, InputError
+from anything3d.mini.world import write_world
+from jobs.cli import app
+from pipeline.config import load
+from pipeline.photo import lift_image
+
+QUICK = (
+    "invert.steps=2",
+    "lift.candidates=1",
+    "lift.steps=3",
+    "lift.upsampler_steps=2",
+    "reconstruct.steps=4",
+    "reconstruct.min_opacity=0.0",
+    "reconstruct.max_fog=1.0",
+    "segment.grid_points=4",
+    "score.points=256",
+)
+SUFFIXES = {"json", "png", "mask.png", "cloud.ply", "glb", "turntable.webp", "html"}
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    """A mini-world photo, and a point (x, y) in one of its objects."""
+    folder = tmp_path_factory.mktemp("photo")
+    write_world(folder / "world.tar", scenes=1, seed=2, size=256)
+    with tarfile.open(folder / "world.tar") as tar:
+        files = {entry.name: tar.extractfile(entry).read() for entry in tar if entry.isfile()}
+    (jpg,) = (data for name, data in files.items() if name.endswith(".jpg"))
+    (record,) = (json.loads(data) for name, data in files.items() if name.endswith(".json"))
+    whole = max(record["annotations"], key=lambda entry: entry["area"] * (entry["area"] < 20_000))
+    path = folder / "chair & table.jpg"
+    path.write_bytes(jpg)
+    return path, tuple(whole["point_coords"][0])
+
+
+def test_the_command_writes_what_a_corpus_has_of_an_object_and_a_report(photo, tmp_path):
+    path, (x, y) = photo
+    sets = [part for setting in QUICK for part in ("--set", setting)]
+    arguments = ["lift-image", str(path), "--point", str(x), str(y), "--out", str(tmp_path), *sets]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "reconstruct" in done.output
+    files = {entry.name.removeprefix("chair & table-0000."): entry for entry in tmp_path.iterdir()}
+    assert files.keys() == SUFFIXES
+    known = json.loads(files["json"].read_text())
+    assert known["source"] == "sam-points"
+    assert known["shard"] == path.name
+    mesh = trimesh.load(io.BytesIO(files["glb"].read_bytes()), file_type="glb", force="mesh")
+    assert len(mesh.faces) == known["faces"]
+    inside = Image.open(files["mask.png"]).convert("L").resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+    assert inside > 0
+    report = files["html"].read_text()
+    assert "chair &amp; table.jpg" in report
+    assert known["caption"] in report
+    assert report.count("data:image/") == 4
+
+
+def test_without_a_prompt_the_most_prominent_object_is_taken_and_the_same_again(photo):
+    path, _ = photo
+    said = []
+    loose = ("segment.min_predicted_iou=-1.0", "segment.min_stability=0.0", "segment.max_edges=4")
+    first, again = (lift_image(path, config=load([], [*QUICK, *loose]), say=said.append) for _ in range(2))
+    assert first.rows["segment"].source == "sam-grid"
+    assert said[:7] == ["segment", "caption", "invert", "lift", "reconstruct", "mesh", "score"]
+    assert first.files() == again.files()
+
+
+def test_what_cannot_be_lifted_says_why(photo, tmp_path):
+    path, point = photo
+    with pytest.raises(ConfigError, match="give one of them"):
+        lift_image(path, point=point, box=(0, 0, 9, 9))
+    with pytest.raises(InputError, match="prompt_outside"):
+        lift_image(path, point=(256, 0))
+    text = tmp_path / "notes.jpg"
+    text.write_text("no photo")
+    done = CliRunner().invoke(app, ["lift-image", str(text), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 2
+    assert "image_format" in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_it_does_without_ray():
+    code = "import sys, pipeline.photo; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
