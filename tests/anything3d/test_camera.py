@@ -47,3 +47,31 @@ def test_angles_undo_orbit():
     azimuth, elevation = angles(one(305, -12))
     assert float(azimuth) == pytest.approx(305, abs=1e-3)
     assert float(elevation) == pytest.approx(-12, abs=1e-3)
+
+
+@pytest.mark.parametrize("azimuth", [0.0, 90.0, 205.0])
+@pytest.mark.parametrize("elevation", [-6.0, 26.0, 80.0])
+def test_3dfuses_two_radii_are_one_camera_at_2_3(azimuth, elevation):
+    """3DFuse (pose.py, voxnerf) splats the cloud from 2.3 and renders its field from 1.5, along other axes.
+
+    Its field point (1.5 / 2.3) (y, z, x) of the Point-E cloud then has the pixel that `orbit` at 2.3 gives the
+    canonical point (x, z, -y), and 1.5 / 2.3 of its depth.
+    """
+    cloud = torch.rand(200, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 0.5
+    x, y, z = cloud.unbind(-1)
+
+    ours = orbit(*(torch.tensor([value], dtype=torch.float64) for value in (azimuth, elevation, 2.3, 55.0)))
+    where, depth = project(ours, torch.stack([x, z, -y], dim=-1)[None])
+
+    along, polar = math.radians(azimuth), math.radians(90 - elevation)
+    direction = [-math.sin(polar) * math.cos(along), math.cos(polar), math.sin(polar) * math.sin(along)]
+    backward = torch.tensor(direction, dtype=torch.float64)
+    right = torch.linalg.cross(torch.tensor([0.0, 1, 0], dtype=torch.float64), backward)
+    right = right / right.norm()
+    offset = 1.5 / 2.3 * torch.stack([y, z, x], dim=-1) - 1.5 * backward
+    far = -offset @ backward
+    focal = 0.5 / math.tan(math.radians(55.0) / 2)
+    u = 0.5 + focal * (offset @ right) / far
+    v = 0.5 - focal * (offset @ torch.linalg.cross(backward, right)) / far
+    torch.testing.assert_close(where[0], torch.stack([u, v], dim=-1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(depth[0] * 1.5 / 2.3, far, rtol=0, atol=1e-12)

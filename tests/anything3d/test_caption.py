@@ -147,3 +147,24 @@ def test_settings_out_of_range_stop_the_run(config: CaptionConfig):
     for wrong in ({"beams": 0}, {"top_p": 0.0}, {"min_tokens": 9}, {"max_tokens": 40}):
         with pytest.raises(ConfigError):
             load_captioner(replace(config, **wrong), Place())
+
+
+@pytest.mark.parametrize("prompt", ["", "a red"])
+def test_captions_are_those_of_transformers_own_generation(config: CaptionConfig, crops, prompt: str):
+    from transformers import BertTokenizer, BlipForConditionalGeneration
+
+    captioner = load_captioner(replace(config, prompt=prompt), Place())
+    ours = [caption.text for caption in captioner(crops, generators(0, "caption", ["a", "b", "c", "d"]))]
+
+    model = BlipForConditionalGeneration.from_pretrained(config.weights)
+    tokenizer = BertTokenizer.from_pretrained(config.weights)
+    begun = tokenizer(prompt, return_tensors="pt")["input_ids"]  # start, words, end; generate drops the end
+    ids = model.generate(
+        pixel_values=captioner.preprocess(crops[:, :3] * crops[:, 3:] + 1 - crops[:, 3:]),
+        input_ids=begun.expand(4, -1) if prompt else None,
+        num_beams=config.beams,
+        min_new_tokens=config.min_tokens,
+        max_new_tokens=config.max_tokens + 1,
+    )
+    new = ids[:, begun.shape[1] - 1 :]
+    assert ours == [clean(tokenizer.decode(row, skip_special_tokens=True)) for row in new]

@@ -199,6 +199,52 @@ def test_noise_is_added_as_the_scheduler_of_diffusers_does(folder, denoiser):
 
 
 @torch.no_grad()
+def test_denoising_follows_diffusers_own_pipeline_step_by_step(folder, denoiser):
+    """Same latents, prompt, hint and scheduler as StableDiffusionControlNetPipeline: the same latents at every step."""
+    from diffusers import (
+        AutoencoderKL,
+        ControlNetModel,
+        DDIMScheduler,
+        StableDiffusionControlNetPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    pipeline = StableDiffusionControlNetPipeline(
+        vae=AutoencoderKL.from_pretrained(folder / "vae"),
+        text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder"),
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        unet=UNet2DConditionModel.from_pretrained(folder / "unet"),
+        controlnet=ControlNetModel.from_pretrained(folder / "controlnet"),
+        scheduler=DDIMScheduler.from_pretrained(folder / "scheduler", clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    seen = []
+
+    def watch(pipe, step, t, values):
+        seen.append(values["latents"].clone())
+        return {}
+
+    hint = hints()
+    pipeline(
+        prompt=CAPTIONS, image=hint, latents=latents(), num_inference_steps=8, guidance_scale=7.5,
+        controlnet_conditioning_scale=0.8, output_type="latent", callback_on_step_end=watch,
+    )  # fmt: skip
+
+    scheduler = DDIMScheduler.from_pretrained(folder / "scheduler", clip_sample=False)
+    scheduler.set_timesteps(8)
+    x = latents()
+    texts = denoiser.encode_text(CAPTIONS), denoiser.encode_text(["", ""])
+    for t, theirs in zip(scheduler.timesteps, seen, strict=True):
+        with torch.no_grad():
+            noise = denoiser.guided_noise(x, t.expand(2), texts, hint, 7.5, 0.8)
+        x = scheduler.step(noise, t, x).prev_sample
+        torch.testing.assert_close(x, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_velocity_is_turned_into_noise(denoiser, copy):
     rewrite(copy / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
     by_velocity = load_denoiser(str(copy), Place())
