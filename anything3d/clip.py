@@ -5,6 +5,7 @@ Weights are a transformers folder (`CLIPModel`, image processor, tokenizer); the
 """
 
 import json
+import pickle
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +137,9 @@ def load_clip(name: str, place: Place) -> Clip:
 def load_network(
     from_pretrained: Callable[..., tuple[Network, dict[str, Collection[str]]]], folder: Path, place: Place
 ) -> Network:
-    """A transformers network from a local folder of safetensors, frozen, in evaluation mode, at its place.
+    """A transformers network from a local folder, frozen, in evaluation mode, at its place.
+
+    Safetensors, or where there are none a pickle of which only tensors are read (`pytorch_model.bin`).
 
     Raises: WeightsError if the file is missing or damaged, or lacks a tensor of the architecture.
     """
@@ -146,11 +149,12 @@ def load_network(
         network, report = from_pretrained(
             folder,
             local_files_only=True,
-            use_safetensors=True,
+            use_safetensors=any(folder.glob("*.safetensors")),
+            weights_only=True,
             dtype=getattr(torch, place.dtype),
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         raise WeightsError("weights_broken", f"{folder}: {error}; download the folder again") from error
     if missing := sorted(map(str, report["missing_keys"])):
         raise WeightsError(

@@ -243,12 +243,16 @@ def _load_official(folder: Path) -> nn.Module:
         raise WeightsError(
             "weights_mismatch", f"{files[0]} is no SAM of {', '.join(OFFICIAL.values())}; encoder width {width}"
         )
-    return _filled(sam_model_registry[OFFICIAL[width]](), tensors, files[0])
+    with torch.device("meta"):  # the file's own pages become the parameters: nothing is allocated twice
+        network = sam_model_registry[OFFICIAL[width]]()
+    for name, value in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):  # the buffers that no file holds
+        network.register_buffer(name, torch.tensor(value).view(-1, 1, 1), persistent=False)
+    return _filled(network, tensors, files[0], assign=True)
 
 
-def _filled(network: nn.Module, tensors: dict[str, Tensor], source: Path) -> nn.Module:
+def _filled(network: nn.Module, tensors: dict[str, Tensor], source: Path, *, assign: bool = False) -> nn.Module:
     try:
-        network.load_state_dict(tensors)
+        network.load_state_dict(tensors, assign=assign)
     except RuntimeError as error:
         raise WeightsError("weights_mismatch", f"{source}: {str(error)[:500]}") from error
     return network

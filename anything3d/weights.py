@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from anything3d.errors import WeightsError
+from anything3d.published import PUBLISHED, wrong_files
 
 PACKAGED = Path(__file__).parent / "mini" / "weights"
-SUFFIXES = (".safetensors", ".json", ".txt", ".pt", ".pth", ".model")
+SUFFIXES = (".safetensors", ".json", ".txt", ".pt", ".pth", ".bin", ".model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,22 @@ def directory(name: str, place: Place) -> Path:
 
 
 def digest(name: str, place: Place) -> str:
-    """sha256 over the names and contents of all files of the weights `name`: what a fingerprint keeps of them."""
-    return _digest(_find(name, place.weights_root))
+    """sha256 over the names and contents of all files of the weights `name`: what a fingerprint keeps of them.
+
+    Raises: WeightsError as `directory`; also if files of official weights are missing or not as their owner made them.
+    """
+    folder = _find(name, place.weights_root)
+    if wrong := wrong_files(name, _digests(folder)):
+        raise WeightsError(
+            "weights_digest",
+            f"{folder}: {', '.join(wrong)} missing or not as published; `anything3d weights where` says how to get it",
+        )
+    return hashlib.sha256(json.dumps(_digests(folder), sort_keys=True).encode()).hexdigest()
+
+
+def find(name: str, place: Place) -> Path | None:
+    """The folder of the weights `name`, unchecked; None if there is none."""
+    return next((folder for folder in _candidates(name, place.weights_root) if _holds_weights(folder)), None)
 
 
 def file_digests(folder: Path) -> dict[str, str]:
@@ -73,17 +88,26 @@ def _manifest() -> dict[str, Any]:
 
 
 def _find(name: str, weights_root: str) -> Path:
-    candidates = [PACKAGED / name, Path(weights_root or ".") / name, Path(name)]
+    candidates = _candidates(name, weights_root)
     for folder in candidates:
-        if folder.is_dir() and any(path.suffix in SUFFIXES for path in folder.rglob("*")):
+        if _holds_weights(folder):
             return folder
     packaged = sorted(path.name for path in PACKAGED.iterdir() if path.is_dir()) if PACKAGED.is_dir() else []
     raise WeightsError(
         "weights_missing",
         f"no weights {name!r}: neither a packaged name ({', '.join(packaged)}) nor a folder; looked in "
         + ", ".join(str(folder) for folder in candidates[1:])
-        + "; put the files there or set resources.weights_root",
+        + "; put the files there or set resources.weights_root"
+        + ("; `anything3d weights where` says how to get them" if name in PUBLISHED else ""),
     )
+
+
+def _candidates(name: str, weights_root: str) -> list[Path]:
+    return [PACKAGED / name, Path(weights_root or ".") / name, Path(name)]
+
+
+def _holds_weights(folder: Path) -> bool:
+    return folder.is_dir() and any(path.suffix in SUFFIXES for path in folder.rglob("*"))
 
 
 @cache
@@ -97,8 +121,8 @@ def _verify(folder: Path) -> None:
 
 
 @cache
-def _digest(folder: Path) -> str:
-    return hashlib.sha256(json.dumps(file_digests(folder), sort_keys=True).encode()).hexdigest()
+def _digests(folder: Path) -> dict[str, str]:
+    return file_digests(folder)
 
 
 def _sha256(path: Path) -> str:

@@ -8,6 +8,7 @@ from jobs.evaluate import evaluate
 from jobs.lift_image import lift_image
 from jobs.run import run
 from jobs.train import train
+from jobs.weights import app as weights
 from jobs.world import world
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app.command()(demo)
 app.command()(evaluate)
 app.command()(train)
 app.command()(ablate)
+app.add_typer(weights, name="weights")
 
 
 if __name__ == "__main__":

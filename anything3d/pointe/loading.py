@@ -1,6 +1,7 @@
 """Point-E networks from a configuration or a folder of weights: ours, or an official checkpoint as it is."""
 
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -80,4 +81,8 @@ def _read(folder: Path) -> tuple[Mapping[str, object], Mapping[str, object], dic
             f"{folder} has {len(found)} Point-E checkpoints; put in config.json and model.safetensors, or one of "
             + ", ".join(OFFICIAL),
         )
-    return OFFICIAL[found[0].name], OFFICIAL_CLIP, torch.load(found[0], map_location="cpu", weights_only=True)
+    try:
+        tensors = torch.load(found[0], map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise WeightsError("weights_broken", f"{found[0]}: {error}; download it again") from error
+    return OFFICIAL[found[0].name], OFFICIAL_CLIP, tensors

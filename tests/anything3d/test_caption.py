@@ -1,11 +1,13 @@
 """Captions by a toy BLIP with random weights: exact sampling, independence of rows, log-probabilities, cleaning."""
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from anything3d.caption import CaptionConfig, Captioner, NucleusNoise, captioned, clean, load_captioner
 from anything3d.errors import ConfigError, NumericsError, WeightsError
@@ -168,3 +170,23 @@ def test_captions_are_those_of_transformers_own_generation(config: CaptionConfig
     )
     new = ids[:, begun.shape[1] - 1 :]
     assert ours == [clean(tokenizer.decode(row, skip_special_tokens=True)) for row in new]
+
+
+def test_a_folder_of_a_pickle_loads_and_runs_no_code(config: CaptionConfig, crops, tmp_path: Path, capsys):
+    folder = tmp_path / "blip-base"
+    shutil.copytree(config.weights, folder)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    names = ["a", "b", "c", "d"]
+    expected = load_captioner(config, Place())(crops, generators(0, "caption", names))
+    assert load_captioner(replace(config, weights=str(folder)), Place())(crops, generators(0, "c", names)) == expected
+
+    class Payload:
+        def __reduce__(self):
+            return print, ("this ran",)
+
+    torch.save({**tensors, "more": Payload()}, folder / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match="weights_broken"):
+        load_captioner(replace(config, weights=str(folder)), Place())
+    assert "this ran" not in capsys.readouterr().out

@@ -1,0 +1,123 @@
+"""The official weights: what a folder has to hold, where its owner publishes it, how large it is, under which licence.
+
+Folders lie below `Place.weights_root` under these names. Digests are those of the files as published, from the records
+of several independent projects; "" where we found none. Nothing here downloads.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything"
+POINT_E_URL = "https://openaipublic.azureedge.net/main/point-e"
+HUB = "https://huggingface.co/{repository}/resolve/main/{path}"
+CLIP_TOKENIZER = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    path: str  # in its folder
+    url: str
+    megabytes: int = 0  # 10^6 bytes, rounded; 0: less than one
+    sha256: str = ""  # "" if not known
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One folder of weights."""
+
+    licence: str
+    files: tuple[File, ...]
+
+    @property
+    def megabytes(self) -> int:
+        return sum(file.megabytes for file in self.files)
+
+
+def wrong_files(name: str, found: Mapping[str, str]) -> list[str]:
+    """Files of the official weights `name` that are missing in `found` (path -> sha256) or differ from it."""
+    if name not in PUBLISHED:
+        return []
+    return [
+        file.path
+        for file in PUBLISHED[name].files
+        if file.path not in found or (file.sha256 and found[file.path] != file.sha256)
+    ]
+
+
+def _hub(repository: str, paths: tuple[str, ...], folder: str = "") -> Iterator[File]:
+    """Files of a repository of the Hub that nobody needs to check: settings and vocabularies."""
+    for path in paths:
+        yield File(f"{folder}{path}", HUB.format(repository=repository, path=path))
+
+
+def _sam(file: str, megabytes: int, sha256: str) -> Published:
+    return Published("Apache-2.0", (File(file, f"{SAM_URL}/{file}", megabytes, sha256),))
+
+
+def _point_e(file: str, megabytes: int) -> Published:
+    return Published("MIT", (File(file, f"{POINT_E_URL}/{file}", megabytes),))
+
+
+def _blip(repository: str, weights: str, megabytes: int) -> Published:
+    settings = ("config.json", "preprocessor_config.json", "vocab.txt", "tokenizer_config.json")
+    url = HUB.format(repository=repository, path=weights)
+    return Published("BSD-3-Clause", (*_hub(repository, settings), File(weights, url, megabytes)))
+
+
+def _clip() -> Published:
+    repository, weights = "openai/clip-vit-large-patch14", "model.safetensors"
+    sha256 = "a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb"
+    return Published(
+        "MIT",
+        (
+            *_hub(repository, ("config.json", "preprocessor_config.json", *CLIP_TOKENIZER)),
+            File(weights, HUB.format(repository=repository, path=weights), 1711, sha256),
+        ),
+    )
+
+
+def _stable_diffusion() -> Published:
+    """Stable Diffusion 1.5 with the depth ControlNet 1.1 in the folder that diffusers would give it."""
+    model, control = "stable-diffusion-v1-5/stable-diffusion-v1-5", "lllyasviel/control_v11f1p_sd15_depth"
+    settings = (
+        "unet/config.json",
+        "vae/config.json",
+        "text_encoder/config.json",
+        "scheduler/scheduler_config.json",
+        *(f"tokenizer/{name}" for name in CLIP_TOKENIZER),
+    )
+    unet, vae = "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"
+    text, hint = "text_encoder/model.safetensors", "diffusion_pytorch_model.safetensors"
+    digests = {
+        unet: (3438, "19da7aaa4b880e59d56843f1fcb4dd9b599c28a1d9d9af7c1143057c8ffae9f1"),
+        vae: (335, "a2b5134f4dbc140d9c11f11cba3233099e00af40f262f136c691fb7d38d2194c"),
+        text: (492, "d008943c017f0092921106440254dbbe00b6a285f7883ec8ba160c3faad88334"),
+    }
+    return Published(
+        "CreativeML OpenRAIL-M",
+        (
+            *_hub(model, settings),
+            *(File(path, HUB.format(repository=model, path=path), *known) for path, known in digests.items()),
+            *_hub(control, ("config.json",), "controlnet/"),
+            File(f"controlnet/{hint}", HUB.format(repository=control, path=hint), 1445),
+        ),
+    )
+
+
+PUBLISHED: Mapping[str, Published] = {  # folder -> what it holds
+    "sam-vit-b": _sam("sam_vit_b_01ec64.pth", 375, "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
+    "sam-vit-l": _sam("sam_vit_l_0b3195.pth", 1250, "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
+    "sam-vit-h": _sam("sam_vit_h_4b8939.pth", 2565, "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
+    "blip-base": _blip("Salesforce/blip-image-captioning-base", "pytorch_model.bin", 990),
+    "blip-large": _blip("Salesforce/blip-image-captioning-large", "model.safetensors", 1879),
+    "clip-vit-l-14": _clip(),
+    "stable-diffusion-1.5": _stable_diffusion(),
+    "point-e-40m": _point_e("base_40m.pt", 162),
+    "point-e-40m-imagevec": _point_e("base_40m_imagevec.pt", 161),
+    "point-e-40m-textvec": _point_e("base_40m_textvec.pt", 161),
+    "point-e-40m-uncond": _point_e("base_40m_uncond.pt", 160),
+    "point-e-300m": _point_e("base_300m.pt", 1247),
+    "point-e-1b": _point_e("base_1b.pt", 4977),
+    "point-e-upsample": _point_e("upsample_40m.pt", 162),
+    "point-e-sdf": _point_e("sdf.pt", 38),
+}

@@ -1,0 +1,177 @@
+"""The official weights at full size, on the meta device: what we expect of a download is what the networks need."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from anything3d import pointe
+from anything3d.errors import WeightsError
+from anything3d.pointe.config import OFFICIAL, OFFICIAL_CLIP
+from anything3d.published import PUBLISHED, wrong_files
+from anything3d.sam import load_sam
+from anything3d.weights import Place
+
+TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+
+
+def sam(kind):
+    from segment_anything import sam_model_registry
+
+    return sam_model_registry[kind]()
+
+
+def blip(**vision):
+    from transformers import BlipConfig, BlipForConditionalGeneration
+
+    text = {"encoder_hidden_size": vision.get("hidden_size", 768)}
+    return BlipForConditionalGeneration(BlipConfig(vision_config={"image_size": 384, **vision}, text_config=text))
+
+
+def clip():
+    from transformers import CLIPConfig, CLIPModel
+
+    vision = {**LARGE, "patch_size": 14, "image_size": 224}
+    return CLIPModel(CLIPConfig(text_config=TEXT, vision_config=vision, projection_dim=768))
+
+
+def unet():
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+
+
+def controlnet():
+    from diffusers import ControlNetModel
+
+    return ControlNetModel(cross_attention_dim=768, attention_head_dim=8)
+
+
+def vae():
+    from diffusers import AutoencoderKL
+
+    down, up = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
+    return AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512), down_block_types=down, up_block_types=up, layers_per_block=2
+    )
+
+
+def text_encoder():
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(CLIPTextConfig(**TEXT))
+
+
+NETWORKS = {  # folder, file -> its network and the number of its tensors
+    ("sam-vit-b", "sam_vit_b_01ec64.pth"): (lambda: sam("vit_b"), 314),
+    ("sam-vit-l", "sam_vit_l_0b3195.pth"): (lambda: sam("vit_l"), 482),
+    ("sam-vit-h", "sam_vit_h_4b8939.pth"): (lambda: sam("vit_h"), 594),
+    ("blip-base", "pytorch_model.bin"): (blip, 473),
+    ("blip-large", "model.safetensors"): (lambda: blip(**LARGE), 617),
+    ("clip-vit-l-14", "model.safetensors"): (clip, 590),
+    ("stable-diffusion-1.5", "unet/diffusion_pytorch_model.safetensors"): (unet, 686),
+    ("stable-diffusion-1.5", "vae/diffusion_pytorch_model.safetensors"): (vae, 248),
+    ("stable-diffusion-1.5", "text_encoder/model.safetensors"): (text_encoder, 196),
+    ("stable-diffusion-1.5", "controlnet/diffusion_pytorch_model.safetensors"): (controlnet, 340),
+    **{
+        (name, file.path): (lambda path=file.path: pointe.build(OFFICIAL[path], OFFICIAL_CLIP), None)
+        for name, official in PUBLISHED.items()
+        for file in official.files
+        if file.path in OFFICIAL
+    },
+}
+
+
+@pytest.mark.parametrize("file", NETWORKS, ids=lambda file: "/".join(file))
+def test_a_published_file_is_as_large_as_its_network(file):
+    build, tensors = NETWORKS[file]
+    with torch.device("meta"):
+        state = build().state_dict()
+    (stated,) = (entry.megabytes for entry in PUBLISHED[file[0]].files if entry.path == file[1])
+    bytes_needed = sum(value.numel() * 4 for value in state.values())  # all are published in float32
+    assert tensors in (None, len(state))
+    assert stated == pytest.approx(bytes_needed / 1e6, abs=1)
+
+
+def test_every_large_file_is_tried():
+    assert {(name, file.path) for name, official in PUBLISHED.items() for file in official.files if file.megabytes} == (
+        NETWORKS.keys()
+    )
+
+
+def test_missing_and_changed_files_are_named_and_other_names_are_not_ours():
+    file = PUBLISHED["sam-vit-b"].files[0]
+    assert wrong_files("sam-vit-b", {file.path: file.sha256, "notes.txt": "0"}) == []
+    assert wrong_files("sam-vit-b", {file.path: "0"}) == [file.path]
+    assert wrong_files("sam-vit-b", {}) == [file.path]
+    assert wrong_files("my-sam", {}) == []
+    unknown = {entry.path: "any" for entry in PUBLISHED["point-e-sdf"].files}  # no digest was found: nothing to compare
+    assert wrong_files("point-e-sdf", unknown) == []
+
+
+LOAD = """
+import resource, sys, torch
+from anything3d import pointe
+from anything3d.errors import WeightsError
+from anything3d.pointe.networks import PointDenoiser
+from anything3d.sam import load_sam
+from anything3d.weights import Place
+
+def peak_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+kind, folder, dtype = sys.argv[1:]
+import segment_anything.modeling
+before = peak_mb()
+load = {"sam": load_sam, "denoiser": pointe.load_denoiser, "sdf": pointe.load_sdf}[kind]
+found = load(folder, Place(dtype=dtype))
+network = found.network if kind == "sam" else found
+total = sum(float(value.detach().double().sum()) for value in network.parameters())
+part = network.image_encoder if kind == "sam" else network
+print(peak_mb() - before, total, {value.dtype for value in part.parameters()} == {getattr(torch, dtype)})
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "dtype"),
+    [
+        ("sam", "sam-vit-b", "float32"),
+        ("sam", "sam-vit-b", "bfloat16"),
+        ("denoiser", "point-e-40m", "float32"),
+        ("denoiser", "point-e-upsample", "bfloat16"),
+        ("sdf", "point-e-sdf", "float32"),
+    ],
+)
+def test_an_official_file_at_full_size_loads_within_its_own_memory(tmp_path, kind, name, dtype):
+    """Random numbers in the official layout, through the real path, in a process of its own."""
+    path = tmp_path / PUBLISHED[name].files[0].path
+    with torch.device("meta"):
+        official = NETWORKS[name, path.name][0]()
+    state = {key: torch.rand(value.shape) - 0.5 for key, value in official.state_dict().items()}
+    learnt = {key for key, _ in official.named_parameters()}
+    expected = sum(float(value.double().sum()) for key, value in state.items() if key in learnt)
+    torch.save(state, path)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, kind, str(tmp_path), dtype], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    grown, total, right_dtype = done.stdout.split()
+    assert right_dtype == "True"
+    assert float(total) == pytest.approx(expected, rel=1e-2 if dtype == "bfloat16" else 1e-6, abs=50)
+    share = 1.3 if dtype == "float32" else 1.8  # the file's pages and half of them again
+    assert float(grown) < share * path.stat().st_size / 2**20 + 40, (grown, path.stat().st_size)
+
+
+@pytest.mark.parametrize(("kind", "load"), [("pointe", pointe.load_denoiser), ("sam", load_sam)])
+def test_an_official_file_with_code_in_it_is_refused_and_does_not_run(tmp_path, capsys, kind, load):
+    class Payload:
+        def __reduce__(self):
+            return print, ("this ran",)
+
+    path = tmp_path / {"pointe": "base_40m.pt", "sam": "sam_vit_b_01ec64.pth"}[kind]
+    torch.save({"image_encoder.pos_embed": Payload()}, path)
+    with pytest.raises(WeightsError, match=path.name):
+        load(str(tmp_path), Place())
+    assert "this ran" not in capsys.readouterr().out
