@@ -8,80 +8,10 @@ import torch
 
 from anything3d import pointe
 from anything3d.errors import WeightsError
-from anything3d.pointe.config import OFFICIAL, OFFICIAL_CLIP
 from anything3d.published import PUBLISHED, wrong_files
 from anything3d.sam import load_sam
 from anything3d.weights import Place
-
-TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
-
-
-def sam(kind):
-    from segment_anything import sam_model_registry
-
-    return sam_model_registry[kind]()
-
-
-def blip(**vision):
-    from transformers import BlipConfig, BlipForConditionalGeneration
-
-    text = {"encoder_hidden_size": vision.get("hidden_size", 768)}
-    return BlipForConditionalGeneration(BlipConfig(vision_config={"image_size": 384, **vision}, text_config=text))
-
-
-def clip():
-    from transformers import CLIPConfig, CLIPModel
-
-    vision = {**LARGE, "patch_size": 14, "image_size": 224}
-    return CLIPModel(CLIPConfig(text_config=TEXT, vision_config=vision, projection_dim=768))
-
-
-def unet():
-    from diffusers import UNet2DConditionModel
-
-    return UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
-
-
-def controlnet():
-    from diffusers import ControlNetModel
-
-    return ControlNetModel(cross_attention_dim=768, attention_head_dim=8)
-
-
-def vae():
-    from diffusers import AutoencoderKL
-
-    down, up = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
-    return AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512), down_block_types=down, up_block_types=up, layers_per_block=2
-    )
-
-
-def text_encoder():
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    return CLIPTextModel(CLIPTextConfig(**TEXT))
-
-
-NETWORKS = {  # folder, file -> its network and the number of its tensors
-    ("sam-vit-b", "sam_vit_b_01ec64.pth"): (lambda: sam("vit_b"), 314),
-    ("sam-vit-l", "sam_vit_l_0b3195.pth"): (lambda: sam("vit_l"), 482),
-    ("sam-vit-h", "sam_vit_h_4b8939.pth"): (lambda: sam("vit_h"), 594),
-    ("blip-base", "pytorch_model.bin"): (blip, 473),
-    ("blip-large", "model.safetensors"): (lambda: blip(**LARGE), 617),
-    ("clip-vit-l-14", "model.safetensors"): (clip, 590),
-    ("stable-diffusion-1.5", "unet/diffusion_pytorch_model.safetensors"): (unet, 686),
-    ("stable-diffusion-1.5", "vae/diffusion_pytorch_model.safetensors"): (vae, 248),
-    ("stable-diffusion-1.5", "text_encoder/model.safetensors"): (text_encoder, 196),
-    ("stable-diffusion-1.5", "controlnet/diffusion_pytorch_model.safetensors"): (controlnet, 340),
-    **{
-        (name, file.path): (lambda path=file.path: pointe.build(OFFICIAL[path], OFFICIAL_CLIP), None)
-        for name, official in PUBLISHED.items()
-        for file in official.files
-        if file.path in OFFICIAL
-    },
-}
+from tests.full_size import NETWORKS
 
 
 @pytest.mark.parametrize("file", NETWORKS, ids=lambda file: "/".join(file))
@@ -118,6 +48,7 @@ from anything3d.errors import WeightsError
 from anything3d.pointe.networks import PointDenoiser
 from anything3d.sam import load_sam
 from anything3d.weights import Place
+from tests.full_size import NETWORKS
 
 def peak_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
