@@ -133,8 +133,8 @@ class Segmenter:
         """
         assert self.sam is not None
         _check_prompt(prompt, image.shape[0], image.shape[1])
-        config = self.config
-        predicted = self.sam.prompt([image], [torch.tensor([prompt])], config.images_per_batch, 1)[0][0]
+        prompts = [torch.tensor([prompt], dtype=torch.float32)]
+        ((predicted,),) = self.sam.prompt([image], prompts, self.config.images_per_batch, 1)
         found = self._named(predicted, 0)
         if isinstance(found, NumericsError):
             raise found

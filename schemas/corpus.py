@@ -38,4 +38,4 @@ def objects_schema() -> pa.Schema:
 
 def column_name(stage: str, column: str) -> str:
     """A record's column in objects/*.parquet."""
-    return f"{stage}_steps" if column == "steps" else column
+    return f"{stage}_{column}" if column in ("steps", "attempts") else column

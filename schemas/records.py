@@ -92,6 +92,7 @@ class FieldRecord:
     object_id: Annotated[str, pa.string(), "the object"]
     field: Annotated[bytes, pa.binary(), "safetensors: voxel grids of density and colour, half side of their cube"]
     steps: Annotated[int, pa.int64(), "optimiser steps"]
+    attempts: Annotated[int, pa.int64(), "1; 2 if the field collapsed at first and another seed was tried"]
     sds_loss: Annotated[float, pa.float64(), "half the mean square of the distillation gradient, last 20 steps"]
     reference_rgb_loss: Annotated[float, pa.float64(), "mean square colour error at the reference view, last 20 steps"]
     reference_mask_loss: Annotated[

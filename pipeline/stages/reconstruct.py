@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from anything3d.cloud import from_plies
 from anything3d.diffusion import concepts_from_bytes
-from anything3d.errors import Anything3DError
+from anything3d.errors import NumericsError
 from anything3d.image import crops_from_png
 from anything3d.reconstruct import Evidence, ReconstructConfig, Reconstructed, load_reconstructor
 from anything3d.seed import generators
 from anything3d.weights import Place
-from pipeline.cell import Checkpoint, Outcome
+from pipeline.cell import Checkpoint, NoCheckpoint, Outcome
 from pipeline.config import Config
 from pipeline.stages.lift import reference_cameras
 from pipeline.unit import Unit
@@ -20,7 +20,7 @@ Item = tuple[ObjectRecord, ConceptRecord, CloudRecord]
 
 class ReconstructStage:
     name = "reconstruct"
-    version = 1
+    version = 2
     reads = ("segment", "invert", "lift")
     record = FieldRecord
 
@@ -33,6 +33,20 @@ class ReconstructStage:
         return (config.weights,)
 
     def __call__(self, items: Sequence[Item], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
+        first = self._reconstruct(items, self.name, checkpoint)
+        collapsed = [place for place, found in enumerate(first) if isinstance(found, NumericsError)]
+        tried_again = [items[place] for place in collapsed]
+        second = self._reconstruct(tried_again, f"{self.name}/again", NoCheckpoint()) if collapsed else []
+        again = dict(zip(collapsed, second, strict=True))
+        return [
+            self._outcome(item[0].object_id, found, again.get(place))
+            for place, (item, found) in enumerate(zip(items, first, strict=True))
+        ]
+
+    def _reconstruct(
+        self, items: Sequence[Item], name: str, checkpoint: Checkpoint
+    ) -> list[Reconstructed | NumericsError]:
+        """Fields under the seeds of `name`."""
         objects, concepts, clouds = zip(*items, strict=True)
         evidence = Evidence(
             crops=crops_from_png([row.crop_png for row in objects]),
@@ -40,23 +54,28 @@ class ReconstructStage:
             cloud=from_plies([row.cloud_ply for row in clouds]),
             camera=reference_cameras(clouds),
         )
-        randomness = generators(self._seed, self.name, [row.object_id for row in objects])
+        randomness = generators(self._seed, name, [row.object_id for row in objects])
         for state in self._reconstructor.run(evidence, randomness, checkpoint.load()):
             checkpoint.save(state.to_bytes())
-        return [
-            found if isinstance(found, Anything3DError) else [self._record(row.object_id, found)]
-            for row, found in zip(objects, self._reconstructor.finish(evidence, state), strict=True)
-        ]
+        return self._reconstructor.finish(evidence, state)
 
-    def _record(self, object_id: str, found: Reconstructed) -> FieldRecord:
+    def _outcome(
+        self, object_id: str, first: Reconstructed | NumericsError, second: Reconstructed | NumericsError | None
+    ) -> Outcome:
+        """The better attempt's record, or why both collapsed. `second` is None if the first did not."""
+        found, attempts = (first, 1) if second is None else (second, 2)
+        if isinstance(found, NumericsError):
+            return NumericsError(found.reason, f"twice, with two seeds; {found.message}")
         losses = found.losses
-        return FieldRecord(
+        record = FieldRecord(
             object_id,
             found.field.to_bytes(0),
             self._steps,
+            attempts,
             losses["sds"],
             losses["reference_rgb"],
             losses["reference_mask"],
             found.opacity,
             found.fog,
         )
+        return [record]

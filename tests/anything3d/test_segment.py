@@ -226,9 +226,7 @@ def test_a_prediction_that_is_not_finite_fails_its_object_only(toy_sam):
     assert found.reason == "sam_not_finite"
 
 
-@pytest.mark.parametrize(
-    ("source", "prompt"), [("sam-points", (150.0, 90.0)), ("sam-boxes", (100.0, 50.0, 220.0, 150.0))]
-)
+@pytest.mark.parametrize(("source", "prompt"), [("sam-points", (150, 90)), ("sam-boxes", (100.0, 50.0, 220.0, 150.0))])
 def test_one_prompt_gives_one_object_whatever_its_size(toy_sam, source, prompt):
     config = replace(CONFIG, source=source, weights=str(toy_sam), max_area_share=0.0, min_region_px=0)
     segmenter = load_segmenter(config, Place())

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -13,10 +14,12 @@ from anything3d.image import decode_png, encode_png
 from anything3d.mini.world import write_world
 from pipeline import cell
 from pipeline.config import Config, load
+from pipeline.photo import lift_image
 from pipeline.source import digest
 from pipeline.stages import STAGES, recipes
 from pipeline.stages import load as load_stage
 from pipeline.stages.mesh import MeshStage
+from pipeline.stages.reconstruct import ReconstructStage
 from pipeline.store import Store
 from pipeline.unit import Input, Unit, slices
 from schemas.records import FieldRecord, ImageRecord, ObjectRecord, RejectRecord
@@ -109,10 +112,50 @@ def test_a_field_without_a_surface_is_a_reject(tmp_path):
     from anything3d.field import Field, FieldConfig
 
     empty = Field(torch.full((1, 1, 8, 8, 8), -20.0), torch.zeros(1, 3, 8, 8, 8), FieldConfig(resolution=8))
-    record = FieldRecord("sa_1-0000", empty.to_bytes(0), 1, 0.0, 0.0, 0.0, 0.0, 0.0)
+    record = FieldRecord("sa_1-0000", empty.to_bytes(0), 1, 1, 0.0, 0.0, 0.0, 0.0, 0.0)
     (outcome,) = MeshStage(CONFIG, CONFIG.place())([(record,)], Unit("u", ("sa_1-0000",)), cell.NoCheckpoint())
     assert isinstance(outcome, NumericsError)
     assert outcome.reason == "empty_surface"
+
+
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory):
+    """What reconstruct reads of one object, under six ids: six seeds."""
+    folder = tmp_path_factory.mktemp("evidence")
+    write_world(folder / "world.tar", scenes=1, seed=2, size=256)
+    with tarfile.open(folder / "world.tar") as tar:
+        (jpg,) = (tar.extractfile(entry).read() for entry in tar if entry.name.endswith(".jpg"))
+    (folder / "photo.jpg").write_bytes(jpg)
+    quick = ["invert.steps=0", "lift.candidates=1", "lift.steps=3", "lift.upsampler_steps=2", "reconstruct.steps=1"]
+    limits = ["reconstruct.min_opacity=0.0", "reconstruct.max_fog=1.0", "score.points=256"]
+    rows = lift_image(folder / "photo.jpg", point=(128, 160), config=load([], [*quick, *limits])).rows
+    read = (rows["segment"], rows["invert"], rows["lift"])
+    return [tuple(replace(row, object_id=f"o-{name}") for row in read) for name in range(6)]
+
+
+def reconstruct(items, min_opacity):
+    config = load([], ["reconstruct.steps=3", f"reconstruct.min_opacity={min_opacity}", "reconstruct.max_fog=1.0"])
+    stage = ReconstructStage(config, config.place())
+    return stage(items, Unit("u", tuple(item[0].object_id for item in items)), cell.NoCheckpoint())
+
+
+def test_a_field_that_collapses_is_tried_once_more_with_another_seed(evidence):
+    kept = [row for (row,) in reconstruct(evidence, 0.0)]
+    refused = reconstruct(evidence, 2.0)  # more than opaque: every attempt collapses
+    assert {row.attempts for row in kept} == {1}
+    assert {error.reason for error in refused} == {"field_empty"}
+    assert all("twice, with two seeds; mean opacity" in error.message for error in refused)
+
+    limit = sorted(row.opacity for row in kept)[3]  # three of the six first attempts lie below
+    outcomes = reconstruct(evidence, limit)
+    for before, after in zip(kept, outcomes, strict=True):
+        if before.opacity >= limit:
+            assert after == [before]
+        elif isinstance(after, NumericsError):
+            assert after.reason == "field_empty"
+        else:
+            assert (after[0].attempts, after[0].opacity >= limit) == (2, True)
+    assert any(not isinstance(after, NumericsError) and after[0].attempts == 2 for after in outcomes)
 
 
 def test_every_stage_reads_only_what_earlier_ones_write():
