@@ -13,10 +13,12 @@ from torch import Tensor
 from anything3d.errors import InputError
 from anything3d.field import Field, FieldConfig
 
+Optimizer = torch.optim.Adam | torch.optim.Adamax
+
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """B objects after `step` steps, on the CPU, in full precision; moments are Adam's first and second."""
+    """B objects after `step` steps, on the CPU, in full precision; moments are the optimiser's first and second."""
 
     step: int
     density_grid: Float[Tensor, "B 1 R R R"]
@@ -38,14 +40,15 @@ class State:
         cls,
         step: int,
         field: Field,
-        optimizer: torch.optim.Adam,
+        optimizer: Optimizer,
         generators: Sequence[torch.Generator],
         losses: Float[Tensor, "B L"],
     ) -> "State":
         """A copy of everything that the next step depends on."""
         grids = (field.density_grid, field.color_grid)
+        names = _moments(optimizer)
         density_moments, color_moments = (
-            torch.stack([optimizer.state[grid]["exp_avg"], optimizer.state[grid]["exp_avg_sq"]]) for grid in grids
+            torch.stack([optimizer.state[grid][name] for name in names]) for grid in grids
         )
         density, color = (grid.detach().clone() for grid in grids)
         tensors = (density, color, density_moments, color_moments, _randomness(generators), losses.clone())
@@ -55,11 +58,11 @@ class State:
         """The field in this state."""
         return Field(self.density_grid.clone(), self.color_grid.clone(), config)
 
-    def restore(self, field: Field, optimizer: torch.optim.Adam, generators: Sequence[torch.Generator]) -> None:
+    def restore(self, field: Field, optimizer: Optimizer, generators: Sequence[torch.Generator]) -> None:
         """Put moments and randomness back into a fresh optimiser of `field`, and into `generators`."""
         for grid, moments in ((field.density_grid, self.density_moments), (field.color_grid, self.color_moments)):
-            first, second = moments.to(grid.device).clone()
-            optimizer.state[grid] = {"step": torch.tensor(float(self.step)), "exp_avg": first, "exp_avg_sq": second}
+            named = zip(_moments(optimizer), moments.to(grid.device).clone(), strict=True)
+            optimizer.state[grid] = {"step": torch.tensor(float(self.step)), **dict(named)}
         for generator, row in zip(generators, self.randomness, strict=True):
             generator.set_state(row.clone())
 
@@ -82,6 +85,11 @@ class State:
         except (SafetensorError, KeyError, TypeError) as error:
             message = f"{len(data)} bytes are not a state with {', '.join(TENSORS)}: {error}; drop it and start again"
             raise InputError("bad_checkpoint", message) from error
+
+
+def _moments(optimizer: Optimizer) -> tuple[str, str]:
+    """What torch calls them."""
+    return "exp_avg", "exp_inf" if isinstance(optimizer, torch.optim.Adamax) else "exp_avg_sq"
 
 
 def _randomness(generators: Sequence[torch.Generator]) -> UInt8[Tensor, "B N"]:

@@ -1,11 +1,12 @@
 """Crops: the square of a photo around an object, its mask as alpha.
 
-Source: Anything-3D, Shen et al. 2023, I' = Affine(M * I; b), but the square is sized by the box's longer side, so that
-nothing is cut off (a side of 1.8 sqrt(w h), as in its code, cuts objects longer than 3.24 times their width).
+Source: Anything-3D, Shen et al. 2023, I' = Affine(M * I; b). Its code makes the square 1.8 sqrt(w h) wide, which cuts
+objects longer than 3.24 times their width; measured by the longer side nothing is cut off.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Literal, assert_never
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,8 @@ from torch import Tensor
 from anything3d import mask
 from anything3d.image import WHITE
 from anything3d.mask import Box
+
+Framing = Literal["longest", "area"]  # a square is measured by its box's longer side, or by sqrt(width height)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +30,22 @@ class Crop:
     side: float  # pixels of the photo
 
 
-def cut(image: UInt8[Tensor, "H W 3"], counts: str, box: Box, context: float, size: int) -> Crop:
-    """The square of `context` times the box's longer side around its centre, resampled to `size` pixels.
+def side_px(box: Box, context: float, framing: Framing) -> int:
+    """Side of the square around a box: `context` times what `framing` says, whole pixels."""
+    _, _, width, height = box
+    match framing:
+        case "longest":
+            return math.ceil(context * max(width, height))
+        case "area":
+            return math.ceil(context * math.sqrt(width * height))
+        case _:
+            assert_never(framing)
 
-    `counts` is the mask as compressed RLE, `box` lies around it. The square has whole pixels and may leave the photo;
+
+def cut(image: UInt8[Tensor, "H W 3"], counts: str, box: Box, side: int, size: int) -> Crop:
+    """The square of `side` pixels around the box's centre, resampled to `size` pixels.
+
+    `counts` is the mask as compressed RLE, `box` lies around it. The square may leave the photo;
     there it is transparent and white. Colour and alpha are resampled alike: bilinear, over the whole footprint when
     shrinking. Nothing outside the square is touched.
 
@@ -38,7 +53,6 @@ def cut(image: UInt8[Tensor, "H W 3"], counts: str, box: Box, context: float, si
     """
     height, width = image.shape[:2]
     box_x, box_y, box_width, box_height = box
-    side = math.ceil(context * max(box_width, box_height))
     x, y = box_x + (box_width - side) // 2, box_y + (box_height - side) // 2
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + side, width), min(y + side, height)
     alpha = mask.decode_box(counts, height, width, (left, top, right - left, bottom - top))

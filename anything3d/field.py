@@ -8,12 +8,14 @@ Jacobian Chaining, Wang et al. 2023.
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from anything3d import seed
 from anything3d.cloud import Cloud
 from anything3d.errors import ConfigError, InputError
 
@@ -72,6 +74,12 @@ class Field(nn.Module):
         ]
         density, color = (torch.stack(values).to(device) for values in zip(*grids, strict=True))
         return cls(density, color, config)
+
+    @classmethod
+    def fog(cls, config: FieldConfig, generators: Sequence[torch.Generator]) -> "Field":
+        """Raw density 0 everywhere, random colours: a start that knows nothing. Source: 3DFuse, voxnerf."""
+        grid = (config.resolution,) * 3
+        return cls(torch.zeros(len(generators), 1, *grid), seed.randn((3, *grid), generators), config)
 
     def __len__(self) -> int:
         return len(self.density_grid)

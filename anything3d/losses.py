@@ -21,7 +21,8 @@ class LossConfig:
     silhouette: float = 2.0  # at the start; fades linearly to 0, cloud guidance as in Points-to-3D
     tv: float = 0.2
     entropy: float = 0.02
-    emptiness: float = 0.0  # 1e4, later 2e5, in 3DFuse, on sums
+    emptiness: float = 0.0  # 1e4 in 3DFuse, beside an sds weight of N
+    emptiness_late: float = 0.0  # from the middle on; 2e5 in 3DFuse
 
 
 class LossTerms(NamedTuple):
@@ -44,7 +45,7 @@ class LossTerms(NamedTuple):
             config.silhouette * (1 - progress),
             config.tv,
             config.entropy,
-            config.emptiness,
+            config.emptiness if progress < 0.5 else config.emptiness_late,
         )
         return torch.stack([weight * term for weight, term in zip(weights, self, strict=True)]).sum(0)
 

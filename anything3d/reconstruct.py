@@ -11,6 +11,7 @@ Qian et al. 2023, for the reference losses; Points-to-3D, Yu et al. 2023, for th
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, assert_never
 
 import torch
 from jaxtyping import Float
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from anything3d import losses, seed
 from anything3d.camera import Camera
-from anything3d.checkpoint import State
+from anything3d.checkpoint import Optimizer, State
 from anything3d.cloud import Cloud
 from anything3d.depth import condition, splat
 from anything3d.diffusion import Concept, Denoiser, load_denoiser
@@ -41,7 +42,9 @@ class ReconstructConfig:
     weights: str = "diffusion"  # the denoiser's
     steps: int = 160
     render_size: int = 64  # px; resized to the denoiser's image size where that differs
-    lr_density: float = 0.2  # Adam, at the start; raw units per step
+    start: Literal["cloud", "fog"] = "cloud"  # the first field; 3DFuse begins in a fog
+    optimizer: Literal["adam", "adamax"] = "adam"  # 3DFuse adamax
+    lr_density: float = 0.2  # at the start; raw units per step; 3DFuse 0.05 all along
     lr_color: float = 0.1
     lr_decay: float = 0.1  # rates at the end / at the start, exponential between
     jitter: bool = True  # shift the samples of each ray at random, against banding
@@ -116,12 +119,13 @@ class Reconstructor:
         """
         config, guide, device = self.config, self._guide(evidence), self.denoiser.device
         if state is None:
-            start = State.begin(Field.from_cloud(evidence.cloud, config.field), generators, len(LossTerms._fields))
+            start = State.begin(self._first_field(evidence, generators), generators, len(LossTerms._fields))
         else:
             start = _check(State.from_bytes(state), len(evidence.crops), config)
         field, running = start.field(config.field).to(device), start.losses.to(device)
         rates = ((field.density_grid, config.lr_density), (field.color_grid, config.lr_color))
-        optimizer = torch.optim.Adam([{"params": grid, "lr": rate} for grid, rate in rates])
+        kind = torch.optim.Adamax if config.optimizer == "adamax" else torch.optim.Adam
+        optimizer: Optimizer = kind([{"params": grid, "lr": rate} for grid, rate in rates])
         start.restore(field, optimizer, generators)
         if start.step == config.steps:
             yield start
@@ -130,6 +134,15 @@ class Reconstructor:
             running = running + (terms - running) / min(step + 1, MEMORY)
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                 yield State.capture(step + 1, field, optimizer, generators, running)
+
+    def _first_field(self, evidence: Evidence, generators: Sequence[torch.Generator]) -> Field:
+        match self.config.start:
+            case "cloud":
+                return Field.from_cloud(evidence.cloud, self.config.field)
+            case "fog":
+                return Field.fog(self.config.field, generators)
+            case _:
+                assert_never(self.config.start)
 
     @torch.no_grad()
     def finish(self, evidence: Evidence, state: State) -> list[Reconstructed | NumericsError]:
@@ -201,7 +214,7 @@ class Reconstructor:
         self,
         guide: Guide,
         field: Field,
-        optimizer: torch.optim.Adam,
+        optimizer: Optimizer,
         progress: float,
         generators: Sequence[torch.Generator],
     ) -> Float[Tensor, "B L"]:
@@ -219,6 +232,8 @@ class Reconstructor:
         cloud = Cloud(*(value.repeat_interleave(n_views, 0) for value in (guide.cloud.points, guide.cloud.colors)))
         radius = config.disc / cloud.points.shape[1] ** 0.5
         depth, _, silhouette = splat(cloud, views.camera, config.render_size, radius)
+        if self.denoiser.image_size != config.render_size:  # a hint is as sharp as the denoiser can read it
+            depth, _, _ = splat(cloud, views.camera, self.denoiser.image_size, radius)
         sds = self._distil(guide, random, views, condition(depth), progress, generators)
 
         # Add up what each object lacks
@@ -310,7 +325,7 @@ def _separate(rendering: Rendering, n_objects: int) -> tuple[Rendering, Renderin
     )
 
 
-def _set_rates(optimizer: torch.optim.Adam, config: ReconstructConfig, progress: float) -> None:
+def _set_rates(optimizer: Optimizer, config: ReconstructConfig, progress: float) -> None:
     decay = config.lr_decay**progress
     for group, rate in zip(optimizer.param_groups, (config.lr_density, config.lr_color), strict=True):
         group["lr"] = rate * decay

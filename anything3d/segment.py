@@ -19,7 +19,7 @@ from torch import Tensor
 
 from anything3d import mask
 from anything3d.annotation import Annotation
-from anything3d.crop import Crop, cut
+from anything3d.crop import Crop, Framing, cut, side_px
 from anything3d.errors import Anything3DError, ConfigError, InputError, NumericsError, Skipped
 from anything3d.image import ImageLimits
 from anything3d.mask import Box
@@ -48,7 +48,8 @@ class SegmentConfig:
     max_containment: float = 0.8  # share of a mask inside a larger one; above, it is a part
     max_per_image: int = 8  # objects
     crop_size: int = 512  # pixels; what Stable Diffusion takes
-    context: float = 1.25  # side of the crop / longer side of the box; >= 1
+    framing: Framing = "longest"  # what the crop is measured by; "area" in AnyObject3D, which cuts long objects
+    context: float = 1.25  # side of the crop / longer side of the box (or root of its area); >= 1; AnyObject3D 1.8
     min_region_px: int = 100  # smaller islands of SAM's masks go, smaller holes are filled, as in SA-1B; 0: neither
     grid_points: int = 32  # along each side, for sam-grid; SAM's default
     images_per_batch: int = 4  # photos that SAM encodes at once
@@ -201,7 +202,8 @@ class Segmenter:
         return [self._cut(image, found) if isinstance(found, ObjectMask) else found for found in outcomes]
 
     def _cut(self, image: UInt8[Tensor, "H W 3"], found: ObjectMask) -> Found:
-        return Found(found, cut(image, found.counts, found.box, self.config.context, self.config.crop_size))
+        side = side_px(found.box, self.config.context, self.config.framing)
+        return Found(found, cut(image, found.counts, found.box, side, self.config.crop_size))
 
 
 def name_of(source: Source, place: int) -> str:

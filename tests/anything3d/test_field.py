@@ -6,6 +6,7 @@ import torch
 from anything3d.cloud import Cloud
 from anything3d.errors import InputError
 from anything3d.field import EMPTY, Field, FieldConfig, nodes
+from anything3d.seed import generators
 
 CONFIG = FieldConfig(resolution=24)
 
@@ -146,3 +147,13 @@ def test_bytes_that_are_no_field_are_refused(damage):
     data = Field.from_cloud(sphere_cloud(8), FieldConfig(resolution=4)).to_bytes(0)
     with pytest.raises(InputError, match="bad_field"):
         Field.from_bytes(damage(data))
+
+
+def test_a_fog_has_one_density_and_colours_of_its_generators():
+    config = FieldConfig(resolution=4, density_scale=2.0)
+    fog = Field.fog(config, generators(0, "reconstruct", ["a", "b"]))
+    density, color = fog.density_color(nodes(4, 0.3).reshape(1, -1, 3).expand(2, -1, -1))
+    assert density.unique().tolist() == pytest.approx([2 * math.log1p(math.exp(-1))])
+    assert not torch.equal(color[0], color[1])
+    again = Field.fog(config, generators(0, "reconstruct", ["b"]))
+    assert torch.equal(again.color_grid[0], fog.color_grid[1])

@@ -66,7 +66,14 @@ def test_emptiness_is_the_mean_log_of_one_plus_ten_weights():
 def test_terms_are_weighted_by_their_names_and_the_silhouette_fades():
     terms = LossTerms(*(torch.tensor([10.0**power]) for power in range(7)))
     weights = LossConfig(
-        sds=1.0, reference_rgb=2.0, reference_mask=3.0, silhouette=4.0, tv=5.0, entropy=6.0, emptiness=7.0
+        sds=1.0,
+        reference_rgb=2.0,
+        reference_mask=3.0,
+        silhouette=4.0,
+        tv=5.0,
+        entropy=6.0,
+        emptiness=7.0,
+        emptiness_late=8.0,
     )
     assert terms.weigh(weights, 0.0).item() == 7654321
-    assert terms.weigh(weights, 1.0).item() == 7650321
+    assert terms.weigh(weights, 1.0).item() == 8650321

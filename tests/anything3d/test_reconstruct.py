@@ -106,7 +106,9 @@ def test_what_another_object_hides_is_not_carved_away(reconstructor):
     assert seen[14:18, 12:20].min() > 0.9
 
 
-def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(reconstructor):
+@pytest.mark.parametrize(("start", "optimizer"), [("cloud", "adam"), ("fog", "adamax")])
+def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(reconstructor, start, optimizer):
+    reconstructor = with_config(reconstructor, start=start, optimizer=optimizer)
     evidence = evidence_of(reconstructor, [30.0, 120.0])
     undisturbed = list(reconstructor.run(evidence, seed.generators(0, "reconstruct", IDS)))
     assert [state.step for state in undisturbed] == [2, 4]

@@ -7,7 +7,7 @@ import torch
 
 from anything3d import mask
 from anything3d.annotation import Annotation
-from anything3d.crop import cut
+from anything3d.crop import cut, side_px
 from anything3d.errors import ConfigError, InputError, Skipped
 from anything3d.mini import sam as mini_sam
 from anything3d.sam import load_sam
@@ -140,7 +140,7 @@ def test_every_annotation_has_one_outcome_in_its_place():
 
 def test_a_crop_is_the_square_around_the_box_centre():
     image, found = photo(), rectangle(100, 60, 40, 20)
-    crop = cut(image, mask.encode(found), (100, 60, 40, 20), context=1.5, size=60)  # side 60: one pixel each
+    crop = cut(image, mask.encode(found), (100, 60, 40, 20), side=60, size=60)  # side 60: one pixel each
     assert (crop.x, crop.y, crop.side) == (90.0, 40.0, 60.0)
     assert torch.equal(crop.rgba[..., :3], image[40:100, 90:150])
     assert torch.equal(crop.rgba[..., 3] == 255, found[40:100, 90:150])
@@ -149,7 +149,7 @@ def test_a_crop_is_the_square_around_the_box_centre():
 @pytest.mark.parametrize(("width", "height"), [(240, 40), (20, 120)])
 def test_nothing_of_a_long_object_is_cut_off(width, height):
     box = (30, 40, width, height)
-    crop = cut(photo(), mask.encode(rectangle(*box)), box, context=1.0, size=240)
+    crop = cut(photo(), mask.encode(rectangle(*box)), box, side=max(box[2:]), size=240)
     scale = 240 / max(width, height)
     assert crop.rgba[..., 3].sum() / 255 == pytest.approx(width * height * scale**2, rel=0.02)
     rows, columns = crop.rgba[..., 3].nonzero(as_tuple=True)
@@ -160,7 +160,7 @@ def test_nothing_of_a_long_object_is_cut_off(width, height):
 def test_beyond_the_photo_a_crop_is_transparent_and_white_and_the_edge_keeps_its_colour():
     image = torch.full((50, 50, 3), 40, dtype=torch.uint8)
     found = rectangle(0, 10, 20, 30, size=(50, 50))
-    crop = cut(image, mask.encode(found), (0, 10, 20, 30), context=2.0, size=37)  # side 60 from x = -20
+    crop = cut(image, mask.encode(found), (0, 10, 20, 30), side=60, size=37)  # side 60 from x = -20
     assert (crop.x, crop.y, crop.side) == (-20.0, -5.0, 60.0)
     beyond = crop.rgba[:, : 37 * 20 // 60 - 1]
     assert beyond[..., :3].unique().tolist() == [255]
@@ -172,9 +172,15 @@ def test_beyond_the_photo_a_crop_is_transparent_and_white_and_the_edge_keeps_its
 def test_shrinking_averages_the_footprint():
     checker = (torch.arange(200)[:, None] + torch.arange(200)) % 2 == 1
     image = (checker * 255).to(torch.uint8)[..., None].expand(200, 200, 3)
-    crop = cut(image, mask.encode(torch.ones(200, 200, dtype=torch.bool)), (0, 0, 200, 200), context=1.0, size=20)
+    crop = cut(image, mask.encode(torch.ones(200, 200, dtype=torch.bool)), (0, 0, 200, 200), side=200, size=20)
     assert (crop.rgba[2:-2, 2:-2, :3].int() - 128).abs().max() <= 2
     assert crop.rgba[..., 3].unique().tolist() == [255]
+
+
+def test_a_crop_is_measured_by_the_longer_side_or_by_the_root_of_the_area():
+    assert side_px((7, 9, 40, 10), 1.25, "longest") == 50
+    assert side_px((7, 9, 40, 10), 1.8, "area") == 36  # AnyObject3D's: the object is cut
+    assert side_px((7, 9, 41, 3), 1.1, "longest") == 46  # 45.1 to the next whole pixel
 
 
 @pytest.mark.parametrize("changes", [{"context": 0.9}, {"context": 9.0}, {"crop_size": 0}, {"max_per_image": 0}])

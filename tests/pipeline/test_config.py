@@ -3,8 +3,11 @@
 import pytest
 
 from anything3d.errors import ConfigError, WeightsError
+from anything3d.published import PUBLISHED
+from anything3d.weights import packaged
+from jobs.run import read_preset
 from pipeline.config import Config, load
-from pipeline.stages import STAGES, recipes
+from pipeline.stages import STAGES, recipes, weights_of
 
 
 def fingerprints(*settings: str) -> dict[str, str]:
@@ -14,6 +17,28 @@ def fingerprints(*settings: str) -> dict[str, str]:
 def changed(*settings: str) -> set[str]:
     before, after = fingerprints(), fingerprints(*settings)
     return {name for name in before if before[name] != after[name]}
+
+
+@pytest.mark.parametrize("preset", ["mini", "default", "paper"])
+def test_every_preset_loads_and_names_known_weights(preset):
+    config = load([read_preset(preset)])
+    assert all(packaged(name) or name in PUBLISHED for name in weights_of(config))
+    assert packaged(config.caption.weights) == (preset == "mini")
+
+
+def test_mini_is_what_the_classes_say():
+    assert load([read_preset("mini")]) == Config()
+
+
+def test_paper_is_in_the_authors_numbers():
+    """Distances as 3DFuse has them: its field spans 2 of 1.5 / 2.3 canonical lengths, its splats 0.02 of 2 sides."""
+    paper = load([read_preset("paper")]).reconstruct
+    canonical = 1.5 / 2.3
+    assert paper.field.half * canonical == pytest.approx(1, abs=1e-3)
+    assert paper.field.density_scale == pytest.approx(canonical, abs=1e-3)
+    assert paper.disc / 4096**0.5 == pytest.approx(0.02 / 2)
+    assert paper.losses.sds == 64 * 64 * 4
+    assert [round(share * 999) for share in (paper.sds.t_min, paper.sds.t_max)] == [10, 969]
 
 
 def test_later_layers_win_and_settings_win_over_all():
