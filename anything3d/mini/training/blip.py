@@ -69,7 +69,7 @@ def recipe(work: Path, seed: int, device: str) -> Recipe:
     def save(folder: Path) -> None:
         blip.save(network, folder / "blip")
 
-    return Recipe("blip", network, loss, save, score, steps=14000, lr=1e-3, bf16=True, every=1000)
+    return Recipe("blip", network, loss, save, score, steps=22000, lr=1e-3, bf16=True, every=1000)
 
 
 def unseen_pairs() -> list[int]:
