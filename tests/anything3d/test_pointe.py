@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from anything3d import pointe
 from anything3d.errors import WeightsError
 from anything3d.mini import pointe as mini
-from anything3d.pointe.config import OFFICIAL, OFFICIAL_CLIP
+from anything3d.pointe.config import OFFICIAL, OFFICIAL_CLIP, parse_network
 from anything3d.pointe.diffusion import karras_sigmas
 from anything3d.pointe.networks import FLAT, SURFACE_CELLS, THICKNESS, CoarseShape, Discs, KnownSurface
 from anything3d.pointe.schedule import alphas_cumprod, discrete_time
@@ -148,6 +149,39 @@ def test_the_last_step_of_x0_prediction_is_the_networks_output():
     expected = network(noise * 2 / 5**0.5, torch.full((2,), t), embeddings=grid).clamp(-1, 1)
     torch.testing.assert_close(found[:, :3], expected[:, :3] / 2, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found[:, 3:], (expected[:, 3:] + 1) * 127.5, atol=1e-3, rtol=1e-4)
+
+
+class OfGaussianData(pointe.PointDenoiser):
+    """What a perfect network says where every channel is normal with MEAN and SPREAD: known in closed form."""
+
+    MEAN, SPREAD = 0.2, 0.15  # model units
+
+    def __init__(self, prediction):
+        nn.Module.__init__(self)
+        self.config = parse_network(small(prediction=prediction, shape_cells=0, known_reach=0.0))
+        self.input_proj = nn.Linear(6, 1)
+        self.sigmas = (1 / alphas_cumprod("base") - 1).sqrt()
+
+    def forward(self, x, t, *, embeddings=None, low_res=None):
+        sigma = float(self.sigmas[t[0]])
+        noisy = x * (1 + sigma**2) ** 0.5
+        clean = self.MEAN + self.SPREAD**2 / (self.SPREAD**2 + sigma**2) * (noisy - self.MEAN)
+        return clean if self.config.prediction == "x0" else (noisy - clean) / sigma
+
+
+@pytest.mark.parametrize("prediction", ["x0", "eps"])
+@pytest.mark.parametrize(("steps", "error"), [(16, 0.35), (64, 0.05), (256, 0.025)])
+def test_sampling_gaussian_data_follows_the_analytic_solution(prediction, steps, error):
+    """x - mean shrinks with the total spread, sqrt(spread^2 + sigma^2), along the probability flow (Song et al. 2021).
+
+    What is left at 256 steps (`error` is in units of the spread) is that noise levels become one of 1,024 times.
+    """
+    network, sigma_max = OfGaussianData(prediction), 20.0
+    noise = torch.randn(2, 6, 50, generator=torch.Generator().manual_seed(0))
+    found = pointe.sample(network, "base", noise, steps=steps, sigma_max=sigma_max, guidance=1.0)[:, :3] * 2
+    mean, spread = network.MEAN, network.SPREAD
+    expected = mean + (noise[:, :3] * sigma_max - mean) * spread / (spread**2 + sigma_max**2) ** 0.5
+    torch.testing.assert_close(found, expected, rtol=0, atol=error * spread)
 
 
 def test_clouds_do_not_depend_on_their_batch_even_with_churn():
