@@ -5,6 +5,7 @@ trained on them (the VAE's mean times its scaling factor). Text is what the cros
 Sources: Rombach et al. 2022 (latent diffusion); Zhang et al. 2023 (ControlNet); Gal et al. 2022 (textual inversion).
 """
 
+import pickle
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,17 +205,19 @@ class Denoiser:
 def load_denoiser(name: str, place: Place) -> Denoiser:
     """The model of a diffusers folder: unet, vae, text_encoder, tokenizer, scheduler, and controlnet if there is one.
 
+    controlnet/ may hold a .ckpt or .pth instead, as the ControlNet's own code writes it, alone or inside a whole model;
+    `3DFuse_sparse_depth_injector.ckpt` is one.
+
     Raises: WeightsError if a part is missing, damaged or does not fit the others; ConfigError if the model predicts
     something else than eps or v.
     """
-    from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
     folder = directory(name, place)
     unet = _load_part(UNet2DConditionModel.from_pretrained, folder / "unet", place)
     vae = _load_part(AutoencoderKL.from_pretrained, folder / "vae", place)
-    has_control = (folder / "controlnet").is_dir()
-    controlnet = _load_part(ControlNetModel.from_pretrained, folder / "controlnet", place) if has_control else None
+    controlnet = _load_controlnet(folder / "controlnet", unet, place) if (folder / "controlnet").is_dir() else None
     text_encoder = load_network(CLIPTextModel.from_pretrained, folder / "text_encoder", place)
     tokenizer = _load_settings(CLIPTokenizer.from_pretrained, folder / "tokenizer")
     check_tokenizer(len(tokenizer), text_encoder.config.vocab_size, folder / "tokenizer")
@@ -268,6 +271,30 @@ def _load_part(
         raise WeightsError("weights_broken", f"{folder}: {error}; download the folder again") from error
     if missing := sorted(report["missing_keys"]):
         raise WeightsError("weights_mismatch", f"{folder}: {len(missing)} tensors are missing, {missing[0]} among them")
+    return network.requires_grad_(False).eval().to(place.device)
+
+
+def _load_controlnet(folder: Path, unet: Network, place: Place) -> nn.Module:
+    from diffusers import ControlNetModel
+    from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
+
+    files = sorted([*folder.glob("*.ckpt"), *folder.glob("*.pth")])
+    if not files:
+        return _load_part(ControlNetModel.from_pretrained, folder, place)
+    if len(files) > 1:
+        raise WeightsError("weights_mismatch", f"{folder} has {len(files)} ControlNets; leave one of them")
+    try:
+        stored = torch.load(files[0], map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise WeightsError("weights_broken", f"{files[0]}: {error}; download it again") from error
+    with torch.device("meta"):
+        network = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
+    try:
+        tensors = convert_controlnet_checkpoint(stored.get("state_dict", stored), network.config)
+        sound = {name: value.to(getattr(torch, place.dtype)) for name, value in tensors.items() if value is not None}
+        network.load_state_dict(sound, assign=True)
+    except (AttributeError, KeyError, RuntimeError) as error:
+        raise WeightsError("weights_mismatch", f"{files[0]} is no ControlNet of {folder.parent}: {error}") from error
     return network.requires_grad_(False).eval().to(place.device)
 
 

@@ -395,6 +395,81 @@ def test_a_folder_laid_out_as_stable_diffusion_1_5_loads(tmp_path):
     assert encoded.shape == denoiser.guided_noise(encoded, T, (text, no_text), hints(), 7.5).shape == (2, 4, 8, 8)
 
 
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+
+
+def original_name(name: str) -> str:
+    """A tensor of diffusers' ControlNetModel as the ControlNet's authors name it (cldm.py @ed85cd1)."""
+    part, *rest = name.split(".")
+    match part, rest:
+        case "time_embedding", [layer, kind]:
+            return f"time_embed.{0 if layer == 'linear_1' else 2}.{kind}"
+        case "conv_in", [kind]:
+            return f"input_blocks.0.0.{kind}"
+        case "controlnet_cond_embedding", [layer, *_, kind]:
+            place = {"conv_in": 0, "conv_out": 14}.get(layer)
+            return f"input_hint_block.{2 * (int(rest[1]) + 1) if place is None else place}.{kind}"
+        case "controlnet_down_blocks", [place, kind]:
+            return f"zero_convs.{place}.0.{kind}"
+        case "controlnet_mid_block", [kind]:
+            return f"middle_block_out.0.{kind}"
+        case "mid_block", ["attentions", _, *inner]:
+            return ".".join(["middle_block.1", *inner])
+        case "mid_block", ["resnets", place, layer, kind]:
+            return f"middle_block.{2 * int(place)}.{RESNET[layer]}.{kind}"
+        case "down_blocks", [block, "downsamplers", _, _, kind]:
+            return f"input_blocks.{3 * int(block) + 3}.0.op.{kind}"
+        case "down_blocks", [block, "resnets", place, layer, kind]:
+            return f"input_blocks.{3 * int(block) + int(place) + 1}.0.{RESNET[layer]}.{kind}"
+        case "down_blocks", [block, "attentions", place, *inner]:
+            return ".".join([f"input_blocks.{3 * int(block) + int(place) + 1}.1", *inner])
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_controlnet_as_its_authors_write_it_loads(tmp_path, nested):
+    """Alone, and inside a whole model under state_dict, as 3DFuse's injector is."""
+    from diffusers import ControlNetModel
+
+    save_sd15(tmp_path)
+    network = ControlNetModel.from_pretrained(tmp_path / "controlnet")
+    torch.manual_seed(0)
+    for value in network.parameters():
+        torch.nn.init.normal_(value, std=0.1)
+    network.save_pretrained(tmp_path / "controlnet")
+    expected = load_denoiser(str(tmp_path), Place())
+
+    shutil.rmtree(tmp_path / "controlnet")
+    (tmp_path / "controlnet").mkdir()
+    tensors = {original_name(name): value for name, value in network.state_dict().items()}
+    assert len(tensors) == len(network.state_dict())
+    whole = {f"control_model.{name}": value for name, value in tensors.items()} | {"betas": torch.ones(3)}
+    file = tmp_path / "controlnet" / "3DFuse_sparse_depth_injector.ckpt"
+    torch.save({"state_dict": whole} if nested else tensors, file)
+    found = load_denoiser(str(tmp_path), Place())
+    text, noisy = found.encode_text(CAPTIONS), latents()[..., :8, :8]
+    with torch.no_grad():
+        ours, theirs = (denoiser.predict_noise(noisy, T, text, hints()) for denoiser in (found, expected))
+        without = found.predict_noise(noisy, T, text)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(ours, without, atol=1e-2)
+
+    del tensors["zero_convs.3.0.bias"]
+    torch.save(tensors, file)
+    with pytest.raises(WeightsError, match=r"(?s)injector\.ckpt is no ControlNet.*controlnet_down_blocks\.3\.bias"):
+        load_denoiser(str(tmp_path), Place())
+    torch.save([1, 2], file)
+    with pytest.raises(WeightsError, match="is no ControlNet"):
+        load_denoiser(str(tmp_path), Place())
+
+
 def save_sd15(folder: Path) -> None:
     """Stable Diffusion 1.5 and its ControlNet with narrow layers."""
     from diffusers import AutoencoderKL, ControlNetModel, PNDMScheduler, UNet2DConditionModel
