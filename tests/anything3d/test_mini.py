@@ -23,6 +23,7 @@ from anything3d.mini.training import sam as sam_training
 from anything3d.mini.training.batch import Rows, crops, every, rgba
 from anything3d.mini.training.clip import all_captions, pair_of
 from anything3d.mini.training.data import Objects, Scenes
+from anything3d.mini.words import COLORS
 from anything3d.pointe import load_denoiser as load_point_denoiser
 from anything3d.sam import load_sam
 from anything3d.weights import Place
@@ -124,6 +125,22 @@ def inversions_that_help(folder, held_out):
     return sum(row.loss_after < row.loss_before < 0.5 for row in found) / 8  # a network that sees nothing has loss 1
 
 
+def colors_that_inversion_finds(folder, held_out):
+    """Share of e* that begin at a caption of another colour and end nearest the right one's, among all colours."""
+    rows = Rows(torch.arange(8), torch.ones(8, dtype=torch.long))
+    right, n_colors = pair_of(held_out.objects, rows), len(COLORS)
+    wrong = right - right % n_colors + (right + 4) % n_colors
+    captions = all_captions()
+    inverter = load_inverter(InvertConfig(weights=str(folder / "diffusion")), Place())
+    found = inverter(rgba(held_out.objects, rows), [captions[pair] for pair in wrong.tolist()], names(8))
+    hits = 0
+    for row, pair in zip(found, right.tolist(), strict=True):
+        first = pair - pair % n_colors
+        known = inverter.denoiser.embed_prompts(captions[first : first + n_colors]).embeddings
+        hits += int((known - row.concept.embeddings).flatten(1).norm(dim=1).argmin()) == pair % n_colors
+    return hits / 8
+
+
 def drafts(folder, held_out):
     network, seen_by = load_point_denoiser(str(folder / "pointe"), Place()), load_clip(str(folder / "clip"), Place())
     return pointe_training.judge_drafts(network, seen_by, held_out.objects, 8)
@@ -148,6 +165,7 @@ MEASURES = {
     drawn_outlines: 0.65,
     drawn_colors: 0.7,
     inversions_that_help: 0.7,
+    colors_that_inversion_finds: 0.7,
     draft_closeness: -0.06,
     draft_colors: -0.12,
 }
