@@ -96,7 +96,7 @@ def recipe(work: Path, seed: int, device: str) -> Recipe:
     def save(folder: Path) -> None:
         sam.save(trained.sam, folder / "sam")
 
-    return Recipe("sam", trained, loss, save, score, steps=9000, lr=6e-4, bf16=True, every=500)
+    return Recipe("sam", trained, loss, save, score, steps=15000, lr=6e-4, bf16=True, every=500)
 
 
 def draw(scenes: Scenes, generator: torch.Generator) -> Batch:
