@@ -55,7 +55,7 @@ def lift_image(
     """The object at a point (x, y) or in a box (x, y, x, y) of a photo (JPEG or PNG, pixels as viewers show it).
 
     Without either, SAM looks for objects on a grid, and the most prominent one is taken. Networks stay loaded for the
-    next photo. `say` hears of every stage before it runs.
+    next photo. `say` hears of every stage before it runs, and of the checkpoints of long ones.
 
     Raises: InputError if the photo, or what is pointed at, is no good; NumericsError if a stage gives the object up;
     WeightsError; ConfigError if both a point and a box are given; OSError if there is no such file.
@@ -93,11 +93,23 @@ def _through(row: ObjectRecord, config: Config, device: str, say: Callable[[str]
         ready = load(stage.name, config.to_json(), device)
         use_threads(cores())  # nothing else runs, unlike beside the other actors of a cluster
         item = tuple(rows[name] for name in stage.reads if name in rows)
-        outcome = ready([item], unit, NoCheckpoint())[0]
+        outcome = ready([item], unit, _Progress(stage.name, say))[0]
         if isinstance(outcome, Anything3DError):
             raise outcome
         (rows[stage.name],) = outcome
     return rows
+
+
+class _Progress(NoCheckpoint):
+    """Keeps nothing, and says how often it was asked to: long stages save as they go."""
+
+    def __init__(self, stage: str, say: Callable[[str], None]) -> None:
+        self._stage, self._say, self._count = stage, say, 0
+
+    def save(self, state: bytes) -> None:
+        del state
+        self._count += 1
+        self._say(f"{self._stage}, checkpoint {self._count}")
 
 
 @cache
