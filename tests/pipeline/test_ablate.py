@@ -5,6 +5,7 @@ import pytest
 from anything3d.errors import ConfigError
 from jobs.ablate import ABLATIONS
 from pipeline.ablate import read_variants
+from pipeline.config import Config
 
 LAYER = "[caption]\nbeams = 2\n"
 
@@ -33,7 +34,14 @@ def test_what_is_wrong_is_said_before_anything_runs(text, complaint):
         read_variants(text, [], [])
 
 
-def test_the_packaged_variants_exist():
+@pytest.mark.parametrize("file", ["mini.toml", "improvements.toml"])
+def test_packaged_variants_are_read_and_all_differ(file):
+    variants = read_variants((ABLATIONS / file).read_text(), [], [])
+    configs = [variant.config(seed=0) for variant in variants]
+    assert configs[0] == Config()  # the preset itself comes first
+    assert all(left != right for place, left in enumerate(configs) for right in configs[:place])
+
+
+def test_the_baseline_without_distillation_is_among_them():
     names = [variant.name for variant in read_variants((ABLATIONS / "mini.toml").read_text(), [], [])]
-    assert names[0] == "full"
     assert "without SDS" in names
