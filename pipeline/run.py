@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 
+from anything3d.errors import ConfigError
 from pipeline import cell, cluster
 from pipeline.config import Config
 from pipeline.progress import Progress
 from pipeline.snapshot import Snapshot, publish
 from pipeline.source import digest, stem
 from pipeline.stages import note, recipes
-from pipeline.store import Commit, Store
+from pipeline.store import Commit, Store, explained
 from pipeline.unit import Input, Unit, slices
 from schemas.records import RejectRecord
 
@@ -68,7 +69,10 @@ def run(
 
     Raises: ConfigError or WeightsError before anything has been started; BalanceError if an item got lost.
     """
-    started, store, report = time.monotonic(), Store(out), Report()
+    started, report = time.monotonic(), Report()
+    with explained(out):
+        store = Store(out)
+        store.check()
     walk = Walk(config, store, report, Progress(say), one_stage_at_a_time)
     objects: list[Unit] = []
     for wave in batched(shards, config.units.shards):
@@ -142,9 +146,15 @@ class Walk:
 
 
 def shard_unit(shard: str) -> Unit:
-    """The unit that is a whole shard, with the truth that lies beside a mini-world shard, if any."""
+    """The unit that is a whole shard, with the truth that lies beside a mini-world shard, if any.
+
+    Raises: ConfigError if there is no such shard, or its storage cannot be reached.
+    """
     truth = f"{shard.removesuffix('.tar')}.truth/truth.json"
-    inputs = {"shard": Input(shard, digest(shard)), "truth": Input(truth, digest(truth))}
+    with explained(shard):
+        inputs = {"shard": Input(shard, digest(shard)), "truth": Input(truth, digest(truth))}
+    if not inputs["shard"].digest:
+        raise ConfigError("no_shard", f"{shard} is not there")
     return Unit(stem(shard), (stem(shard),), inputs)
 
 

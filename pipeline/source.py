@@ -17,7 +17,7 @@ import obstore
 from braceexpand import braceexpand
 
 from anything3d.errors import ConfigError, InputError
-from pipeline.store import open_store
+from pipeline.store import explained, open_store
 from schemas.records import ImageRecord
 
 BLOCK = 512  # bytes; ustar
@@ -190,8 +190,8 @@ def _matches(spelled: str) -> list[str]:
         if not re.search(r"[*?\[]", spelled):
             return [spelled]
         folder, pattern = spelled.rsplit("/", 1)
-        store = open_store(folder)
-        names = sorted(entry["path"] for page in obstore.list(store) for entry in page)
+        with explained(folder):
+            names = sorted(entry["path"] for page in obstore.list(open_store(folder)) for entry in page)
         found = [f"{folder}/{name}" for name in names if "/" not in name and fnmatchcase(name, pattern)]
     else:
         path = spelled.removeprefix("file://")

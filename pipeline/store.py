@@ -8,7 +8,8 @@ import hashlib
 import io
 import json
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,9 +17,10 @@ from typing import Any, TypeVar
 import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
-from obstore.exceptions import AlreadyExistsError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, from_url
 
+from anything3d.errors import ConfigError
 from schemas.arrow import from_table, to_table
 
 R = TypeVar("R")
@@ -80,12 +82,31 @@ def open_store(location: str, *, create: bool = False) -> obstore.store.ObjectSt
     return LocalStore(folder, mkdir=create)
 
 
+@contextmanager
+def explained(location: str) -> Iterator[None]:
+    """Turns what the storage says of `location` into one line for people.
+
+    Raises: ConfigError("storage").
+    """
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise ConfigError(
+            "storage", f"{location}: {said}; is there such a place, and do the credentials in the environment reach it?"
+        ) from error
+
+
 class Store:
     """One corpus. All paths are relative to its root."""
 
     def __init__(self, root: str) -> None:
         self.root = root
         self._store = open_store(root, create=True)
+
+    def check(self) -> None:
+        """Whatever the storage raises if nothing can be seen here: no such bucket, no right, no network."""
+        next(iter(obstore.list(self._store)), None)
 
     # plain objects
 

@@ -6,7 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from anything3d.errors import ConfigError
 from pipeline import source
+from pipeline.config import Config
+from pipeline.run import Selection, run
 from pipeline.store import ROWS_PER_GROUP, Part, Store, open_store
 from schemas.records import CaptionRecord
 
@@ -90,6 +93,18 @@ def test_paths_are_sorted_and_deleting_nothing_is_fine(store):
     store.delete([])
     store.delete(["b/1"])
     assert store.paths("b") == ["b/2"]
+
+
+def test_a_bucket_that_is_not_there_is_one_line(s3, tmp_path):
+    with pytest.raises(ConfigError, match=r"storage: s3://no-such-bucket/corpus: .*credentials"):
+        run(Config(), [], "s3://no-such-bucket/corpus", Selection())
+    with pytest.raises(ConfigError, match="storage: s3://no-such-bucket: "):
+        source.expand(["s3://no-such-bucket/sa_*.tar"])
+    with pytest.raises(ConfigError, match=r"no_shard: s3://corpora/shards/none\.tar is not there"):
+        run(Config(), ["s3://corpora/shards/none.tar"], str(tmp_path / "corpus"), Selection())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=f"storage: {tmp_path}/file/corpus: "):
+        run(Config(), [], f"{tmp_path}/file/corpus", Selection())
 
 
 def test_a_shard_on_s3_is_found_by_glob_and_read_by_range(s3):
