@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from anything3d.adapter import TEXT, UNET, Adapter, Factors, adapted
 from anything3d.clip import Network, check_tokenizer, load_network
 from anything3d.errors import ConfigError, InputError, WeightsError
 from anything3d.weights import Place, directory
@@ -27,25 +28,36 @@ Settings = TypeVar("Settings")  # a tokenizer or a noise schedule
 class Concept:
     """B prompts as the text encoder's input: token ids (start, words, end, padding) and one embedding each.
 
-    The embeddings are rows of the text encoder's table to begin with; inversion moves those of the words.
+    The embeddings are rows of the text encoder's table to begin with; inversion moves those of the words, and may adapt
+    the networks to the objects as well.
     """
 
     tokens: Int[Tensor, "B L"]
     embeddings: Float[Tensor, "B L C"]
+    adapter: Adapter | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def __getitem__(self, rows: slice) -> "Concept":
+        return Concept(self.tokens[rows], self.embeddings[rows], self.adapter and self.adapter.rows(rows))
+
     def to(self, device: torch.device | str) -> "Concept":
-        return Concept(self.tokens.to(device), self.embeddings.to(device))
+        adapter = self.adapter and self.adapter.each(lambda factor: factor.to(device))
+        return Concept(self.tokens.to(device), self.embeddings.to(device), adapter)
 
 
 def concept_to_bytes(concept: Concept) -> bytes:
-    """One concept (B = 1) as safetensors: tokens [L] int64, embeddings [L, C] float32."""
+    """One concept (B = 1) as safetensors: tokens [L] int64, embeddings [L, C] float32; down/LAYER, up/LAYER float32."""
     from safetensors.torch import save
 
     assert len(concept) == 1, f"concept_to_bytes writes one concept, got {len(concept)}"
-    return save({"tokens": concept.tokens[0].cpu(), "embeddings": concept.embeddings[0].float().cpu().contiguous()})
+    layers = concept.adapter.layers if concept.adapter else {}
+    tensors = {"embeddings": concept.embeddings}
+    tensors |= {f"down/{name}": layer.down for name, layer in layers.items()}
+    tensors |= {f"up/{name}": layer.up for name, layer in layers.items()}
+    floats = {name: tensor[0].detach().float().cpu().contiguous() for name, tensor in tensors.items()}
+    return save({"tokens": concept.tokens[0].cpu(), **floats})
 
 
 def concepts_from_bytes(files: Sequence[bytes]) -> Concept:
@@ -58,13 +70,18 @@ def concepts_from_bytes(files: Sequence[bytes]) -> Concept:
 
     try:
         rows = [load(data) for data in files]
-        tokens, embeddings = (torch.stack([row[name] for row in rows]) for name in ("tokens", "embeddings"))
+        if any(row.keys() != rows[0].keys() for row in rows):
+            raise KeyError("some have an adapter, others none or another one")
+        stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        tokens, embeddings = stacked.pop("tokens"), stacked.pop("embeddings")
+        names = [name.removeprefix("down/") for name in stacked if name.startswith("down/")]
+        layers = {name: Factors(stacked.pop(f"down/{name}"), stacked.pop(f"up/{name}")) for name in names}
     except (SafetensorError, KeyError, RuntimeError) as error:
         raise InputError("bad_concept", f"not a file of `concept_to_bytes`: {error}") from error
     kinds = (tokens.dtype, tokens.shape, embeddings.dtype, embeddings.ndim)
     if kinds != (torch.int64, embeddings.shape[:2], torch.float32, 3) or not embeddings.isfinite().all():
         raise InputError("bad_concept", f"tokens {tokens.dtype} and embeddings {embeddings.shape} are of no prompt")
-    return Concept(tokens, embeddings)
+    return Concept(tokens, embeddings, Adapter(layers) if layers else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +118,10 @@ class Denoiser:
         """Images in [0, 1]. Differentiable where it does not clip."""
         return (self.decode(latents.to(self.dtype)) / 2 + 0.5).clamp(0, 1)
 
+    def adapt(self, rank: int, generators: Sequence[torch.Generator]) -> Adapter:
+        """An adapter for each object, to be trained; no change yet."""
+        return Adapter.begin({UNET: self.unet, TEXT: self.text_encoder}, rank, generators)
+
     @torch.no_grad()
     def embed_prompts(self, prompts: list[str]) -> Concept:
         """EMBEDDING(T): the prompts' tokens and their rows of the text encoder's table."""
@@ -110,14 +131,16 @@ class Denoiser:
     def encode_text(self, prompts: Concept | list[str], prefix: str = "") -> Float[Tensor, "B L D"]:
         """What the cross-attention reads, for concepts or plain prompts, with `prefix` put in front of each.
 
-        Differentiable with respect to a concept's embeddings. What no longer fits is cut off at the end of the words.
+        Differentiable with respect to a concept's embeddings and adapter. What no longer fits is cut off at the end of
+        the words.
         """
         concept = prompts if isinstance(prompts, Concept) else self.embed_prompts(prompts)
         concept = self._prepend(prefix, concept.to(self.device)) if prefix else concept.to(self.device)
         embeddings = concept.embeddings.to(self.dtype)
         handle = self.table.register_forward_hook(lambda module, inputs, output: embeddings)
         try:
-            return self.text_encoder(input_ids=concept.tokens).last_hidden_state
+            with adapted(self.text_encoder, TEXT, concept.adapter):
+                return self.text_encoder(input_ids=concept.tokens).last_hidden_state
         finally:
             handle.remove()
 
@@ -135,10 +158,11 @@ class Denoiser:
         text: Float[Tensor, "B L D"],
         hint: Float[Tensor, "B 3 H W"] | None = None,
         hint_scale: float = 1.0,
+        adapter: Adapter | None = None,
     ) -> Float[Tensor, "B C h w"]:
         """The noise that the network sees in `noisy`, float32.
 
-        `hint` is a depth condition in [0, 1]; None leaves the ControlNet out.
+        `hint` is a depth condition in [0, 1]; None leaves the ControlNet out, which no `adapter` concerns.
         """
         noisy, text = noisy.to(self.dtype), text.to(self.dtype)
         down, middle = None, None
@@ -153,10 +177,11 @@ class Denoiser:
                 noisy, t, encoder_hidden_states=text, controlnet_cond=hint.to(self.dtype),
                 conditioning_scale=hint_scale, return_dict=False,
             )  # fmt: skip
-        predicted = self.unet(
-            noisy, t, encoder_hidden_states=text, down_block_additional_residuals=down,
-            mid_block_additional_residual=middle, return_dict=False,
-        )[0]  # fmt: skip
+        with adapted(self.unet, UNET, adapter):
+            predicted = self.unet(
+                noisy, t, encoder_hidden_states=text, down_block_additional_residuals=down,
+                mid_block_additional_residual=middle, return_dict=False,
+            )[0]  # fmt: skip
         if not self.predicts_velocity:
             return predicted.float()
         alpha_bar = self.alphas_cumprod[t].view(-1, 1, 1, 1)
@@ -170,8 +195,9 @@ class Denoiser:
         hint: Float[Tensor, "B 3 H W"] | None,
         cfg_scale: float,
         hint_scale: float = 1.0,
+        adapter: Adapter | None = None,
     ) -> Float[Tensor, "B C h w"]:
-        """Classifier-free guidance, eps_u + s (eps_c - eps_u), both halves in one call and both with the hint.
+        """Classifier-free guidance, eps_u + s (eps_c - eps_u), both halves in one call, with hint and adapter in both.
 
         `texts` is (prompt, no prompt). Source: Ho and Salimans 2021; the hint in both halves as in 3DFuse's cldm.
         """
@@ -182,6 +208,7 @@ class Denoiser:
             torch.cat([no_text, text]),
             None if hint is None else torch.cat([hint, hint]),
             hint_scale,
+            adapter and adapter.each(lambda factor: torch.cat([factor, factor])),
         ).chunk(2)
         return unguided + cfg_scale * (guided - unguided)
 
@@ -199,7 +226,8 @@ class Denoiser:
         last = torch.arange(length, device=self.device) == length - 1
         tokens = torch.where(cut[:, None] & last, self.end_token, tokens)
         end = self.table(torch.tensor(self.end_token, device=self.device)).to(rows.dtype)
-        return Concept(tokens, torch.where((cut[:, None] & last)[..., None], end, embeddings))
+        embeddings = torch.where((cut[:, None] & last)[..., None], end, embeddings)
+        return Concept(tokens, embeddings, concept.adapter)
 
 
 def load_denoiser(name: str, place: Place) -> Denoiser:

@@ -1,9 +1,12 @@
 """Textual inversion: the prompt embedding under which the frozen denoiser best explains a crop.
 
 e* = argmin_e E_{t, eps} || eps_phi(x_t, t, e) - eps ||^2 with x_t as in diffusion.py, beginning at e_0 = EMBEDDING(T).
+Then, if asked to, the networks themselves are adapted to the object by low-rank changes, under the same loss.
 Source: Gal et al. 2022, equation 2, as Anything-3D uses it; every word of the caption is free, not one placeholder.
+cloneofsimo/lora @d84074b, which their code calls: norms pulled to 0.4, and the second phase ("pivotal tuning").
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +16,38 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from anything3d import seed
+from anything3d.adapter import TEXT, UNET
 from anything3d.diffusion import Concept, Denoiser, load_denoiser
 from anything3d.errors import ConfigError, NumericsError
 from anything3d.image import over
 from anything3d.weights import Place
 
 WHITE = 1.0
+PULL = 100.0  # share of the way to `norm` in a step / its rate; cloneofsimo/lora
+
+
+@dataclass(frozen=True, slots=True)
+class LoraConfig:
+    """The second phase; the numbers are the authors', but for `steps`."""
+
+    steps: int = 0  # AdamW; 500 in the authors' code
+    rank: int = 1
+    share: float = 0.3  # of the change that was trained, in use
+    samples: int = 1  # noises per object and step
+    lr_unet: float = 4e-4
+    lr_text: float = 4e-5
+    lr_words: float = 1e-4  # the embeddings go on
+    warmup: float = 0.2  # share of the steps in which rates rise from 0; then they fall to 0, both linearly
+    weight_decay: float = 1e-3
+    clip: float = 1.0  # largest norm of an object's gradient
+    t_max: float = 0.8  # of T; t_min is InvertConfig's
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or min(self.rank, self.samples) < 1 or not 0 <= self.warmup < 1 or not 0 < self.t_max <= 1:
+            raise ConfigError(
+                "invert_config",
+                f"{self}: need steps >= 0, rank and samples >= 1, warmup in 0..1, t_max in 0..1 (invert.lora)",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +57,23 @@ class InvertConfig:
     weights: str = "diffusion"
     steps: int = 60  # Adam; 125 updates in the authors' code
     lr: float = 0.02  # Adam; the authors' 2e-3 is for embeddings of norm 0.4
+    lr_end: float = 1.0  # rate at the end / at the start, linear between; 0 in the authors' code
+    norm: float = 0.0  # to which each step pulls the words' embeddings; 0.4 in the authors' code; 0: nowhere
     samples: int = 4  # noises per object and step
     t_min: float = 0.1  # of T
     t_max: float = 1.0  # of T
     held_out: int = 16  # noises per object on which the loss is stated, never fitted
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.samples < 1 or self.held_out < 1 or not 0 <= self.t_min < self.t_max <= 1:
             raise ConfigError(
                 "invert_config",
                 f"{self}: need steps >= 0, samples >= 1, held_out >= 1 and 0 <= t_min < t_max <= 1",
+            )
+        if self.lora.steps and self.t_min >= self.lora.t_max:
+            raise ConfigError(
+                "invert_config", f"invert.t_min is {self.t_min}; must be below invert.lora.t_max, {self.lora.t_max}"
             )
 
 
@@ -48,7 +84,7 @@ class Inverted:
     concept: Concept
     loss_before: float
     loss_after: float
-    steps: int
+    steps: int  # of both phases
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,42 +106,79 @@ class Inverter:
         """e* of each crop (RGBA in [0, 1], over white), beginning at its caption; all objects are fitted at once.
 
         The last embedding is kept, whatever its held-out loss; both losses are stated. An embedding or loss that is not
-        finite is NumericsError("inversion_diverged") for its object only. Each object has Adam moments, noises and a
-        loss of its own, so the result does not depend on what else is in the batch.
+        finite is NumericsError("inversion_diverged") for its object only. Each object has moments, noises, an adapter
+        and a loss of its own, so the result does not depend on what else is in the batch.
         """
         denoiser, config = self.denoiser, self.config
         with torch.no_grad():
             latents = denoiser.encode_image(over(crops.to(denoiser.device), WHITE)).float()
             start = denoiser.embed_prompts(captions)
-        held_out = self._draw(latents, generators, config.held_out)
-        words = self._words(start)
-
-        embeddings = start.embeddings.float().clone().requires_grad_()
-        optimizer = torch.optim.Adam([embeddings], lr=config.lr)
-        for _ in range(config.steps):
-            losses = self._losses(
-                latents, Concept(start.tokens, embeddings), self._draw(latents, generators, config.samples)
-            )
-            (gradient,) = torch.autograd.grad(losses.sum(), embeddings)
-            embeddings.grad = gradient * words[..., None]
-            optimizer.step()
-
-        found = Concept(start.tokens, embeddings.detach())
+        held_out = self._draw(latents, generators, config.held_out, config.t_max)
+        found = self._fit(latents, start, generators)
+        if config.lora.steps:
+            found = self._adapt(latents, found, generators)
+        steps = config.steps + config.lora.steps
         with torch.no_grad():
             before = self._losses(latents, start, held_out).tolist()
             after = self._losses(latents, found, held_out).tolist()
         finite = found.embeddings.isfinite().flatten(1).all(1).tolist()
         return [
-            Inverted(Concept(found.tokens[b : b + 1], found.embeddings[b : b + 1]), before[b], after[b], config.steps)
+            Inverted(found[b : b + 1], before[b], after[b], steps)
             if finite[b] and math.isfinite(before[b]) and math.isfinite(after[b])
             else NumericsError("inversion_diverged", f"loss {before[b]:.4g} -> {after[b]:.4g}; lower invert.lr")
             for b in range(len(crops))
         ]
 
-    def _draw(self, latents: Float[Tensor, "B C h w"], generators: Sequence[torch.Generator], count: int) -> Noises:
-        config, n_steps = self.config, len(self.denoiser.alphas_cumprod)
+    def _fit(self, latents: Float[Tensor, "B C h w"], start: Concept, generators: Sequence[torch.Generator]) -> Concept:
+        """Textual inversion: the embeddings of the words move."""
+        config, words = self.config, self._words(start)
+        embeddings = start.embeddings.float().clone().requires_grad_()
+        optimizer = torch.optim.Adam([embeddings], lr=config.lr)
+        for step in range(config.steps):
+            rate = config.lr * (1 + (config.lr_end - 1) * step / config.steps)
+            optimizer.param_groups[0]["lr"] = rate
+            noises = self._draw(latents, generators, config.samples, config.t_max)
+            losses = self._losses(latents, Concept(start.tokens, embeddings), noises)
+            (gradient,) = torch.autograd.grad(losses.sum(), embeddings)
+            embeddings.grad = gradient * words[..., None]
+            optimizer.step()
+            if config.norm:
+                _pull(embeddings, words, config.norm, min(1, PULL * rate))
+        return Concept(start.tokens, embeddings.detach())
+
+    def _adapt(
+        self, latents: Float[Tensor, "B C h w"], start: Concept, generators: Sequence[torch.Generator]
+    ) -> Concept:
+        """Pivotal tuning: low-rank changes of attention in UNet and text encoder, and the embeddings go on."""
+        config, words = self.config.lora, self._words(start)
+        embeddings = start.embeddings.clone().requires_grad_()
+        adapter = self.denoiser.adapt(config.rank, generators).each(lambda factor: factor.requires_grad_())
+        unet, text = adapter.factors(UNET), adapter.factors(TEXT)
+        rates = (config.lr_unet, config.lr_text, config.lr_words)
+        decays = (config.weight_decay, config.weight_decay, 0.0)  # embeddings of no words stay as they are
+        groups = zip((unet, text, [embeddings]), decays, strict=True)
+        optimizer = torch.optim.AdamW([{"params": tensors, "weight_decay": decay} for tensors, decay in groups])
+        for step in range(config.steps):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * _ramp(step / config.steps, config.warmup)
+            noises = self._draw(latents, generators, config.samples, config.t_max)
+            losses = self._losses(latents, Concept(start.tokens, embeddings, adapter), noises)
+            moved = [*unet, *text, embeddings]
+            *changes, shift = torch.autograd.grad(losses.sum(), moved)
+            changes.append(shift * words[..., None])
+            _clip(changes, config.clip)
+            for tensor, gradient in zip(moved, changes, strict=True):
+                tensor.grad = gradient
+            optimizer.step()
+        used = adapter.each(lambda factor: factor.detach()).scaled(config.share)
+        return Concept(start.tokens, embeddings.detach(), used)
+
+    def _draw(
+        self, latents: Float[Tensor, "B C h w"], generators: Sequence[torch.Generator], count: int, t_max: float
+    ) -> Noises:
+        low, n_steps = self.config.t_min, len(self.denoiser.alphas_cumprod)
         eps = seed.randn((count, *latents.shape[1:]), generators, latents.device)
-        where = config.t_min + (config.t_max - config.t_min) * seed.rand((count,), generators, latents.device)
+        where = low + (t_max - low) * seed.rand((count,), generators, latents.device)
         return Noises(eps, (where * n_steps).long().clamp(max=n_steps - 1))
 
     def _losses(self, latents: Float[Tensor, "B C h w"], concept: Concept, noises: Noises) -> Float[Tensor, "B"]:
@@ -114,7 +187,8 @@ class Inverter:
         text = self.denoiser.encode_text(concept).repeat_interleave(count, 0)
         eps, t = noises.eps.flatten(0, 1), noises.t.flatten()
         noisy = self.denoiser.add_noise(latents.repeat_interleave(count, 0), eps, t)
-        predicted = self.denoiser.predict_noise(noisy, t, text)
+        adapter = concept.adapter and concept.adapter.each(lambda factor: factor.repeat_interleave(count, 0))
+        predicted = self.denoiser.predict_noise(noisy, t, text, adapter=adapter)
         return (predicted - eps).square().view(len(latents), -1).mean(1)
 
     def _words(self, concept: Concept) -> Bool[Tensor, "B L"]:
@@ -126,3 +200,23 @@ class Inverter:
 def load_inverter(config: InvertConfig, place: Place) -> Inverter:
     """Raises: WeightsError or ConfigError as `load_denoiser`."""
     return Inverter(load_denoiser(config.weights, place), config)
+
+
+@torch.no_grad()
+def _pull(embeddings: Float[Tensor, "B L C"], words: Bool[Tensor, "B L"], norm: float, share: float) -> None:
+    """Bring the words' norms nearer to `norm` by `share` of the way, in place."""
+    now = embeddings.norm(dim=-1, keepdim=True).clamp_min(1e-8)
+    embeddings.mul_(torch.where(words[..., None], 1 + share * (norm / now - 1), 1.0))
+
+
+def _clip(gradients: Sequence[Float[Tensor, "B _ _"]], largest: float) -> None:
+    """Shorten each object's gradient, all tensors together, to `largest`, in place."""
+    square = torch.stack([gradient.square().sum((1, 2)) for gradient in gradients]).sum(0)
+    shorter = (largest / square.sqrt().clamp_min(1e-12)).clamp_max(1.0)
+    for gradient in gradients:
+        gradient.mul_(shorter[:, None, None])
+
+
+def _ramp(progress: float, warmup: float) -> float:
+    """0 to 1 until `warmup`, then back to 0 at 1."""
+    return progress / warmup if progress < warmup else (1 - progress) / (1 - warmup)

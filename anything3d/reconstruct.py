@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from anything3d import losses, seed
+from anything3d.adapter import Adapter
 from anything3d.camera import Camera
 from anything3d.checkpoint import Optimizer, State
 from anything3d.cloud import Cloud
@@ -99,6 +100,7 @@ class Guide:
     known: Float[Tensor, "B s s"]  # 0 where something may stand before the object, else 1
     texts: Float[Tensor, "4 B L D"]  # the concept behind each view prefix
     no_text: Float[Tensor, "B L D"]
+    adapter: Adapter | None  # a row for each view
 
 
 class Reconstructor:
@@ -168,17 +170,20 @@ class Reconstructor:
     @torch.no_grad()
     def _guide(self, evidence: Evidence) -> Guide:
         """The prompts are encoded once, not at every step."""
-        device, concept = self.denoiser.device, evidence.concept
+        device, concept = self.denoiser.device, evidence.concept.to(self.denoiser.device)
         texts = [self.denoiser.encode_text(concept, prefix) for prefix in self.config.views.prefixes]
         cloud, camera, size = evidence.cloud.to(device), evidence.camera.to(device), self.config.render_size
         target = _shrink(evidence.crops.to(device), size)
+        no_words = dataclasses.replace(self.denoiser.embed_prompts([""] * len(concept)), adapter=concept.adapter)
+        n_views = self.config.views.count
         return Guide(
             cloud=cloud,
             camera=camera,
             target=target,
             known=_known(cloud, camera, target[:, 3], self.config.disc),
             texts=torch.stack(texts),
-            no_text=self.denoiser.encode_text([""]).expand_as(texts[0]),
+            no_text=self.denoiser.encode_text(no_words),
+            adapter=concept.adapter and concept.adapter.each(lambda factor: factor.repeat_interleave(n_views, 0)),
         )
 
     def _distil(
@@ -206,7 +211,8 @@ class Reconstructor:
         owner = torch.arange(n_objects, device=latents.device).repeat_interleave(config.views.count)
         texts = guide.texts[views.prefix, owner], guide.no_text[owner]
         seen_hint = hint if config.sds.hint_scale else None
-        gradient = sds_gradient(latents.detach(), denoiser, texts, seen_hint, t.to(latents.device), noise, config.sds)
+        t = t.to(latents.device)
+        gradient = sds_gradient(latents.detach(), denoiser, texts, seen_hint, t, noise, config.sds, guide.adapter)
         goal = (latents - gradient).detach()
         return (latents - goal).square().reshape(n_objects, -1).mean(1) / 2
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from anything3d import seed
+from anything3d.adapter import Adapter
 from anything3d.diffusion import Denoiser
 from anything3d.errors import ConfigError
 
@@ -77,6 +78,7 @@ def sds_gradient(
     t: Int[Tensor, "B"],
     noise: Float[Tensor, "B C h w"],
     config: SdsConfig,
+    adapter: Adapter | None = None,
 ) -> Float[Tensor, "B C h w"]:
     """Gradient of the score-distillation loss with respect to the clean latents, float32.
 
@@ -84,7 +86,7 @@ def sds_gradient(
     not finite the gradient is 0, so that one bad step does not end an object; no other row is touched.
     """
     predicted = denoiser.guided_noise(
-        denoiser.add_noise(latents, noise, t), t, texts, hint, config.cfg_scale, config.hint_scale
+        denoiser.add_noise(latents, noise, t), t, texts, hint, config.cfg_scale, config.hint_scale, adapter
     )
     w = weight(config.weighting, denoiser.alphas_cumprod[t]).view(-1, 1, 1, 1)
     gradient = torch.nan_to_num(w * (predicted - noise), nan=0.0, posinf=0.0, neginf=0.0)

@@ -61,7 +61,7 @@ class ConceptRecord:
     """invert: e*, the prompt embedding under which the denoiser best explains the crop."""
 
     object_id: Annotated[str, pa.string(), "the object"]
-    concept: Annotated[bytes, pa.binary(), "safetensors: tokens [L] int64, embeddings [L, C] float32"]
+    concept: Annotated[bytes, pa.binary(), "safetensors: tokens, embeddings [L, C]; down/LAYER, up/LAYER if adapted"]
     loss_before: Annotated[float, pa.float64(), "denoising loss of the caption's own embedding, held-out noise"]
     loss_after: Annotated[float, pa.float64(), "the same of e*"]
     steps: Annotated[int, pa.int64(), "optimiser steps"]

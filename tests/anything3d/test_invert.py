@@ -135,8 +135,8 @@ def test_the_first_step_goes_against_the_gradient_of_the_mean_squared_error(inve
     (found,) = invert(with_config(inverter, steps=1, samples=2), [0])
     start = denoiser.embed_prompts(CAPTIONS[:1])
     (generator,) = seed.generators(0, "invert", IDS[:1])
-    inverter._draw(torch.zeros(1, 4, 16, 16), [generator], 4)  # the held-out ones come first
-    noises = inverter._draw(torch.zeros(1, 4, 16, 16), [generator], 2)
+    inverter._draw(torch.zeros(1, 4, 16, 16), [generator], 4, 1.0)  # the held-out ones come first
+    noises = inverter._draw(torch.zeros(1, 4, 16, 16), [generator], 2, 1.0)
     direction = found.concept.embeddings - start.embeddings
     torch.testing.assert_close(direction[0, 1:4].abs(), torch.full((3, 64), 0.02), rtol=1e-3, atol=0)
 
@@ -157,7 +157,7 @@ def test_the_first_step_goes_against_the_gradient_of_the_mean_squared_error(inve
 def test_losses_are_those_of_the_caption_and_of_the_concept_on_the_same_noise(inverter):
     denoiser = inverter.denoiser
     (found,) = invert(inverter, [1])
-    noises = inverter._draw(torch.zeros(1, 4, 16, 16), seed.generators(0, "invert", IDS[1:2]), 4)
+    noises = inverter._draw(torch.zeros(1, 4, 16, 16), seed.generators(0, "invert", IDS[1:2]), 4, 1.0)
     assert noises.t.min() >= 100
     clean = denoiser.encode_image(over(crops()[1:2], 1.0))
     for text, stated in (

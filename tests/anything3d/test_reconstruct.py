@@ -72,6 +72,23 @@ def last_state(reconstructor: Reconstructor, evidence: Evidence, ids: list[str],
     return last
 
 
+def test_a_concept_s_adapter_reaches_the_distillation(reconstructor):
+    evidence = evidence_of(reconstructor, [0.0, 120.0])
+    fresh = reconstructor.denoiser.adapt(1, seed.generators(0, "invert", IDS))
+    generator = torch.Generator().manual_seed(5)
+    strong = fresh.each(lambda factor: torch.randn(factor.shape, generator=generator) * 0.3)
+    plain, same, other = (
+        last_state(
+            reconstructor,
+            dataclasses.replace(evidence, concept=dataclasses.replace(evidence.concept, adapter=adapter)),
+            IDS,
+        )
+        for adapter in (None, fresh, strong)
+    )
+    torch.testing.assert_close(same.color_grid, plain.color_grid, rtol=0, atol=1e-5)
+    assert (other.color_grid - plain.color_grid).abs().max() > 1e-3
+
+
 def test_photo_and_cloud_alone_reach_25_db_at_the_reference_view(reconstructor):
     fit = with_config(
         reconstructor,
