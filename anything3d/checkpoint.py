@@ -22,9 +22,9 @@ class State:
 
     step: int
     density_grid: Float[Tensor, "B 1 R R R"]
-    color_grid: Float[Tensor, "B 3 R R R"]
+    color_grid: Float[Tensor, "B C R R R"]
     density_moments: Float[Tensor, "2 B 1 R R R"]
-    color_moments: Float[Tensor, "2 B 3 R R R"]
+    color_moments: Float[Tensor, "2 B C R R R"]
     randomness: UInt8[Tensor, "B N"]  # state of each object's generator
     losses: Float[Tensor, "B L"]  # running means of the unweighted losses, in the order of losses.LossTerms
 

@@ -36,6 +36,7 @@ class FieldConfig:
     half: float = 0.6  # half the cube's side; objects have longest side 1
     density_bias: float = -1.0  # softplus bias; 3DFuse voxnerf
     density_scale: float = 30.0  # 1 / canonical length; one voxel of raw 3 stops 92 % of the light
+    latent: bool = False  # colours are the denoiser's latents, as in Score Jacobian Chaining and 3DFuse
 
     def __post_init__(self) -> None:
         if self.resolution < 2 or min(self.half, self.density_scale) <= 0:
@@ -45,15 +46,15 @@ class FieldConfig:
 
 
 class Field(nn.Module):
-    """B objects' density (1 / canonical length, >= 0, exactly 0 outside the cube) and colour (RGB in [0, 1]).
+    """B objects' density (1 / canonical length, >= 0, exactly 0 outside the cube) and colour (RGB, 0 to 1, or latents).
 
-    `density_grid` and `color_grid` are the raw nodes, indexed [object, channel, z, y, x].
+    `density_grid` and `color_grid` are the raw nodes, indexed [object, channel, z, y, x]. C is 3, or that of latents.
     """
 
     def __init__(
         self,
         density_grid: Float[Tensor, "B 1 R R R"],
-        color_grid: Float[Tensor, "B 3 R R R"],
+        color_grid: Float[Tensor, "B C R R R"],
         config: FieldConfig,
     ) -> None:
         super().__init__()
@@ -76,10 +77,10 @@ class Field(nn.Module):
         return cls(density, color, config)
 
     @classmethod
-    def fog(cls, config: FieldConfig, generators: Sequence[torch.Generator]) -> "Field":
+    def fog(cls, config: FieldConfig, generators: Sequence[torch.Generator], channels: int = 3) -> "Field":
         """Raw density 0 everywhere, random colours: a start that knows nothing. Source: 3DFuse, voxnerf."""
         grid = (config.resolution,) * 3
-        return cls(torch.zeros(len(generators), 1, *grid), seed.randn((3, *grid), generators), config)
+        return cls(torch.zeros(len(generators), 1, *grid), seed.randn((channels, *grid), generators), config)
 
     def __len__(self) -> int:
         return len(self.density_grid)
@@ -98,10 +99,10 @@ class Field(nn.Module):
         """Density alone: four times cheaper than `density_color`."""
         return self.activate(self.raw_density(points), points)
 
-    def density_color(self, points: Float[Tensor, "B N 3"]) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N 3"]]:
+    def density_color(self, points: Float[Tensor, "B N 3"]) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N C"]]:
         """Density and colour in one look-up."""
         raw = _interpolate(torch.cat([self.density_grid, self.color_grid], dim=1), points, self.config.half)
-        return self.activate(raw[:, 0], points), raw[:, 1:].sigmoid().transpose(1, 2)
+        return self.activate(raw[:, 0], points), self.paint(raw[:, 1:]).transpose(1, 2)
 
     def solid(self) -> "Solid":
         """Without its empty space, to be looked up many times."""
@@ -119,6 +120,10 @@ class Field(nn.Module):
         """The density of raw values at these points."""
         inside = points.abs().amax(-1) <= self.config.half * (1 + 1e-5)  # the faces belong to the cube
         return self.config.density_scale * nn.functional.softplus(raw + self.config.density_bias) * inside
+
+    def paint(self, raw: Tensor) -> Tensor:
+        """The colours of raw values."""
+        return raw if self.config.latent else raw.sigmoid()
 
     def to_bytes(self, b: int) -> bytes:
         """Object `b` as safetensors; raw grids are rounded to float16 (2^-11 relative, 0.1 % of a density)."""
@@ -156,11 +161,11 @@ class Solid:
 
     field: Field
     cells: Bool[Tensor, "B cells"]
-    grids: tuple[Float[Tensor, "1 4 R R R"], ...]
+    grids: tuple[Float[Tensor, "1 D R R R"], ...]
 
     def density_color(
         self, points: Float[Tensor, "B N 3"]
-    ) -> tuple[Int[Tensor, "K"], Float[Tensor, "K"], Float[Tensor, "K 3"]]:
+    ) -> tuple[Int[Tensor, "K"], Float[Tensor, "K"], Float[Tensor, "K C"]]:
         """Which of all B * N points lie in these cells, and their density and colour."""
         config = self.field.config
         along = config.resolution - 1  # cells along an axis
@@ -173,7 +178,7 @@ class Solid:
             raw = _interpolate(grid, some, config.half)
             rows.append(row + b * points.shape[1])
             density.append(self.field.activate(raw[:, 0], some)[0])
-            color.append(raw[0, 1:].sigmoid().T)
+            color.append(self.field.paint(raw[0, 1:]).T)
         return torch.cat(rows), torch.cat(density), torch.cat(color)
 
 

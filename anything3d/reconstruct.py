@@ -26,6 +26,7 @@ from anything3d.depth import condition, splat
 from anything3d.diffusion import Concept, Denoiser, load_denoiser
 from anything3d.errors import ConfigError, InputError, NumericsError
 from anything3d.field import Field, FieldConfig
+from anything3d.latents import to_rgb
 from anything3d.losses import LossConfig, LossTerms
 from anything3d.render import RenderConfig, Rendering, composite, render
 from anything3d.sds import SdsConfig, sample_timesteps, sds_gradient
@@ -50,7 +51,7 @@ class ReconstructConfig:
     lr_decay: float = 0.1  # rates at the end / at the start, exponential between
     jitter: bool = True  # shift the samples of each ray at random, against banding
     disc: float = 0.9  # radius of a cloud's discs * sqrt(points), of the image side
-    background: tuple[float, float] = (1.0, 1.0)  # greys behind the views that the denoiser sees, drawn for each view
+    background: tuple[float, float] = (1.0, 1.0)  # greys (or latents) behind the denoiser's views, drawn for each
     min_opacity: float = 0.3  # mean inside the photo's mask, seen from the reference camera; less is an empty field
     max_fog: float = 0.3  # mean opacity outside that mask, but for what may be hidden; more is fog
     checkpoint_every: int = 40  # steps
@@ -67,6 +68,12 @@ class ReconstructConfig:
         if not 0 <= self.background[0] <= self.background[1] <= 1:
             raise ConfigError(
                 "config_value", f"reconstruct.background is {self.background}; need 0 <= low <= high <= 1"
+            )
+        if self.field.latent and (self.start != "fog" or self.losses.reference_rgb):
+            raise ConfigError(
+                "config_value",
+                "latents compare neither with the cloud's colours nor with the photo's: reconstruct.field.latent needs "
+                'reconstruct.start = "fog" and reconstruct.losses.reference_rgb = 0',
             )
 
 
@@ -107,6 +114,12 @@ class Reconstructor:
     """Runs the distillation; holds the denoiser and nothing of the objects."""
 
     def __init__(self, config: ReconstructConfig, denoiser: Denoiser) -> None:
+        if config.field.latent and config.render_size * denoiser.latent_scale != denoiser.image_size:
+            raise ConfigError(
+                "config_value",
+                f"reconstruct.render_size is {config.render_size}; latents of {config.weights} are "
+                f"{denoiser.image_size // denoiser.latent_scale} a side (reconstruct.field.latent)",
+            )
         self.config = config
         self.denoiser = denoiser
 
@@ -142,7 +155,8 @@ class Reconstructor:
             case "cloud":
                 return Field.from_cloud(evidence.cloud, self.config.field)
             case "fog":
-                return Field.fog(self.config.field, generators)
+                channels = self.denoiser.latent_channels if self.config.field.latent else 3
+                return Field.fog(self.config.field, generators, channels)
             case _:
                 assert_never(self.config.start)
 
@@ -160,6 +174,8 @@ class Reconstructor:
         inside = (alpha * mask).sum((1, 2)) / mask.sum((1, 2)).clamp_min(1e-6)
         outside = (alpha * clear).sum((1, 2)) / clear.sum((1, 2)).clamp_min(1e-6)
         finite = field.density_grid.isfinite().flatten(1).all(1) & field.color_grid.isfinite().flatten(1).all(1)
+        if config.field.latent:
+            field = to_rgb(field, self.denoiser, config.background[1], config.render)
         rows = zip(finite.tolist(), inside.tolist(), outside.tolist(), state.losses.tolist(), strict=True)
         return [
             _judge(sound, opacity, fog, config)
@@ -204,7 +220,8 @@ class Reconstructor:
             return hint.new_zeros(n_objects)  # the baseline without a denoiser: cloud and photo alone
         low, high = config.background
         grey = low + (high - low) * seed.rand((config.views.count, 1), generators, hint.device).flatten(0, 1)
-        latents = denoiser.encode_image(composite(rendering, grey.expand(-1, 3))).float()
+        image = composite(rendering, grey.expand(-1, rendering.color.shape[1]))
+        latents = image if config.field.latent else denoiser.encode_image(image).float()
         shape = (config.views.count, *latents.shape[1:])
         t = sample_timesteps(config.sds, progress, len(denoiser.alphas_cumprod), generators, config.views.count)
         noise = seed.randn(shape, generators, latents.device).flatten(0, 1)
@@ -246,7 +263,9 @@ class Reconstructor:
         background = seed.rand((3,), generators, guide.target.device)
         terms = LossTerms(
             sds=sds,
-            reference_rgb=losses.reference_rgb(reference, guide.target, guide.known, background),
+            reference_rgb=torch.zeros_like(sds)
+            if config.field.latent
+            else losses.reference_rgb(reference, guide.target, guide.known, background),
             reference_mask=losses.reference_mask(reference, guide.target, guide.known),
             silhouette=losses.opacity(random, silhouette, n_objects),
             tv=losses.total_variation(field),
@@ -324,7 +343,7 @@ def _interleave(random: Camera, reference: Camera, n_objects: int) -> Camera:
 
 def _separate(rendering: Rendering, n_objects: int) -> tuple[Rendering, Rendering]:
     """The random views and the reference views of `_interleave`."""
-    values = (rendering.rgb, rendering.alpha, rendering.depth, rendering.weights)
+    values = (rendering.color, rendering.alpha, rendering.depth, rendering.weights)
     grouped = [value.unflatten(0, (n_objects, -1)) for value in values]
     return Rendering(*(value[:, :-1].flatten(0, 1) for value in grouped)), Rendering(
         *(value[:, -1] for value in grouped)

@@ -39,7 +39,7 @@ class RenderConfig:
 class Rendering:
     """What each camera sees. `weights` are the shares of the samples, from near to far, in their pixel's `alpha`."""
 
-    rgb: Float[Tensor, "BV 3 H W"]  # premultiplied by alpha
+    color: Float[Tensor, "BV C H W"]  # premultiplied by alpha
     alpha: Float[Tensor, "BV H W"]  # opacity, 0..1
     depth: Float[Tensor, "BV H W"]  # expected distance along -z of the camera of what stops the light; inf where clear
     weights: Float[Tensor, "BV H W S"]
@@ -65,7 +65,7 @@ def render(
     pieces = zip(origins.split(step, 1), directions.split(step, 1), shift.split(step, 1), strict=True)
     solid = field.solid()
     marched = [_march(solid, *piece, config.samples) for piece in pieces]
-    rgb, alpha, length, weights = (torch.cat(parts, dim=1) for parts in zip(*marched, strict=True))
+    color, alpha, length, weights = (torch.cat(parts, dim=1) for parts in zip(*marched, strict=True))
 
     image = (len(camera), size, size)
     alpha, weights = alpha.reshape(image), weights.reshape(*image, -1)
@@ -73,14 +73,14 @@ def render(
     along = (directions.reshape(*image, 3) * forward).sum(-1)  # cosine between a ray and the axis
     depth = length.reshape(image) * along / alpha.clamp_min(VISIBLE)
     depth = torch.where(alpha >= VISIBLE, depth, torch.inf)
-    return Rendering(rgb.reshape(*image, 3).permute(0, 3, 1, 2), alpha, depth, weights)
+    return Rendering(color.reshape(*image, -1).permute(0, 3, 1, 2), alpha, depth, weights)
 
 
-def composite(rendering: Rendering, background: Float[Tensor, "BV 3"] | float) -> Float[Tensor, "BV 3 H W"]:
+def composite(rendering: Rendering, background: Float[Tensor, "BV C"] | float) -> Float[Tensor, "BV C H W"]:
     """The rendering over one colour per image, or over one grey for all."""
     if isinstance(background, Tensor):
         background = background[:, :, None, None]
-    return rendering.rgb + (1 - rendering.alpha[:, None]) * background
+    return rendering.color + (1 - rendering.alpha[:, None]) * background
 
 
 def _march(
@@ -89,7 +89,7 @@ def _march(
     directions: Float[Tensor, "B N 3"],
     shift: Float[Tensor, "B N"],
     samples: int,
-) -> tuple[Float[Tensor, "B N 3"], Float[Tensor, "B N"], Float[Tensor, "B N"], Float[Tensor, "B N S"]]:
+) -> tuple[Float[Tensor, "B N C"], Float[Tensor, "B N"], Float[Tensor, "B N"], Float[Tensor, "B N S"]]:
     """Colour, opacity, expected ray length times opacity, and sample weights of each ray."""
     nerfacc = _load_nerfacc()
     near, far = _cube_interval(origins, directions, solid.field.config.half)
@@ -97,17 +97,17 @@ def _march(
     starts = near[..., None] + torch.arange(samples, device=near.device) * stride
     lengths = starts + shift[..., None] * stride  # S along each ray
     points = origins[:, :, None] + lengths[..., None] * directions[:, :, None]
-    hit, some_density, color = solid.density_color(points.flatten(1, 2))
+    hit, some_density, some_color = solid.density_color(points.flatten(1, 2))
 
     rows = (-1, samples)
     density = some_density.new_zeros(starts.numel()).index_copy(0, hit, some_density)
     weights, _, _ = nerfacc.render_weight_from_density(
         starts.reshape(rows), (starts + stride).reshape(rows), density.reshape(rows)
     )
-    values = torch.cat([color, lengths.flatten()[hit, None], torch.ones_like(color[:, :1])], dim=1)
+    values = torch.cat([some_color, lengths.flatten()[hit, None], torch.ones_like(some_color[:, :1])], dim=1)
     summed = nerfacc.accumulate_along_rays(weights.flatten()[hit], values, hit // samples, near.numel())
-    rgb, length, alpha = summed.reshape(*near.shape, 5).split([3, 1, 1], dim=-1)
-    return rgb, alpha[..., 0], length[..., 0], weights.reshape(*near.shape, samples)
+    color, length, alpha = summed.reshape(*near.shape, -1).split([some_color.shape[1], 1, 1], dim=-1)
+    return color, alpha[..., 0], length[..., 0], weights.reshape(*near.shape, samples)
 
 
 @cache

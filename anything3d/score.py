@@ -100,7 +100,7 @@ class Scorer:
         """
         size = self.config.size_px
         reference = self._render(made, made.reference)
-        if not bool(reference.rgb.isfinite().all()):
+        if not bool(reference.color.isfinite().all()):
             raise NumericsError("field_not_finite", "the field has a NaN or Inf at the reference camera")
         white_crop = over(made.crop[None].float().cpu(), WHITE)
         psnr, iou = compare(reference, resize(white_crop, size), resize(made.crop[None, 3:].float().cpu(), size)[:, 0])
@@ -149,7 +149,7 @@ def against_truth(made: Reconstruction, target: Target, config: ScoreConfig, gen
 def render_on_cpu(field: Field, camera: Camera, size: int, samples: int) -> Rendering:
     """On the field's device, brought to the CPU."""
     seen = render(field, camera.to(field.density_grid.device), size, RenderConfig(samples=samples))
-    return Rendering(seen.rgb.cpu(), seen.alpha.cpu(), seen.depth.cpu(), seen.weights.cpu())
+    return Rendering(seen.color.cpu(), seen.alpha.cpu(), seen.depth.cpu(), seen.weights.cpu())
 
 
 def compare(
@@ -223,7 +223,7 @@ def resize(images: Float[Tensor, "B C S S"], size: int) -> Float[Tensor, "B C T 
 def straight_rgba(rendering: Rendering) -> UInt8[Tensor, "V S S 4"]:
     """The rendering with its colour divided by its opacity, as image files keep it."""
     alpha = rendering.alpha[:, None]
-    return to_uint8(torch.cat([rendering.rgb / alpha.clamp(min=1e-6), alpha], dim=1))
+    return to_uint8(torch.cat([rendering.color / alpha.clamp(min=1e-6), alpha], dim=1))
 
 
 def to_uint8(images: Float[Tensor, "B C H W"]) -> UInt8[Tensor, "B H W C"]:

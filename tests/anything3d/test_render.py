@@ -37,7 +37,7 @@ def test_a_uniform_slab_stops_one_minus_exp_of_density_times_length():
     rendering = render(uniform_field([0.7]), through_the_middle([0.0]), 3, RenderConfig(samples=16))
     alpha = 1 - math.exp(-0.7 * 1.0)  # the cube's side is 1
     assert rendering.alpha[0, 1, 1].item() == pytest.approx(alpha, rel=1e-5)
-    torch.testing.assert_close(rendering.rgb[0, :, 1, 1], alpha * torch.tensor([0.5, 0.25, 0.75]))
+    torch.testing.assert_close(rendering.color[0, :, 1, 1], alpha * torch.tensor([0.5, 0.25, 0.75]))
     assert rendering.alpha[0, 0, 0] == 0  # the corner ray misses the cube
     assert rendering.depth[0, 0, 0] == torch.inf
 
@@ -66,7 +66,7 @@ def test_each_view_sees_the_field_of_its_object():
     for b, density in enumerate(fields):
         alone = render(uniform_field([density]), look(azimuths, 20.0), 6, RenderConfig(samples=8))
         torch.testing.assert_close(together.alpha[2 * b : 2 * b + 2], alone.alpha)
-        torch.testing.assert_close(together.rgb[2 * b : 2 * b + 2], alone.rgb)
+        torch.testing.assert_close(together.color[2 * b : 2 * b + 2], alone.color)
 
 
 def test_cameras_that_cannot_be_shared_out_are_refused():
@@ -87,7 +87,7 @@ def test_gradients_equal_finite_differences():
         del field.density_grid, field.color_grid  # a Parameter would cut the graph
         field.density_grid, field.color_grid = density, color
         seen = render(field, camera, 2, RenderConfig(samples=5))
-        return seen.rgb, seen.alpha, seen.depth
+        return seen.color, seen.alpha, seen.depth
 
     assert torch.autograd.gradcheck(image, (density.requires_grad_(), color.requires_grad_()))
 
@@ -96,7 +96,7 @@ def test_pieces_do_not_change_the_picture():
     field, camera = uniform_field([0.5, 3.0]), look([0.0, 50.0, 100.0, 150.0], 30.0)
     whole = render(field, camera, 10, RenderConfig(samples=6))
     pieces = render(field, camera, 10, RenderConfig(samples=6, max_points=100))
-    torch.testing.assert_close(pieces.rgb, whole.rgb)
+    torch.testing.assert_close(pieces.color, whole.color)
     torch.testing.assert_close(pieces.depth, whole.depth)
 
 
@@ -119,4 +119,4 @@ def test_composite_puts_the_background_where_nothing_is():
     alpha = 1 - math.exp(-5.0)
     expected = alpha * torch.tensor([0.5, 0.25, 0.75]) + (1 - alpha) * torch.tensor([0.0, 1.0, 0.0])
     torch.testing.assert_close(over[1, :, 1, 1], expected)
-    torch.testing.assert_close(composite(rendering, 0.0), rendering.rgb)
+    torch.testing.assert_close(composite(rendering, 0.0), rendering.color)

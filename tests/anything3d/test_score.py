@@ -64,7 +64,7 @@ def slab(turn_deg: float, seed: int = 0) -> Cloud:
 def rgba(field: Field, cameras: Camera) -> torch.Tensor:
     with torch.inference_mode():
         seen = render(field, cameras, SIZE, RenderConfig())
-    return torch.cat([(seen.rgb / seen.alpha[:, None].clamp(min=1e-6)).clamp(0, 1), seen.alpha[:, None]], dim=1)
+    return torch.cat([(seen.color / seen.alpha[:, None].clamp(min=1e-6)).clamp(0, 1), seen.alpha[:, None]], dim=1)
 
 
 def reconstruction(turn_deg: float) -> Reconstruction:
@@ -219,4 +219,4 @@ def test_settings_out_of_range_stop_the_run(scorer: Scorer):
 def test_what_is_seen_on_white_is_the_composite(made: Reconstruction):
     with torch.inference_mode():
         seen = render(made.field, camera(0.0), 16, RenderConfig())
-    torch.testing.assert_close(composite(seen, 1.0), seen.rgb + (1 - seen.alpha[:, None]))
+    torch.testing.assert_close(composite(seen, 1.0), seen.color + (1 - seen.alpha[:, None]))
