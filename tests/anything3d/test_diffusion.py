@@ -385,7 +385,7 @@ def test_parts_of_different_models_are_refused(copy):
 @torch.no_grad()
 def test_a_folder_laid_out_as_stable_diffusion_1_5_loads(tmp_path):
     """Its blocks, stride, 77 tokens, token numbers and schedule class, and the text encoder's former tensor names."""
-    save_sd15(tmp_path)
+    save_narrow(tmp_path)
     denoiser = load_denoiser(str(tmp_path), Place())
     assert (denoiser.image_size, denoiser.latent_scale) == (64, 8)
     torch.testing.assert_close(denoiser.alphas_cumprod[[0, 999]], torch.tensor([0.99915, 0.00466]), rtol=1e-3, atol=0)
@@ -433,12 +433,13 @@ def original_name(name: str) -> str:
     raise AssertionError(name)
 
 
-@pytest.mark.parametrize("nested", [False, True])
-def test_a_controlnet_as_its_authors_write_it_loads(tmp_path, nested):
-    """Alone, and inside a whole model under state_dict, as 3DFuse's injector is."""
+@pytest.mark.parametrize("kind", ["alone", "nested", "safetensors"])
+def test_a_controlnet_as_its_authors_write_it_loads(tmp_path, kind):
+    """Alone; inside a whole model under state_dict, as 3DFuse's injector is; as the one for Stable Diffusion 2.1 is."""
     from diffusers import ControlNetModel
+    from safetensors.torch import save_file
 
-    save_sd15(tmp_path)
+    save_narrow(tmp_path, "2.1" if kind == "safetensors" else "1.5")
     network = ControlNetModel.from_pretrained(tmp_path / "controlnet")
     torch.manual_seed(0)
     for value in network.parameters():
@@ -452,7 +453,10 @@ def test_a_controlnet_as_its_authors_write_it_loads(tmp_path, nested):
     assert len(tensors) == len(network.state_dict())
     whole = {f"control_model.{name}": value for name, value in tensors.items()} | {"betas": torch.ones(3)}
     file = tmp_path / "controlnet" / "3DFuse_sparse_depth_injector.ckpt"
-    torch.save({"state_dict": whole} if nested else tensors, file)
+    if kind == "safetensors":
+        save_file(tensors, file.with_suffix(".safetensors"))
+    else:
+        torch.save({"state_dict": whole} if kind == "nested" else tensors, file)
     found = load_denoiser(str(tmp_path), Place())
     text, noisy = found.encode_text(CAPTIONS), latents()[..., :8, :8]
     with torch.no_grad():
@@ -461,6 +465,8 @@ def test_a_controlnet_as_its_authors_write_it_loads(tmp_path, nested):
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(ours, without, atol=1e-2)
 
+    for written in (tmp_path / "controlnet").iterdir():
+        written.unlink()
     del tensors["zero_convs.3.0.bias"]
     torch.save(tensors, file)
     with pytest.raises(WeightsError, match=r"(?s)injector\.ckpt is no ControlNet.*controlnet_down_blocks\.3\.bias"):
@@ -470,8 +476,8 @@ def test_a_controlnet_as_its_authors_write_it_loads(tmp_path, nested):
         load_denoiser(str(tmp_path), Place())
 
 
-def save_sd15(folder: Path) -> None:
-    """Stable Diffusion 1.5 and its ControlNet with narrow layers."""
+def save_narrow(folder: Path, version: str = "1.5") -> None:
+    """Stable Diffusion 1.5 or 2.1 and its ControlNet with narrow layers."""
     from diffusers import AutoencoderKL, ControlNetModel, PNDMScheduler, UNet2DConditionModel
     from safetensors.torch import load_file, save_file
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -482,7 +488,8 @@ def save_sd15(folder: Path) -> None:
         "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         "layers_per_block": 2,
         "cross_attention_dim": 32,
-        "attention_head_dim": 8,
+        "attention_head_dim": 8 if version == "1.5" else (2, 2, 4, 4),
+        "use_linear_projection": version != "1.5",
         "norm_num_groups": 8,
     }
     ups = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
