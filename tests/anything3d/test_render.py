@@ -1,9 +1,10 @@
+import dataclasses
 import math
 
 import pytest
 import torch
 
-from anything3d.camera import Camera, orbit
+from anything3d.camera import Camera, orbit, rays
 from anything3d.field import Field, FieldConfig, nodes
 from anything3d.render import RenderConfig, composite, render
 
@@ -58,6 +59,44 @@ def test_depth_runs_along_the_axis_not_along_the_ray():
 def test_weights_add_up_to_alpha():
     rendering = render(uniform_field([2.0]), look([30.0], 40.0), 8, RenderConfig(samples=12))
     torch.testing.assert_close(rendering.weights.sum(-1), rendering.alpha)
+
+
+def test_renderings_are_those_of_the_plain_sum_and_of_nerfacc():
+    """A random field, some of it empty: every ray marched by itself, through all of its samples."""
+    from nerfacc import rendering as nerfacc_rendering
+
+    generator = torch.Generator().manual_seed(0)
+    density = torch.randn(1, 1, 8, 8, 8, generator=generator) * 6 - 3
+    field = Field(
+        density, torch.randn(1, 3, 8, 8, 8, generator=generator), dataclasses.replace(CONFIG, density_scale=9.0)
+    )
+    camera, size, samples = look([30.0], 20.0, fov_deg=50.0), 12, 40
+    seen = render(field, camera, size, RenderConfig(samples=samples))
+
+    origins, directions = (value.reshape(-1, 3) for value in rays(camera, size, size))
+    inverse = 1 / directions
+    faces = torch.stack([(-CONFIG.half - origins) * inverse, (CONFIG.half - origins) * inverse])
+    near, far = faces.amin(0).amax(-1), faces.amax(0).amin(-1)
+    ends = near[:, None] + (far - near).clamp_min(0)[:, None] * torch.arange(samples + 1) / samples
+    middle = (ends[:, 1:] + ends[:, :-1]) / 2
+    points = origins[:, None] + middle[..., None] * directions[:, None]
+    sigma, color = (value[0].unflatten(0, (-1, samples)) for value in field.density_color(points.flatten(0, 1)[None]))
+    kept = (-sigma * (ends[:, 1:] - ends[:, :-1])).exp()
+    before = torch.cat([torch.ones_like(kept[:, :1]), kept.cumprod(1)[:, :-1]], dim=1)
+    weights = before * (1 - kept)
+
+    def flat(image: torch.Tensor) -> torch.Tensor:
+        return image[0].reshape(-1, size * size).T
+
+    torch.testing.assert_close(flat(seen.color), (weights[..., None] * color).sum(1), rtol=0, atol=2e-5)
+    torch.testing.assert_close(flat(seen.alpha[:, None])[:, 0], weights.sum(1), rtol=0, atol=2e-5)
+    theirs, alpha, _, _ = nerfacc_rendering(
+        ends[:, :-1], ends[:, 1:], rgb_sigma_fn=lambda starts, stops, rays_of_samples: (color, sigma)
+    )
+    torch.testing.assert_close(flat(seen.color), theirs, rtol=0, atol=2e-5)
+    torch.testing.assert_close(flat(seen.alpha[:, None]), alpha, rtol=0, atol=2e-5)
+    assert seen.alpha.max() > 0.9
+    assert seen.alpha.min() == 0
 
 
 def test_each_view_sees_the_field_of_its_object():

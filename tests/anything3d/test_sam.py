@@ -1,6 +1,7 @@
 """SAM: its prompts, its precision, and what counts as its weights."""
 
 import json
+import tarfile
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,9 @@ import torch
 
 from anything3d import mask
 from anything3d.errors import WeightsError
+from anything3d.image import ImageLimits, decode_upright
 from anything3d.mini import sam as mini_sam
+from anything3d.mini.world import write_world
 from anything3d.sam import build, load_sam
 from anything3d.weights import Place
 
@@ -46,6 +49,35 @@ def test_prompts_in_batches_give_what_segment_anything_gives_one_by_one(toy_sam,
         differing = mask.decode(mask.encode_runs(mine.lengths), HEIGHT, WIDTH) ^ expected
         assert mine.predicted_iou == pytest.approx(float(iou.max()), abs=1e-5)
         assert differing.float().mean() < 1e-3  # pixels whose logit is 0 up to rounding
+
+
+def test_masks_of_a_trained_sam_equal_segment_anythings(tmp_path):
+    """On a photo of the mini world, at every annotated point and box: IoU 0.999 and more."""
+    from segment_anything import SamPredictor
+
+    write_world(tmp_path / "world.tar", scenes=1, seed=2, size=256)
+    with tarfile.open(tmp_path / "world.tar") as tar:
+        members = {entry.name: tar.extractfile(entry).read() for entry in tar if entry.isfile()}
+    (jpg,) = (data for name, data in members.items() if name.endswith(".jpg"))
+    (record,) = (json.loads(data) for name, data in members.items() if name.endswith(".json"))
+    image = decode_upright(jpg, ImageLimits())
+    sam = load_sam("sam", Place())
+    predictor = SamPredictor(sam.network)
+    predictor.set_image(image.numpy())
+    points = torch.tensor([entry["point_coords"][0] for entry in record["annotations"]])
+    x, y, width, height = torch.tensor([entry["bbox"] for entry in record["annotations"]], dtype=torch.float32).T
+    for prompts in (points, torch.stack([x, y, x + width - 1, y + height - 1], dim=1)):
+        (found,) = sam.prompt([image], [prompts], 1, 5)
+        assert len(found) == len(prompts) > 5
+        for row, mine in zip(prompts.numpy(), found, strict=True):
+            masks, iou, _ = (
+                predictor.predict(point_coords=row[None], point_labels=torch.ones(1).numpy())
+                if len(row) == 2
+                else predictor.predict(box=row, multimask_output=False)
+            )
+            theirs = torch.from_numpy(masks[iou.argmax()])
+            ours = mask.decode(mask.encode_runs(mine.lengths), *image.shape[:2])
+            assert (ours & theirs).sum() >= 0.999 * (ours | theirs).sum()
 
 
 def test_half_precision_is_the_encoders_only_and_changes_little(toy_sam):
