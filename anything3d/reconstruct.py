@@ -44,6 +44,7 @@ class ReconstructConfig:
     weights: str = "diffusion"  # the denoiser's
     steps: int = 160
     render_size: int = 64  # px; resized to the denoiser's image size where that differs
+    coarse_until: float = 0.5  # share of the steps in which views are half as large; threestudio's zero123 in 3 sizes
     start: Literal["cloud", "fog"] = "cloud"  # the first field; 3DFuse begins in a fog
     optimizer: Literal["adam", "adamax"] = "adam"  # 3DFuse adamax
     lr_density: float = 0.2  # at the start; raw units per step; 3DFuse 0.05 all along
@@ -69,6 +70,13 @@ class ReconstructConfig:
             raise ConfigError(
                 "config_value", f"reconstruct.background is {self.background}; need 0 <= low <= high <= 1"
             )
+        if not 0 <= self.coarse_until <= 1 or (self.coarse_until and self.render_size % 2):
+            raise ConfigError(
+                "config_value",
+                f"reconstruct.coarse_until is {self.coarse_until}; must be in 0..1, render_size even unless it is 0",
+            )
+        if self.field.latent and self.coarse_until:
+            raise ConfigError("config_value", "latents have one size: reconstruct.field.latent needs coarse_until = 0")
         if self.field.latent and (self.start != "fog" or self.losses.reference_rgb):
             raise ConfigError(
                 "config_value",
@@ -109,6 +117,11 @@ class Guide:
     no_text: Float[Tensor, "B L D"]
     adapter: Adapter | None  # a row for each view
 
+    def halved(self) -> "Guide":
+        """The photo at half the size."""
+        target, known = (nn.functional.avg_pool2d(image, 2) for image in (self.target, self.known[:, None]))
+        return dataclasses.replace(self, target=target, known=known[:, 0])
+
 
 class Reconstructor:
     """Runs the distillation; holds the denoiser and nothing of the objects."""
@@ -144,8 +157,11 @@ class Reconstructor:
         start.restore(field, optimizer, generators)
         if start.step == config.steps:
             yield start
+        coarse = guide.halved()
         for step in range(start.step, config.steps):
-            terms = self._step(guide, field, optimizer, step / config.steps, generators)
+            progress = step / config.steps
+            seen = coarse if progress < config.coarse_until else guide
+            terms = self._step(seen, field, optimizer, progress, generators)
             running = running + (terms - running) / min(step + 1, MEMORY)
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                 yield State.capture(step + 1, field, optimizer, generators, running)
@@ -242,20 +258,20 @@ class Reconstructor:
         generators: Sequence[torch.Generator],
     ) -> Float[Tensor, "B L"]:
         """One update of all objects; their unweighted losses. `progress` runs from 0 to 1."""
-        config, n_objects = self.config, len(field)
+        config, n_objects, size = self.config, len(field), guide.target.shape[-1]
 
         # See every object from random views and from the photo's
         views = sample_views(config.views, generators, guide.target.device)
         cameras = _interleave(views.camera, guide.camera, n_objects)
-        rendering = render(field, cameras, config.render_size, config.render, generators if config.jitter else None)
+        rendering = render(field, cameras, size, config.render, generators if config.jitter else None)
         random, reference = _separate(rendering, n_objects)
 
         # Ask the denoiser about the random views, under the cloud's depth
         n_views = config.views.count
         cloud = Cloud(*(value.repeat_interleave(n_views, 0) for value in (guide.cloud.points, guide.cloud.colors)))
         radius = config.disc / cloud.points.shape[1] ** 0.5
-        depth, _, silhouette = splat(cloud, views.camera, config.render_size, radius)
-        if self.denoiser.image_size != config.render_size:  # a hint is as sharp as the denoiser can read it
+        depth, _, silhouette = splat(cloud, views.camera, size, radius)
+        if self.denoiser.image_size != size:  # a hint is as sharp as the denoiser can read it
             depth, _, _ = splat(cloud, views.camera, self.denoiser.image_size, radius)
         sds = self._distil(guide, random, views, condition(depth), progress, generators)
 

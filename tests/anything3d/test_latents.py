@@ -24,6 +24,7 @@ CONFIG = ReconstructConfig(
     steps=4,
     checkpoint_every=2,
     render_size=16,
+    coarse_until=0.0,
     start="fog",
     min_opacity=0.0,
     max_fog=1.0,
@@ -111,7 +112,9 @@ def test_a_latent_field_is_distilled_without_the_vae_and_leaves_in_rgb(denoiser)
 
 
 @pytest.mark.parametrize(
-    "changes", [{"start": "cloud"}, {"losses": LossConfig()}], ids=["colours of the cloud", "colours of the photo"]
+    "changes",
+    [{"start": "cloud"}, {"losses": LossConfig()}, {"coarse_until": 0.5}],
+    ids=["colours of the cloud", "colours of the photo", "another size"],
 )
 def test_what_latents_cannot_be_compared_with_is_refused(changes):
     with pytest.raises(ConfigError, match=r"reconstruct\.field\.latent"):

@@ -89,6 +89,22 @@ def test_a_concept_s_adapter_reaches_the_distillation(reconstructor):
     assert (other.color_grid - plain.color_grid).abs().max() > 1e-3
 
 
+def test_coarse_steps_see_views_of_half_the_size(reconstructor):
+    """Distillation, opacity and the cloud's silhouette; what the photo tells of an edge depends on the size."""
+    alone = LossConfig(reference_rgb=0.0, reference_mask=0.0)
+    coarse, small, whole = (
+        with_config(reconstructor, render_size=size, coarse_until=until, losses=alone)
+        for size, until in ((32, 0.5), (16, 0.0), (32, 0.0))
+    )
+    evidence = evidence_of(reconstructor, [30.0, 200.0])
+    half_way, end = coarse.run(evidence, seed.generators(0, "reconstruct", IDS))
+    small_half_way, small_end = small.run(evidence, seed.generators(0, "reconstruct", IDS))
+    torch.testing.assert_close(half_way.color_grid, small_half_way.color_grid, rtol=0, atol=1e-6)
+    torch.testing.assert_close(half_way.density_grid, small_half_way.density_grid, rtol=0, atol=1e-6)
+    for other in (small_end, last_state(whole, evidence, IDS)):
+        assert (end.color_grid - other.color_grid).abs().max() > 1e-3
+
+
 def test_photo_and_cloud_alone_reach_25_db_at_the_reference_view(reconstructor):
     fit = with_config(
         reconstructor,
