@@ -20,7 +20,6 @@ class LossConfig:
     reference_mask: float = 1.0  # 5 beside 20 in Magic123's official code; costs novel views what it gives this one
     silhouette: float = 2.0  # at the start; fades linearly to 0, cloud guidance as in Points-to-3D
     tv: float = 0.2
-    entropy: float = 0.02
     emptiness: float = 0.0  # 1e4 in 3DFuse, beside an sds weight of N
     emptiness_late: float = 0.0  # from the middle on; 2e5 in 3DFuse
 
@@ -33,7 +32,6 @@ class LossTerms(NamedTuple):
     reference_mask: Float[Tensor, "B"]  # mean square difference of opacity and the crop's alpha, where that is known
     silhouette: Float[Tensor, "B"]  # mean square difference of opacity and the cloud's discs in random views
     tv: Float[Tensor, "B"]  # mean absolute difference of neighbouring raw values, density and colour
-    entropy: Float[Tensor, "B"]  # mean binary entropy of opacity in random views, nats
     emptiness: Float[Tensor, "B"]  # mean log(1 + 10 weight) over the samples of random views; 3DFuse
 
     def weigh(self, config: LossConfig, progress: float) -> Float[Tensor, "B"]:
@@ -44,7 +42,6 @@ class LossTerms(NamedTuple):
             config.reference_mask,
             config.silhouette * (1 - progress),
             config.tv,
-            config.entropy,
             config.emptiness if progress < 0.5 else config.emptiness_late,
         )
         return torch.stack([weight * term for weight, term in zip(weights, self, strict=True)]).sum(0)
@@ -84,13 +81,6 @@ def total_variation(field: Field) -> Float[Tensor, "B"]:
         for axis in (2, 3, 4)
     ]
     return torch.stack(terms).sum(0) / 3
-
-
-def entropy(rendering: Rendering, n_objects: int) -> Float[Tensor, "B"]:
-    """Low where pixels are either clear or opaque. Source: stable-dreamfusion, opacity entropy."""
-    alpha = rendering.alpha.clamp(1e-4, 1 - 1e-4)
-    nats = -(alpha * alpha.log() + (1 - alpha) * (1 - alpha).log())
-    return nats.reshape(n_objects, -1).mean(1)
 
 
 def emptiness(rendering: Rendering, n_objects: int) -> Float[Tensor, "B"]:

@@ -285,7 +285,6 @@ class Reconstructor:
             reference_mask=losses.reference_mask(reference, guide.target, guide.known),
             silhouette=losses.opacity(random, silhouette, n_objects),
             tv=losses.total_variation(field),
-            entropy=losses.entropy(random, n_objects),
             emptiness=losses.emptiness(random, n_objects),
         )
 

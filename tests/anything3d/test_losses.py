@@ -54,26 +54,20 @@ def test_total_variation_of_a_ramp_is_its_slope_over_the_axes():
     assert losses.total_variation(field).item() == pytest.approx(1 / 3)
 
 
-def test_entropy_is_highest_half_way():
-    values = [losses.entropy(rendering([alpha]), 1).item() for alpha in (0.0, 0.5, 1.0)]
-    assert values == pytest.approx([0, math.log(2), 0], abs=2e-3)
-
-
 def test_emptiness_is_the_mean_log_of_one_plus_ten_weights():
     assert losses.emptiness(rendering([0.5]), 1).item() == pytest.approx(math.log(6) / 2)  # the second sample has none
 
 
 def test_terms_are_weighted_by_their_names_and_the_silhouette_fades():
-    terms = LossTerms(*(torch.tensor([10.0**power]) for power in range(7)))
+    terms = LossTerms(*(torch.tensor([10.0**power]) for power in range(6)))
     weights = LossConfig(
         sds=1.0,
         reference_rgb=2.0,
         reference_mask=3.0,
         silhouette=4.0,
         tv=5.0,
-        entropy=6.0,
-        emptiness=7.0,
-        emptiness_late=8.0,
+        emptiness=6.0,
+        emptiness_late=7.0,
     )
-    assert terms.weigh(weights, 0.0).item() == 7654321
-    assert terms.weigh(weights, 1.0).item() == 8650321
+    assert terms.weigh(weights, 0.0).item() == 654321
+    assert terms.weigh(weights, 1.0).item() == 750321
