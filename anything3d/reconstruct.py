@@ -4,6 +4,8 @@ Each step asks the denoiser, which knows the object's concept and sees the cloud
 field should change (score distillation), and the photo how the reference view should. Batch first: all objects share
 every network call, none feels the others.
 
+A field that looks less like its photo than the surface of its own cloud does is not kept: the surface is.
+
 Source: Anything-3D (arXiv 2304.10261) and 3DFuse, Seo et al. 2023, for distillation under a projected cloud; Magic123,
 Qian et al. 2023, for the reference losses; Points-to-3D, Yu et al. 2023, for the cloud as initial field and guide.
 """
@@ -21,12 +23,14 @@ from anything3d import losses, seed
 from anything3d.adapter import Adapter
 from anything3d.camera import Camera
 from anything3d.checkpoint import Optimizer, State
+from anything3d.clip import Clip, load_clip
 from anything3d.cloud import Cloud
 from anything3d.depth import condition, splat
 from anything3d.diffusion import Concept, Denoiser, load_denoiser
 from anything3d.errors import ConfigError, InputError, NumericsError
 from anything3d.field import Field, FieldConfig
 from anything3d.latents import to_rgb
+from anything3d.likeness import likeness
 from anything3d.losses import LossConfig, LossTerms
 from anything3d.render import RenderConfig, Rendering, composite, render
 from anything3d.sds import SdsConfig, sample_timesteps, sds_gradient
@@ -35,6 +39,9 @@ from anything3d.weights import Place
 
 RIM = 0.05  # of the image side
 MEMORY = 20  # steps over which losses are averaged
+
+
+Kept = Literal["field", "cloud"]  # what was distilled, or the surface of the cloud
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,8 @@ class ReconstructConfig:
     background: tuple[float, float] = (1.0, 1.0)  # greys (or latents) behind the denoiser's views, drawn for each
     min_opacity: float = 0.3  # mean inside the photo's mask, seen from the reference camera; less is an empty field
     max_fog: float = 0.3  # mean opacity outside that mask, but for what may be hidden; more is fog
+    clip_weights: str = "clip"  # judges fields beside the surfaces of their clouds
+    max_fall: float = 0.08  # of CLIP similarity from the cloud's surface to the field; 2: all are kept
     checkpoint_every: int = 40  # steps
     field: FieldConfig = dataclasses.field(default_factory=FieldConfig)
     render: RenderConfig = dataclasses.field(default_factory=lambda: RenderConfig(samples=32))
@@ -84,6 +93,11 @@ class ReconstructConfig:
                 'reconstruct.start = "fog" and reconstruct.losses.reference_rgb = 0',
             )
 
+    @property
+    def judges(self) -> bool:
+        """Whether fields are compared with the surfaces of their clouds at all."""
+        return self.max_fall < 2
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
@@ -100,9 +114,11 @@ class Reconstructed:
     """One object's field (B = 1) and the running means of its unweighted losses at the end."""
 
     field: Field
+    kept: Kept
+    rise: float | None  # of the CLIP similarity to the photo, from the cloud's surface to the field
     losses: dict[str, float]  # by the names of LossTerms
-    opacity: float  # mean inside the crop's mask, from the reference camera
-    fog: float  # mean outside it, but for what may be hidden
+    opacity: float  # of what was distilled: mean inside the crop's mask, from the reference camera
+    fog: float  # the same, mean outside it, but for what may be hidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +140,9 @@ class Guide:
 
 
 class Reconstructor:
-    """Runs the distillation; holds the denoiser and nothing of the objects."""
+    """Runs the distillation; holds the networks and nothing of the objects. Without a CLIP every field is kept."""
 
-    def __init__(self, config: ReconstructConfig, denoiser: Denoiser) -> None:
+    def __init__(self, config: ReconstructConfig, denoiser: Denoiser, clip: Clip | None) -> None:
         if config.field.latent and config.render_size * denoiser.latent_scale != denoiser.image_size:
             raise ConfigError(
                 "config_value",
@@ -135,6 +151,7 @@ class Reconstructor:
             )
         self.config = config
         self.denoiser = denoiser
+        self.clip = clip
 
     def run(
         self, evidence: Evidence, generators: Sequence[torch.Generator], state: bytes | None = None
@@ -178,26 +195,46 @@ class Reconstructor:
 
     @torch.no_grad()
     def finish(self, evidence: Evidence, state: State) -> list[Reconstructed | NumericsError]:
-        """The fields of the last state, each judged from its reference camera.
+        """The fields of the last state, each judged from its reference camera, and beside the surface of its cloud.
 
         The errors are NumericsError "field_not_finite", "field_empty" and "field_fog"; each concerns one object only.
         """
+        config = self.config
+        field = state.field(config.field).to(self.denoiser.device)
+        if config.field.latent:
+            field = to_rgb(field, self.denoiser, config.background[1], config.render)
+        surface, rises = self._beside_clouds(evidence, field)
+        inside, outside = self._opacities(evidence, field)
+        finite = field.density_grid.isfinite().flatten(1).all(1) & field.color_grid.isfinite().flatten(1).all(1)
+        rows = zip(finite.tolist(), inside.tolist(), outside.tolist(), state.losses.tolist(), rises, strict=True)
+        found: list[Reconstructed | NumericsError] = []
+        for b, (sound, opacity, fog, terms, rise) in enumerate(rows):
+            worse = rise is not None and rise < -config.max_fall
+            kept = (surface if worse else field).row(b).cpu()
+            losses = dict(zip(LossTerms._fields, terms, strict=True))
+            made = Reconstructed(kept, "cloud" if worse else "field", rise, losses, opacity, fog)
+            found.append(_judge(sound, opacity, fog, config) or made)
+        return found
+
+    def _beside_clouds(self, evidence: Evidence, field: Field) -> tuple[Field, list[float | None]]:
+        """The clouds' surfaces, and by how much more the fields look like their photos than those do."""
+        if self.clip is None:
+            return field, [None] * len(field)
+        device = self.denoiser.device
+        surface, camera = Field.from_cloud(evidence.cloud.to(device), field.config), evidence.camera.to(device)
+        after, before = (
+            likeness(shown, camera, evidence.crops, self.clip, self.config.render) for shown in (field, surface)
+        )
+        return surface, (after - before).tolist()
+
+    def _opacities(self, evidence: Evidence, field: Field) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
+        """Mean opacity inside the masks and, but for what may be hidden, outside, from the reference cameras."""
         config, device = self.config, self.denoiser.device
-        field = state.field(config.field).to(device)
         mask, camera = _shrink(evidence.crops.to(device), config.render_size)[:, 3], evidence.camera.to(device)
         clear = (1 - mask) * _known(evidence.cloud.to(device), camera, mask, config.disc)
         alpha = render(field, camera, config.render_size, config.render).alpha
-        inside = (alpha * mask).sum((1, 2)) / mask.sum((1, 2)).clamp_min(1e-6)
-        outside = (alpha * clear).sum((1, 2)) / clear.sum((1, 2)).clamp_min(1e-6)
-        finite = field.density_grid.isfinite().flatten(1).all(1) & field.color_grid.isfinite().flatten(1).all(1)
-        if config.field.latent:
-            field = to_rgb(field, self.denoiser, config.background[1], config.render)
-        rows = zip(finite.tolist(), inside.tolist(), outside.tolist(), state.losses.tolist(), strict=True)
-        return [
-            _judge(sound, opacity, fog, config)
-            or Reconstructed(field.row(b).cpu(), dict(zip(LossTerms._fields, terms, strict=True)), opacity, fog)
-            for b, (sound, opacity, fog, terms) in enumerate(rows)
-        ]
+        inside, outside = ((alpha * share).sum((1, 2)) / share.sum((1, 2)).clamp_min(1e-6) for share in (mask, clear))
+        return inside, outside
 
     @torch.no_grad()
     def _guide(self, evidence: Evidence) -> Guide:
@@ -297,8 +334,9 @@ class Reconstructor:
 
 
 def load_reconstructor(config: ReconstructConfig, place: Place) -> Reconstructor:
-    """A reconstructor with the denoiser `config.weights`."""
-    return Reconstructor(config, load_denoiser(config.weights, place))
+    """A reconstructor with the denoiser `config.weights` and, to judge fields, the CLIP `config.clip_weights`."""
+    clip = load_clip(config.clip_weights, place) if config.judges else None
+    return Reconstructor(config, load_denoiser(config.weights, place), clip)
 
 
 def _check(state: State, n_objects: int, config: ReconstructConfig) -> State:

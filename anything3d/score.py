@@ -14,12 +14,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from anything3d import metrics
-from anything3d.camera import POINT_E_FOV_DEG, Camera, angles, orbit
+from anything3d.camera import Camera, angles, orbit
 from anything3d.clip import Clip, load_clip
 from anything3d.cloud import Cloud
 from anything3d.errors import ConfigError, NumericsError
 from anything3d.field import Field
 from anything3d.image import over
+from anything3d.likeness import WHITE, similarity, turntable
 from anything3d.mesh import Mesh
 from anything3d.render import RenderConfig, Rendering, composite, render
 from anything3d.truth import Target
@@ -27,8 +28,6 @@ from anything3d.weights import Place
 
 FSCORE_TAU = 0.05  # of the longest side; the `5pct` in the score's name
 SOLID = 0.5  # alpha above which a pixel belongs to a silhouette
-WHITE = 1.0
-TURNTABLE_DISTANCE = 2.7  # canonical units; a unit cube stays in sight at every azimuth, an object fills about half
 NO_TRUTH = "no ground truth: compared with the photo only"
 NORMALIZATION = (
     "the prediction is turned about the vertical into the true canonical frame, by the two cameras' azimuths (no ICP); "
@@ -104,16 +103,17 @@ class Scorer:
             raise NumericsError("field_not_finite", "the field has a NaN or Inf at the reference camera")
         white_crop = over(made.crop[None].float().cpu(), WHITE)
         psnr, iou = compare(reference, resize(white_crop, size), resize(made.crop[None, 3:].float().cpu(), size)[:, 0])
-        turntable = composite(self._render(made, turntable_cameras(made.reference, self.config)), WHITE)
-        likeness = self.clip.image_embeddings(turntable) @ self.clip.image_embeddings(white_crop)[0]
+        config = self.config
+        around = turntable(made.reference, config.views, config.turntable_elevation_deg)
+        views = composite(self._render(made, around), WHITE)
         return Scored(
             reference_psnr_db=float(psnr),
             reference_mask_iou=float(iou),
-            clip_similarity=float(likeness.mean()),
+            clip_similarity=float(similarity(self.clip, views, made.crop[None])),
             truth=None if target is None else against_truth(made, target, self.config, generator),
             normalization=NO_TRUTH if target is None else NORMALIZATION,
             reference=straight_rgba(reference)[0],
-            turntable=to_uint8(turntable),
+            turntable=to_uint8(views),
         )
 
     def _render(self, made: Reconstruction, camera: Camera) -> Rendering:
@@ -197,17 +197,6 @@ def azimuth_error_deg(reference: Camera, target: Target) -> float:
     azimuth, _ = angles(reference)
     true = torch.tensor([target.azimuth_deg])
     return float(metrics.angle_difference_deg(azimuth.cpu(), true, target.symmetry_deg))
-
-
-def turntable_cameras(reference: Camera, config: ScoreConfig) -> Camera:
-    """Equal steps all round, the first at the reference camera's azimuth."""
-    azimuth, _ = angles(reference)
-    azimuths = azimuth + torch.arange(config.views, device=azimuth.device) * (360 / config.views)
-    elevation, distance, fov = (
-        torch.full_like(azimuths, value)
-        for value in (config.turntable_elevation_deg, TURNTABLE_DISTANCE, POINT_E_FOV_DEG)
-    )
-    return orbit(azimuths, elevation, distance, fov)
 
 
 def subset(points: Float[Tensor, "N 3"], n: int, generator: torch.Generator) -> Float[Tensor, "M 3"]:

@@ -10,7 +10,15 @@ if TYPE_CHECKING:
     from pipeline.ablate import Measured
 
 ABLATIONS = Path(__file__).parent / "ablations"
-SHOWN = ("reference_psnr_db", "novel_psnr_db", "novel_mask_iou", "chamfer", "fscore_5pct", "lift_chamfer")
+SHOWN = (
+    "reference_psnr_db",
+    "novel_psnr_db",
+    "novel_mask_iou",
+    "chamfer",
+    "fscore_5pct",
+    "lift_chamfer",
+    "seconds_per_object",
+)
 
 
 def ablate(

@@ -18,6 +18,7 @@ SHOWN = {
     "fscore_5pct": "F-score at 5 %",
     "novel_psnr_db": "novel-view PSNR, dB",
 }  # column -> what the page calls it
+CLOUD = " <em>The cloud's own surface: distillation had made it worse.</em>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Card:
     render_png: bytes
     turntable_webp: bytes
     caption: str
+    kept: str  # FieldRecord.kept
     scores: Mapping[str, Any]
 
     @classmethod
@@ -40,6 +42,7 @@ class Card:
             render_png=rows["score"].render_png,
             turntable_webp=rows["score"].turntable_webp,
             caption=rows["caption"].caption,
+            kept=rows["reconstruct"].kept,
             scores=asdict(rows["score"]),
         )
 
@@ -87,8 +90,9 @@ def _card(card: Card) -> str:
         + _figure("render", "png", card.render_png)
         + _figure("turntable", "webp", card.turntable_webp)
     )
+    remark = CLOUD if card.kept == "cloud" else ""
     return (
-        f"<section><h2>{escape(card.object_id)}</h2><p>{escape(card.caption)}</p>"
+        f"<section><h2>{escape(card.object_id)}</h2><p>{escape(card.caption)}{remark}</p>"
         f"<div>{images}</div><table>{numbers}</table></section>"
     )
 

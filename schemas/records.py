@@ -93,13 +93,21 @@ class FieldRecord:
     field: Annotated[bytes, pa.binary(), "safetensors: voxel grids of density and colour, half side of their cube"]
     steps: Annotated[int, pa.int64(), "optimiser steps"]
     attempts: Annotated[int, pa.int64(), "1; 2 if the field collapsed at first and another seed was tried"]
+    kept: Annotated[
+        Literal["field", "cloud"], pa.string(), "cloud: the cloud's own surface, as distillation had made it worse"
+    ]
+    likeness_rise: Annotated[
+        float | None,
+        pa.float64(),
+        "null if not judged; CLIP similarity to the crop, of the field less the cloud's surface",
+    ]
     sds_loss: Annotated[float, pa.float64(), "half the mean square of the distillation gradient, last 20 steps"]
     reference_rgb_loss: Annotated[float, pa.float64(), "mean square colour error at the reference view, last 20 steps"]
     reference_mask_loss: Annotated[
         float, pa.float64(), "mean square opacity error at the reference view, last 20 steps"
     ]
-    opacity: Annotated[float, pa.float64(), "0 to 1, mean inside the mask at the reference view"]
-    fog: Annotated[float, pa.float64(), "0 to 1, mean outside the mask at the reference view"]
+    opacity: Annotated[float, pa.float64(), "0 to 1, mean inside the mask at the reference view, of what was distilled"]
+    fog: Annotated[float, pa.float64(), "0 to 1, mean outside it, likewise"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ Item = tuple[ObjectRecord, ConceptRecord, CloudRecord]
 
 class ReconstructStage:
     name = "reconstruct"
-    version = 2
+    version = 3
     reads = ("segment", "invert", "lift")
     record = FieldRecord
 
@@ -30,7 +30,7 @@ class ReconstructStage:
 
     @staticmethod
     def weights(config: ReconstructConfig) -> tuple[str, ...]:
-        return (config.weights,)
+        return (config.weights, config.clip_weights) if config.judges else (config.weights,)
 
     def __call__(self, items: Sequence[Item], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
         first = self._reconstruct(items, self.name, checkpoint)
@@ -72,6 +72,8 @@ class ReconstructStage:
             found.field.to_bytes(0),
             self._steps,
             attempts,
+            found.kept,
+            found.rise,
             losses["sds"],
             losses["reference_rgb"],
             losses["reference_mask"],

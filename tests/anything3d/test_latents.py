@@ -97,7 +97,7 @@ def test_a_latent_field_is_distilled_without_the_vae_and_leaves_in_rgb(denoiser)
     def no_encoder(pixels: torch.Tensor) -> torch.Tensor:
         raise AssertionError("latents are rendered, not encoded")
 
-    reconstructor = Reconstructor(CONFIG, dataclasses.replace(denoiser, encode=no_encoder))
+    reconstructor = Reconstructor(CONFIG, dataclasses.replace(denoiser, encode=no_encoder), None)
     evidence = evidence_of(denoiser)
     states = list(reconstructor.run(evidence, seed.generators(0, "reconstruct", IDS)))
     assert states[-1].color_grid.shape == (2, 4, 16, 16, 16)
@@ -123,4 +123,4 @@ def test_what_latents_cannot_be_compared_with_is_refused(changes):
 
 def test_views_of_another_size_than_latents_are_refused(denoiser):
     with pytest.raises(ConfigError, match=r"render_size is 64; latents of diffusion are 16 a side"):
-        Reconstructor(dataclasses.replace(CONFIG, render_size=64), denoiser)
+        Reconstructor(dataclasses.replace(CONFIG, render_size=64), denoiser, None)

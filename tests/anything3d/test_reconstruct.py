@@ -10,7 +10,7 @@ from anything3d.checkpoint import State
 from anything3d.cloud import Cloud
 from anything3d.errors import ConfigError, InputError, NumericsError
 from anything3d.field import Field, FieldConfig
-from anything3d.losses import LossConfig
+from anything3d.losses import LossConfig, LossTerms
 from anything3d.mini import diffusion as mini_diffusion
 from anything3d.reconstruct import Evidence, ReconstructConfig, Reconstructed, Reconstructor, load_reconstructor
 from anything3d.render import RenderConfig, composite, render
@@ -38,7 +38,8 @@ def reconstructor(weights: Path) -> Reconstructor:
 
 
 def with_config(reconstructor: Reconstructor, **changes: object) -> Reconstructor:
-    return Reconstructor(dataclasses.replace(reconstructor.config, **changes), reconstructor.denoiser)
+    config = dataclasses.replace(reconstructor.config, **changes)
+    return Reconstructor(config, reconstructor.denoiser, reconstructor.clip)
 
 
 def paint(points: torch.Tensor) -> torch.Tensor:
@@ -70,6 +71,27 @@ def evidence_of(reconstructor: Reconstructor, azimuths: list[float]) -> Evidence
 def last_state(reconstructor: Reconstructor, evidence: Evidence, ids: list[str], state: bytes | None = None) -> State:
     *_, last = reconstructor.run(evidence, seed.generators(0, "reconstruct", ids), state)
     return last
+
+
+def test_a_field_that_looks_less_like_its_photo_than_its_cloud_is_replaced_by_the_clouds_surface(reconstructor):
+    """Of two objects with clouds in the right colours, one has been painted over."""
+    strict = with_config(reconstructor, max_fall=0.05)
+    evidence = evidence_of(reconstructor, [0.0, 120.0])
+    evidence = dataclasses.replace(evidence, cloud=Cloud(evidence.cloud.points, paint(evidence.cloud.points)))
+    surface = Field.from_cloud(evidence.cloud, CONFIG.field)
+    colors = torch.stack([surface.color_grid[0], torch.full_like(surface.color_grid[1], -4.0)]).detach()
+    begun = State.begin(surface, seed.generators(0, "reconstruct", IDS), len(LossTerms._fields))
+    state = dataclasses.replace(begun, color_grid=colors)
+
+    same, black = strict.finish(evidence, state)
+    assert (same.kept, black.kept) == ("field", "cloud")
+    assert same.rise == pytest.approx(0, abs=1e-5)
+    assert black.rise < -0.05
+    assert torch.equal(black.field.color_grid, surface.color_grid[1:])
+    for lenient in (with_config(reconstructor, max_fall=1.9), Reconstructor(CONFIG, reconstructor.denoiser, None)):
+        _, kept = lenient.finish(evidence, state)
+        assert kept.kept == "field"
+        assert torch.equal(kept.field.color_grid, colors[1:])
 
 
 def test_a_concept_s_adapter_reaches_the_distillation(reconstructor):

@@ -137,7 +137,7 @@ class World:
 
     def _reconstruct(self, object_id):
         field = Field.from_cloud(from_ply(self._ply(object_id)[0]), FieldConfig(resolution=32, half=0.6))
-        return FieldRecord(object_id, field.to_bytes(0), 1, 1, 0.0, 0.0, 0.0, 1.0, 0.0)
+        return FieldRecord(object_id, field.to_bytes(0), 1, 1, "field", None, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 @pytest.fixture(scope="module")

@@ -112,7 +112,7 @@ def test_a_field_without_a_surface_is_a_reject(tmp_path):
     from anything3d.field import Field, FieldConfig
 
     empty = Field(torch.full((1, 1, 8, 8, 8), -20.0), torch.zeros(1, 3, 8, 8, 8), FieldConfig(resolution=8))
-    record = FieldRecord("sa_1-0000", empty.to_bytes(0), 1, 1, 0.0, 0.0, 0.0, 0.0, 0.0)
+    record = FieldRecord("sa_1-0000", empty.to_bytes(0), 1, 1, "field", None, 0.0, 0.0, 0.0, 0.0, 0.0)
     (outcome,) = MeshStage(CONFIG, CONFIG.place())([(record,)], Unit("u", ("sa_1-0000",)), cell.NoCheckpoint())
     assert isinstance(outcome, NumericsError)
     assert outcome.reason == "empty_surface"
