@@ -22,7 +22,7 @@ def test_list_says_for_whom_how_large_and_where():
     assert "MISSING" in lines["sam-vit-b"]
     assert " 375 " in lines["sam-vit-b"]
     assert "unknown" in lines["mine"]
-    assert "lift, score" in lines["clip"]
+    assert "lift, reconstruct, score" in lines["clip"]
     assert str(PACKAGED / "clip") in lines["clip"]
 
 
