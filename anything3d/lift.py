@@ -46,7 +46,7 @@ class LiftConfig:
     guidance: float = 1.0  # 1: none, half the calls; official 3, overshoots at toy size (Chamfer 0.13 to 0.28)
     upsampler_guidance: float = 1.0  # authors' code 3
     distance: float = 3.5  # of the reference camera, canonical units; the mini world's photos: 1.4 to 10, median 5
-    azimuths: int = 24  # directions tried all around
+    azimuths: int = 24  # directions tried all around; 1: the front only, as the authors assume
     elevations: int = 7  # ... at so many heights
     lowest_deg: float = -15.0
     highest_deg: float = 75.0
@@ -173,10 +173,9 @@ class Lifter:
     def _refine(self, cloud: Cloud, crops: Float[Tensor, "B 4 S S"], views: Views, rows: Int[Tensor, "B"]) -> Views:
         """The best view [B, 1] of the final clouds, around the ones that their drafts (`rows` of `views`) had."""
         config = self.config
+        around = 180 / config.azimuths if config.azimuths > 1 else 0.0
         between = (config.highest_deg - config.lowest_deg) / max(config.elevations - 1, 1)
-        near = directions_near(
-            views.azimuth_deg[rows, 0], views.elevation_deg[rows, 0], (180 / config.azimuths, between / 2)
-        )
+        near = directions_near(views.azimuth_deg[rows, 0], views.elevation_deg[rows, 0], (around, between / 2))
         return search(cloud, target_of(crops, config.match_px), near, config.distance).best()
 
 

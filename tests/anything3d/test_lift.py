@@ -91,6 +91,12 @@ def test_the_reference_camera_frames_the_cloud_as_the_crop_frames_the_mask(lifte
     assert depth.min() > 0
 
 
+def test_a_single_azimuth_and_height_assume_the_front(lifter):
+    front = dataclasses.replace(lifter.config, azimuths=1, elevations=1, lowest_deg=5.0, highest_deg=5.0)
+    for lifted in dataclasses.replace(lifter, config=front)(random_crops(), generators()):
+        assert (lifted.reference.azimuth_deg, lifted.reference.elevation_deg) == (0.0, 5.0)
+
+
 def test_a_crop_without_mask_fails_alone(lifter):
     crops = random_crops()
     crops[1, 3] = 0
