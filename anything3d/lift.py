@@ -7,20 +7,21 @@ Source: Anything-3D (arXiv 2304.10261), whose code takes a single sample and ass
 that its authors and users report, hence the choice among drafts and the search for the camera.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import assert_never
+from types import ModuleType
+from typing import Literal, assert_never
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from anything3d import seed
+from anything3d import pointe, seed
 from anything3d.clip import Clip, load_clip
 from anything3d.cloud import Cloud, distinct_points, normalise
 from anything3d.errors import Anything3DError, ConfigError, InputError, NumericsError, WeightsError
 from anything3d.image import over
-from anything3d.pointe import PointDenoiser, load_denoiser, sample
+from anything3d.pointe import official
 from anything3d.reference import ReferenceCamera, Views, direction_grid, directions_near, search, target_of
 from anything3d.weights import Place
 
@@ -28,8 +29,14 @@ MIN_POINTS = 8  # distinct points of a cloud that can be called a shape
 DISTINCT = 1e-3  # canonical units; nearer points count as one
 
 
+Backend = Literal["anything3d", "point-e"]
+Denoiser = pointe.PointDenoiser | official.OfficialDenoiser
+BACKENDS: Mapping[Backend, ModuleType] = {"anything3d": pointe, "point-e": official}
+
+
 @dataclass(frozen=True, slots=True)
 class LiftConfig:
+    backend: Backend = "anything3d"  # "point-e": the official package runs Point-E's networks (`pointe.official`)
     weights: str = "pointe"
     upsampler_weights: str = "pointe-upsampler"
     clip_weights: str = "clip"
@@ -67,6 +74,8 @@ class LiftConfig:
                 "config_value",
                 f"lift elevations run from {self.lowest_deg} to {self.highest_deg}; must rise within -90..90",
             )
+        if self.backend == "point-e" and self.upsampler_around_coarse:
+            raise ConfigError("config_value", "lift.backend point-e must have lift.upsampler_around_coarse = false")
         if self.distance <= 1:
             raise ConfigError("config_value", f"lift.distance is {self.distance}; must be above 1, outside the object")
 
@@ -81,8 +90,9 @@ class Lifted:
 
 @dataclass(frozen=True, slots=True)
 class Lifter:
-    base: PointDenoiser
-    upsampler: PointDenoiser
+    base: Denoiser
+    upsampler: Denoiser
+    sample: Callable[..., Tensor]  # `pointe.sample`, or the official package's
     clip: Clip
     config: LiftConfig
     device: torch.device
@@ -120,7 +130,7 @@ class Lifter:
         for start in range(0, len(images), few):
             owners = generators[start : start + few]
             noise = seed.randn((count, 6, self.base.config.n_ctx), owners, self.device).flatten(0, 1)
-            clouds = sample(
+            clouds = self.sample(
                 self.base,
                 "base",
                 noise,
@@ -155,7 +165,7 @@ class Lifter:
         config = self.config
         embeddings = _embed(self.upsampler, self.clip, images)
         noise = seed.randn((6, self.upsampler.config.n_ctx), generators, self.device)
-        dense = sample(
+        dense = self.sample(
             self.upsampler,
             "upsample",
             noise,
@@ -182,11 +192,13 @@ class Lifter:
 def load_lifter(config: LiftConfig, place: Place) -> Lifter:
     """Point-E, its upsampler and CLIP, ready for use.
 
-    Raises: WeightsError if one is missing or damaged, or they were not made for each other.
+    Raises: WeightsError if one is missing or damaged, or they were not made for each other; ConfigError if the backend
+    is not installed.
     """
+    backend = BACKENDS[config.backend]
+    base = backend.load_denoiser(config.weights, place)
+    upsampler = backend.load_denoiser(config.upsampler_weights, place)
     clip = load_clip(config.clip_weights, place)
-    base = load_denoiser(config.weights, place)
-    upsampler = load_denoiser(config.upsampler_weights, place)
     if base.config.cond_ctx or not upsampler.config.cond_ctx:
         raise WeightsError(
             "weights_mismatch", f"{config.weights} must be a base network and {config.upsampler_weights} an upsampler"
@@ -199,7 +211,7 @@ def load_lifter(config: LiftConfig, place: Place) -> Lifter:
         )
     for network, name in ((base, config.weights), (upsampler, config.upsampler_weights)):
         _check_clip(network, name, clip)
-    return Lifter(base, upsampler, clip, config, torch.device(place.device))
+    return Lifter(base, upsampler, backend.sample, clip, config, torch.device(place.device))
 
 
 def canonical(channels: Float[Tensor, "B 6 N"]) -> Cloud:
@@ -214,7 +226,7 @@ def is_shape(cloud: Cloud) -> Bool[Tensor, "B"]:
     return distinct_points(cloud, DISTINCT) >= MIN_POINTS
 
 
-def _embed(network: PointDenoiser, clip: Clip, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D *G"] | None:
+def _embed(network: Denoiser, clip: Clip, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D *G"] | None:
     match network.config.image:
         case "none":
             return None
@@ -226,7 +238,7 @@ def _embed(network: PointDenoiser, clip: Clip, images: Float[Tensor, "B 3 S S"])
             assert_never(unknown)
 
 
-def _check_clip(network: PointDenoiser, name: str, clip: Clip) -> None:
+def _check_clip(network: Denoiser, name: str, clip: Clip) -> None:
     """Raises: WeightsError("weights_mismatch") if `network` was made for another CLIP."""
     match network.config.image:
         case "none":

@@ -45,7 +45,7 @@ def load_sdf(name: str, place: Place) -> PointCloudSdf:
 
 
 def _load(name: str, place: Place) -> PointDenoiser | PointCloudSdf:
-    config, clip, tensors = _read(directory(name, place))
+    config, clip, tensors = read(directory(name, place))
     with torch.device("meta"):
         network = build(config, clip)
     try:
@@ -61,8 +61,11 @@ def _placed(network: nn.Module, place: Place) -> PointDenoiser | PointCloudSdf:
     return placed
 
 
-def _read(folder: Path) -> tuple[Mapping[str, object], Mapping[str, object], dict[str, Tensor]]:
-    """Configuration, CLIP sizes and tensors."""
+def read(folder: Path) -> tuple[Mapping[str, object], Mapping[str, object], dict[str, Tensor]]:
+    """Configuration, CLIP sizes and tensors of a folder of weights.
+
+    Raises: WeightsError if there is not exactly one network, or its files are damaged.
+    """
     if (folder / "config.json").is_file():
         from safetensors import SafetensorError
         from safetensors.torch import load_file
