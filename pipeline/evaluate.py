@@ -65,6 +65,8 @@ def evaluate(corpus: str, truths: Sequence[str], say: Callable[[str], None] = pr
     rows: list[EvaluationRecord] = []
     for commits in released_cells(store, body):
         ids = store.read_column(commits["score"].rows, "object_id")
+        if not ids:  # all were rejected on the way; stages behind worked on nothing
+            continue
         seconds = seconds_per_object(commits)
         for records in joined(store, commits, ids):
             known = by_photo.get(records["segment"].image_id)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from anything3d import truth
 from anything3d.camera import POINT_E_FOV_DEG, orbit
 from anything3d.cloud import Cloud, from_ply, to_ply
-from anything3d.errors import ConfigError, InputError
+from anything3d.errors import ConfigError, InputError, NumericsError
 from anything3d.evaluate import METRICS
 from anything3d.field import Field, FieldConfig
 from anything3d.mini.world import write_world
@@ -52,7 +52,8 @@ class Told:
         self.reads, self.record = recipes(CONFIG)[name].reads, recipes(CONFIG)[name].record
 
     def __call__(self, items, unit, checkpoint):
-        return [[self._row(item[0].object_id)] for item in items]
+        rows = [self._row(item[0].object_id) for item in items]
+        return [row if isinstance(row, NumericsError) else [row] for row in rows]
 
 
 def camera_row(item, wrong_deg=0.0):
@@ -70,7 +71,7 @@ def shrink_views(folder):
 
 
 class World:
-    """A shard with its truth, and a corpus of three of its true objects and of one mask that is none of them."""
+    """A shard with its truth, and a corpus of three of its true objects and a mask that is none; one more was fog."""
 
     def __init__(self, folder):
         self.shard, self.truth, self.corpus = folder / "world.tar", folder / "world.truth", folder / "corpus"
@@ -98,7 +99,8 @@ class World:
             next(item for item in true if not self.items[item].held_out and self.items[item].symmetry_deg == 0),
         ]
         self.stranger = next(row.object_id for row in rows if find_truth(row, self.says) is None)
-        units = [self._finish(unit) for unit in slices(segmented, [*self.known, self.stranger], 2)]
+        self.fog = next(row.object_id for row in rows if row.object_id not in [*self.known, self.stranger])
+        units = [self._finish(unit) for unit in slices(segmented, [*self.known, self.stranger, self.fog], 2)]
         self.snapshot = publish(self.store, units, self.commits, [], "", quiet)
 
     def _finish(self, unit):
@@ -112,7 +114,6 @@ class World:
         recipe = recipes(CONFIG)[name]
         load = (lambda: stage) if stage else partial(load_stage, name, CONFIG.to_json(), "cpu")
         commit, _ = cell.run(recipe, unit, self.store, load)
-        assert commit.counts["rows"] > 0
         self.commits.setdefault(name, []).append(commit)
         return cell.as_input(recipe, unit, commit)
 
@@ -136,6 +137,8 @@ class World:
         return CloudRecord(object_id, ply, 8192, 0, 1.0, *camera_row(item, wrong))
 
     def _reconstruct(self, object_id):
+        if object_id == self.fog:
+            return NumericsError("field_fog", "told")
         field = Field.from_cloud(from_ply(self._ply(object_id)[0]), FieldConfig(resolution=32, half=0.6))
         return FieldRecord(object_id, field.to_bytes(0), 1, 1, "field", None, 0.0, 0.0, 0.0, 1.0, 0.0)
 
@@ -167,6 +170,13 @@ def test_every_finished_object_has_a_row_and_strangers_have_no_truth(world, same
     assert null == {"truth_caption", "unseen_pair", "mask_iou", "caption_shape_accuracy", "caption_color_accuracy",
                     "azimuth_within_20deg", *TRUTH_NUMBERS}  # fmt: skip
     assert [rows[item]["truth_caption"] for item in world.known] == [world.items[item].caption for item in world.known]
+
+
+def test_a_cell_whose_objects_were_all_rejected_adds_none(world, same_truth):
+    found, rows = same_truth
+    assert world.commits["score"][-1].counts == {**world.commits["score"][-1].counts, "inputs": 0, "rows": 0}
+    assert world.fog not in rows
+    assert found.objects == 4
 
 
 def test_the_numbers_are_those_of_objects_that_are_the_truth_with_one_camera_wrong(world, same_truth):
