@@ -28,7 +28,6 @@ from anything3d.weights import Place
 MIN_POINTS = 8  # distinct points of a cloud that can be called a shape
 DISTINCT = 1e-3  # canonical units; nearer points count as one
 
-
 Backend = Literal["anything3d", "point-e"]
 Denoiser = pointe.PointDenoiser | official.OfficialDenoiser
 BACKENDS: Mapping[Backend, ModuleType] = {"anything3d": pointe, "point-e": official}
