@@ -1,9 +1,12 @@
 """Captions of crops: T = BLIP(I') (Li et al. 2022), by beam search or by nucleus sampling.
 
-Anything-3D captions the crop on a white background with nucleus sampling, unseeded (AnyObject3D main.py). Here each
-object has its own generator, so that its caption depends neither on its batch neighbours nor on their order.
+Anything-3D samples three captions of the crop on white, unseeded, and takes the first that has the keyword typed by its
+user (AnyObject3D main.py). Here each object has its own generator, so that its caption depends neither on its batch
+neighbours nor on their order.
 """
 
+import dataclasses
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +33,8 @@ class CaptionConfig:
 
     weights: str = "blip"  # packaged name or folder in the layout of transformers' BLIP
     decoding: Decoding = "beam"  # the likeliest caption; "nucleus" is what the paper's code uses
+    samples: int = 1  # captions of each object, by nucleus, one of which is taken (`choose`); 3 in the authors' code
+    keyword: str = ""  # a word for the objects, where somebody knows: captions shall have it, inversion moves it alone
     beams: int = 3  # of the beam search; LAVIS blip_caption.generate
     top_p: float = 0.9  # probability mass that nucleus sampling keeps; LAVIS blip_caption.generate
     repetition_penalty: float = 1.0  # 1 = none; LAVIS takes 1.1 for nucleus sampling
@@ -40,10 +45,14 @@ class CaptionConfig:
 
 @dataclass(frozen=True, slots=True)
 class Captioned:
-    """A caption and the mean log-probability (nats) of its tokens, the end included, under the plain network."""
+    """A caption and the mean log-probability (nats) of its tokens, the end included, under the plain network.
+
+    `keyword` is a word of it, or "". Where it had to be put in front, the log-probability is of the rest.
+    """
 
     text: str
     log_probability: float
+    keyword: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +71,23 @@ class Captioner:
 
     @torch.inference_mode()
     def __call__(self, crops: Float[Tensor, "B 4 S S"], generators: Sequence[torch.Generator]) -> list[Captioned]:
-        """Captions of crops (RGBA in [0, 1]) over white; row b is sampled with `generators[b]` (one draw from each).
+        """Captions of crops (RGBA in [0, 1]) over white; row b is sampled with `generators[b]`, one draw for each
+        sample.
 
         Raises: NumericsError if a caption has no letter or digit, or its probability is not finite.
         """
         weight = next(self.vision.parameters())
         pixels = self.preprocess(over(crops.to(weight.device, torch.float32), WHITE)).to(weight.dtype)
-        image = self.vision(pixel_values=pixels).last_hidden_state
-        ids = self._continue_prompt(image, generators)
+        samples = self.config.samples
+        image = self.vision(pixel_values=pixels).last_hidden_state.repeat_interleave(samples, 0)
+        ids = self._continue_prompt(image, [child(g) for g in generators for _ in range(samples)])
         log_probabilities = self._log_probabilities(image, ids).tolist()
         start = len(self.prompt_ids)
-        return [
+        found = [
             captioned(self.decode(row[start:]), value)
             for row, value in zip(ids.tolist(), log_probabilities, strict=True)
         ]
+        return [choose(found[b : b + samples], self.config.keyword) for b in range(0, len(found), samples)]
 
     def _continue_prompt(
         self, image: Float[Tensor, "B N C"], generators: Sequence[torch.Generator]
@@ -86,7 +98,7 @@ class Captioner:
             case "beam":
                 beams, processors = config.beams, []
             case "nucleus":
-                beams, processors = 1, [NucleusNoise(config.top_p, [child(g) for g in generators])]
+                beams, processors = 1, [NucleusNoise(config.top_p, generators)]
             case _:
                 assert_never(config.decoding)
         return self.generate(
@@ -156,6 +168,19 @@ def captioned(text: str, log_probability: float) -> Captioned:
     return Captioned(text, log_probability)
 
 
+def choose(captions: Sequence[Captioned], keyword: str) -> Captioned:
+    """The first caption that has the keyword; without one, the likeliest. The keyword is put first where none has it.
+
+    Source: AnyObject3D main.py, where a keyword is also found inside other words.
+    """
+    if not keyword:
+        return max(captions, key=lambda caption: caption.log_probability)
+    word = re.compile(rf"\b{re.escape(keyword)}\b", re.IGNORECASE)
+    having = next((caption for caption in captions if word.search(caption.text)), None)
+    text = having.text if having else clean(f"{keyword}, {captions[0].text}")
+    return dataclasses.replace(having or captions[0], text=text, keyword=keyword)
+
+
 def clean(text: str) -> str:
     """Printable, single spaces, at most 200 characters: captions become prompts, table cells and HTML."""
     printable = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
@@ -210,3 +235,10 @@ def check(config: CaptionConfig) -> None:
             "caption_config",
             f"{config}: need beams >= 1, 0 < top_p <= 1, repetition_penalty > 0, 0 <= min_tokens <= max_tokens",
         )
+    if config.samples < 1 or (config.samples > 1 and config.decoding != "nucleus"):
+        raise ConfigError(
+            "caption_config",
+            f"caption.samples is {config.samples} with caption.decoding {config.decoding}; must be 1 but for nucleus",
+        )
+    if config.keyword != clean(config.keyword) or " " in config.keyword:
+        raise ConfigError("caption_config", f"caption.keyword is {config.keyword!r}; must be one word")

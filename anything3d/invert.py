@@ -2,7 +2,8 @@
 
 e* = argmin_e E_{t, eps} || eps_phi(x_t, t, e) - eps ||^2 with x_t as in diffusion.py, beginning at e_0 = EMBEDDING(T).
 Then, if asked to, the networks themselves are adapted to the object by low-rank changes, under the same loss.
-Source: Gal et al. 2022, equation 2, as Anything-3D uses it; every word of the caption is free, not one placeholder.
+Source: Gal et al. 2022, equation 2, as Anything-3D uses it. An object's keyword is the placeholder, whose embedding
+moves; where it has none, every word of the caption does.
 cloneofsimo/lora @d84074b, which their code calls: norms pulled to 0.4, and the second phase ("pivotal tuning").
 """
 
@@ -101,22 +102,28 @@ class Inverter:
     config: InvertConfig
 
     def __call__(
-        self, crops: Float[Tensor, "B 4 S S"], captions: list[str], generators: Sequence[torch.Generator]
+        self,
+        crops: Float[Tensor, "B 4 S S"],
+        captions: list[str],
+        generators: Sequence[torch.Generator],
+        keywords: Sequence[str] | None = None,
     ) -> list[Inverted | NumericsError]:
         """e* of each crop (RGBA in [0, 1], over white), beginning at its caption; all objects are fitted at once.
 
-        The last embedding is kept, whatever its held-out loss; both losses are stated. An embedding or loss that is not
-        finite is NumericsError("inversion_diverged") for its object only. Each object has moments, noises, an adapter
-        and a loss of its own, so the result does not depend on what else is in the batch.
+        `keywords` has a word of each caption, or "". The last embedding is kept, whatever its held-out loss; both
+        losses are stated. An embedding or loss that is not finite is NumericsError("inversion_diverged") for its object
+        only. Each object has moments, noises, an adapter and a loss of its own, so the result does not depend on what
+        else is in the batch.
         """
         denoiser, config = self.denoiser, self.config
         with torch.no_grad():
             latents = denoiser.encode_image(over(crops.to(denoiser.device), WHITE)).float()
             start = denoiser.embed_prompts(captions)
         held_out = self._draw(latents, generators, config.held_out, config.t_max)
-        found = self._fit(latents, start, generators)
+        moving = self._moving(start, keywords or [""] * len(captions))
+        found = self._fit(latents, start, moving, generators)
         if config.lora.steps:
-            found = self._adapt(latents, found, generators)
+            found = self._adapt(latents, found, moving, generators)
         steps = config.steps + config.lora.steps
         with torch.no_grad():
             before = self._losses(latents, start, held_out).tolist()
@@ -129,9 +136,15 @@ class Inverter:
             for b in range(len(crops))
         ]
 
-    def _fit(self, latents: Float[Tensor, "B C h w"], start: Concept, generators: Sequence[torch.Generator]) -> Concept:
-        """Textual inversion: the embeddings of the words move."""
-        config, words = self.config, self._words(start)
+    def _fit(
+        self,
+        latents: Float[Tensor, "B C h w"],
+        start: Concept,
+        moving: Bool[Tensor, "B L"],
+        generators: Sequence[torch.Generator],
+    ) -> Concept:
+        """Textual inversion: embeddings move."""
+        config = self.config
         embeddings = start.embeddings.float().clone().requires_grad_()
         optimizer = torch.optim.Adam([embeddings], lr=config.lr)
         for step in range(config.steps):
@@ -140,17 +153,21 @@ class Inverter:
             noises = self._draw(latents, generators, config.samples, config.t_max)
             losses = self._losses(latents, Concept(start.tokens, embeddings), noises)
             (gradient,) = torch.autograd.grad(losses.sum(), embeddings)
-            embeddings.grad = gradient * words[..., None]
+            embeddings.grad = gradient * moving[..., None]
             optimizer.step()
             if config.norm:
-                _pull(embeddings, words, config.norm, min(1, PULL * rate))
+                _pull(embeddings, moving, config.norm, min(1, PULL * rate))
         return Concept(start.tokens, embeddings.detach())
 
     def _adapt(
-        self, latents: Float[Tensor, "B C h w"], start: Concept, generators: Sequence[torch.Generator]
+        self,
+        latents: Float[Tensor, "B C h w"],
+        start: Concept,
+        moving: Bool[Tensor, "B L"],
+        generators: Sequence[torch.Generator],
     ) -> Concept:
         """Pivotal tuning: low-rank changes of attention in UNet and text encoder, and the embeddings go on."""
-        config, words = self.config.lora, self._words(start)
+        config = self.config.lora
         embeddings = start.embeddings.clone().requires_grad_()
         adapter = self.denoiser.adapt(config.rank, generators).each(lambda factor: factor.requires_grad_())
         unet, text = adapter.factors(UNET), adapter.factors(TEXT)
@@ -163,11 +180,11 @@ class Inverter:
                 group["lr"] = rate * _ramp(step / config.steps, config.warmup)
             noises = self._draw(latents, generators, config.samples, config.t_max)
             losses = self._losses(latents, Concept(start.tokens, embeddings, adapter), noises)
-            moved = [*unet, *text, embeddings]
-            *changes, shift = torch.autograd.grad(losses.sum(), moved)
-            changes.append(shift * words[..., None])
+            trained = [*unet, *text, embeddings]
+            *changes, shift = torch.autograd.grad(losses.sum(), trained)
+            changes.append(shift * moving[..., None])
             _clip(changes, config.clip)
-            for tensor, gradient in zip(moved, changes, strict=True):
+            for tensor, gradient in zip(trained, changes, strict=True):
                 tensor.grad = gradient
             optimizer.step()
         used = adapter.each(lambda factor: factor.detach()).scaled(config.share)
@@ -191,10 +208,20 @@ class Inverter:
         predicted = self.denoiser.predict_noise(noisy, t, text, adapter=adapter)
         return (predicted - eps).square().view(len(latents), -1).mean(1)
 
-    def _words(self, concept: Concept) -> Bool[Tensor, "B L"]:
-        """Which tokens are words: all but the start, the end and the padding behind it."""
-        ended = (concept.tokens == self.denoiser.end_token).cumsum(1) > 0
-        return ~ended & (concept.tokens != self.denoiser.start_token)
+    def _moving(self, concept: Concept, keywords: Sequence[str]) -> Bool[Tensor, "B L"]:
+        """Which tokens are the object's keyword; all words where it has none, or the prompt was cut off before it."""
+        moving = self._words(concept.tokens)
+        for row, tokens, keyword in zip(moving, concept.tokens, keywords, strict=True):
+            named = self.denoiser.tokenize([keyword]).to(tokens.device)
+            word = named[self._words(named)]
+            if keyword and (at := (tokens.unfold(0, len(word), 1) == word).all(1).nonzero()).numel():
+                row.fill_(False)[at[0, 0] : at[0, 0] + len(word)] = True
+        return moving
+
+    def _words(self, tokens: Int[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
+        """All but the start, the end and the padding behind it."""
+        ended = (tokens == self.denoiser.end_token).cumsum(1) > 0
+        return ~ended & (tokens != self.denoiser.start_token)
 
 
 def load_inverter(config: InvertConfig, place: Place) -> Inverter:

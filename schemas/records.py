@@ -54,6 +54,7 @@ class CaptionRecord:
     object_id: Annotated[str, pa.string(), "the object"]
     caption: Annotated[str, pa.string(), "BLIP's sentence on the crop over white"]
     log_probability: Annotated[float, pa.float64(), "nats per token, mean"]
+    keyword: Annotated[str, pa.string(), "the word of the caption that inversion moves; empty: all words"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from schemas.records import CaptionRecord, ObjectRecord
 
 class CaptionStage:
     name = "caption"
-    version = 1
+    version = 2
     reads = ("segment",)
     record = CaptionRecord
 
@@ -31,6 +31,6 @@ class CaptionStage:
         crops = crops_from_png([row.crop_png for row in objects])
         captions = self._captioner(crops, generators(self._seed, self.name, [row.object_id for row in objects]))
         return [
-            [CaptionRecord(row.object_id, caption.text, caption.log_probability)]
+            [CaptionRecord(row.object_id, caption.text, caption.log_probability, caption.keyword)]
             for row, caption in zip(objects, captions, strict=True)
         ]

@@ -36,6 +36,7 @@ class InvertStage:
             crops_from_png([row.crop_png for row in objects]),
             [row.caption for row in captions],
             generators(self._seed, self.name, [row.object_id for row in objects]),
+            [row.keyword for row in captions],
         )
         return [
             inverted

@@ -9,7 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from anything3d.caption import CaptionConfig, Captioner, NucleusNoise, captioned, clean, load_captioner
+from anything3d.caption import (
+    CaptionConfig,
+    Captioned,
+    Captioner,
+    NucleusNoise,
+    captioned,
+    choose,
+    clean,
+    load_captioner,
+)
 from anything3d.errors import ConfigError, NumericsError, WeightsError
 from anything3d.mini import blip as mini
 from anything3d.seed import generators
@@ -69,6 +78,25 @@ def test_sampling_follows_its_generator_and_draws_from_it_once(nucleus: Captione
     torch.randint(2**53, (), generator=two)
     torch.randint(2**53, (), generator=two)
     assert torch.equal(one.get_state(), two.get_state())
+
+
+def test_of_several_samples_the_likeliest_is_taken_whoever_else_is_in_the_batch(config: CaptionConfig, crops):
+    three = load_captioner(replace(config, decoding="nucleus", samples=3), Place())
+    together = three(crops, generators(0, "caption", ["a", "b", "c", "d"]))
+    single = load_captioner(replace(config, decoding="nucleus"), Place())
+    for index, name in enumerate("abcd"):
+        (alone,) = three(crops[index : index + 1], generators(0, "caption", [name]))
+        assert alone.text == together[index].text
+        (generator,) = generators(0, "caption", [name])
+        drawn = [single(crops[index : index + 1], [generator])[0] for _ in range(3)]
+        assert alone.text == max(drawn, key=lambda caption: caption.log_probability).text
+
+
+def test_a_keyword_takes_the_first_caption_that_has_it_as_a_word():
+    captions = [Captioned("a red scarf", -0.5), Captioned("a Car on a road", -2.0), Captioned("a car", -0.1)]
+    assert choose(captions, "car") == Captioned("a Car on a road", -2.0, "car")
+    assert choose(captions, "") == Captioned("a car", -0.1)
+    assert choose(captions, "mug") == Captioned("mug, a red scarf", -0.5, "mug")
 
 
 def test_log_probability_is_the_mean_of_a_step_by_step_evaluation(nucleus: Captioner, crops):
@@ -146,7 +174,15 @@ def test_a_folder_without_its_tokenizer_is_refused(config: CaptionConfig, tmp_pa
 
 
 def test_settings_out_of_range_stop_the_run(config: CaptionConfig):
-    for wrong in ({"beams": 0}, {"top_p": 0.0}, {"min_tokens": 9}, {"max_tokens": 40}):
+    for wrong in (
+        {"beams": 0},
+        {"top_p": 0.0},
+        {"min_tokens": 9},
+        {"max_tokens": 40},
+        {"samples": 3},  # of the likeliest caption there is one
+        {"decoding": "nucleus", "samples": 0},
+        {"keyword": "two words"},
+    ):
         with pytest.raises(ConfigError):
             load_captioner(replace(config, **wrong), Place())
 

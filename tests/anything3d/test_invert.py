@@ -12,7 +12,7 @@ from anything3d import seed
 from anything3d.diffusion import Concept, concept_to_bytes, concepts_from_bytes
 from anything3d.errors import ConfigError, NumericsError, WeightsError
 from anything3d.image import over
-from anything3d.invert import InvertConfig, Inverted, Inverter, load_inverter
+from anything3d.invert import InvertConfig, Inverted, Inverter, LoraConfig, load_inverter
 from anything3d.mini import diffusion as mini
 from anything3d.weights import Place
 
@@ -127,6 +127,25 @@ def test_only_words_move(inverter):
         held = (found.concept.embeddings[0] == start.embeddings[b]).all(-1)
         assert moved.tolist() == [False] + [True] * words + [False] * (15 - words)
         assert torch.equal(held, ~moved)
+
+
+def test_of_a_caption_with_a_keyword_only_that_moves(inverter):
+    start = inverter.denoiser.embed_prompts(CAPTIONS)
+    keywords = ["mug", "", "white"]
+    for lora in (LoraConfig(), LoraConfig(steps=2)):
+        found = with_config(inverter, steps=2, lora=lora)(
+            crops(), CAPTIONS, seed.generators(0, "invert", IDS), keywords
+        )
+        places = [[3], [1, 2, 3], [9]]  # start, then the words
+        for b, (one, own) in enumerate(zip(found, places, strict=True)):
+            moved = (one.concept.embeddings[0] != start.embeddings[b]).any(-1).nonzero()[:, 0]
+            assert moved.tolist() == own
+
+
+def test_a_keyword_that_the_prompt_has_no_room_for_leaves_all_words_moving(inverter):
+    caption = "a red mug " * 8 + "torus"
+    tokens = inverter.denoiser.embed_prompts([caption])
+    assert torch.equal(inverter._moving(tokens, ["torus"]), inverter._moving(tokens, [""]))
 
 
 def test_the_first_step_goes_against_the_gradient_of_the_mean_squared_error(inverter):

@@ -126,7 +126,7 @@ class World:
 
     def _caption(self, object_id):
         item = self.items.get(object_id)
-        return CaptionRecord(object_id, f"a {item.color} thing" if item else "a red mug", -1.0)
+        return CaptionRecord(object_id, f"a {item.color} thing" if item else "a red mug", -1.0, "")
 
     def _invert(self, object_id):
         return ConceptRecord(object_id, b"", 0.5, 0.4 if object_id in self.items else 0.6, 1)

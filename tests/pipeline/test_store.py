@@ -13,7 +13,7 @@ from pipeline.run import Selection, run
 from pipeline.store import ROWS_PER_GROUP, Part, Store, open_store
 from schemas.records import CaptionRecord
 
-ROWS = [CaptionRecord(f"sa_{n:03d}", f"caption {n}", -n / 7) for n in range(3 * ROWS_PER_GROUP + 2)]
+ROWS = [CaptionRecord(f"sa_{n:03d}", f"caption {n}", -n / 7, "") for n in range(3 * ROWS_PER_GROUP + 2)]
 
 
 @pytest.fixture(scope="module")
