@@ -5,7 +5,6 @@ trained on them (the VAE's mean times its scaling factor). Text is what the cros
 Sources: Rombach et al. 2022 (latent diffusion); Zhang et al. 2023 (ControlNet); Gal et al. 2022 (textual inversion).
 """
 
-import pickle
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from anything3d.adapter import TEXT, UNET, Adapter, Factors, adapted
 from anything3d.clip import Network, check_tokenizer, load_network
 from anything3d.errors import ConfigError, InputError, WeightsError
+from anything3d.stored import read_tensors
 from anything3d.weights import Place, directory
 
 Settings = TypeVar("Settings")  # a tokenizer or a noise schedule
@@ -305,26 +305,17 @@ def _load_part(
 def _load_controlnet(folder: Path, unet: Network, place: Place) -> nn.Module:
     from diffusers import ControlNetModel
     from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     files = sorted(path for suffix in ("safetensors", "ckpt", "pth") for path in folder.glob(f"*.{suffix}"))
     if (folder / "config.json").exists():
         return _load_part(ControlNetModel.from_pretrained, folder, place)
     if len(files) != 1:
         raise WeightsError("weights_mismatch", f"{folder} has {len(files)} ControlNets and no config.json; leave one")
-    try:
-        stored = (
-            load_file(files[0])
-            if files[0].suffix == ".safetensors"
-            else torch.load(files[0], map_location="cpu", weights_only=True, mmap=True)
-        )
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise WeightsError("weights_broken", f"{files[0]}: {error}; download it again") from error
+    stored = read_tensors(files[0])
     with torch.device("meta"):
         network = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
     try:
-        tensors = convert_controlnet_checkpoint(stored.get("state_dict", stored), network.config)
+        tensors = convert_controlnet_checkpoint(stored, network.config)
         sound = {name: value.to(getattr(torch, place.dtype)) for name, value in tensors.items() if value is not None}
         network.load_state_dict(sound, assign=True)
     except (AttributeError, KeyError, RuntimeError) as error:

@@ -5,7 +5,6 @@ Weights are an official checkpoint (`sam_vit_b_01ec64.pth` and its larger siblin
 """
 
 import json
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from anything3d import mask
 from anything3d.errors import WeightsError
+from anything3d.stored import fill, read_tensors
 from anything3d.weights import Place, directory
 
 OFFICIAL = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # segment_anything's registry, by the encoder's width
@@ -165,9 +165,9 @@ def load_sam(name: str, place: Place) -> Sam:
     Raises: WeightsError if the folder is missing, holds no or several checkpoints, or they are damaged.
     """
     folder = directory(name, place)
-    network = (_load_shaped if (folder / "config.json").exists() else _load_official)(folder)
-    sam = Sam(network.requires_grad_(False).eval().to(place.device))
     dtype = getattr(torch, place.dtype)
+    network = _load_shaped(folder) if (folder / "config.json").exists() else _load_official(folder, dtype)
+    sam = Sam(network.requires_grad_(False).eval().to(place.device))
     if dtype is not torch.float32:
         encoder = sam.network.image_encoder.to(dtype)
         encoder.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(dtype),))
@@ -212,19 +212,18 @@ def build(shape: SamShape) -> nn.Module:
 
 
 def _load_shaped(folder: Path) -> nn.Module:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         settings: dict[str, Any] = json.loads((folder / "config.json").read_text())
         shape = SamShape(**{**settings, "global_blocks": tuple(settings["global_blocks"])})
-        tensors = load_file(folder / "model.safetensors")
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise WeightsError("weights_broken", f"{folder}: {error!r}; get the folder again") from error
-    return _filled(build(shape), tensors, folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError("weights_broken", f"{folder}/config.json: {error!r}; get the folder again") from error
+    path = folder / "model.safetensors"
+    network = build(shape)
+    fill(network, read_tensors(path, torch.float32), path)
+    return network
 
 
-def _load_official(folder: Path) -> nn.Module:
+def _load_official(folder: Path, dtype: torch.dtype) -> nn.Module:
     from segment_anything import sam_model_registry
 
     files = sorted(folder.glob("*.pth"))
@@ -233,12 +232,9 @@ def _load_official(folder: Path) -> nn.Module:
             "weights_missing",
             f"{folder} has {len(files)} .pth files and no config.json; put exactly one official SAM checkpoint there",
         )
-    try:
-        tensors = torch.load(files[0], map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise WeightsError("weights_broken", f"{files[0]}: {error}; download it again") from error
-    position = tensors.get("image_encoder.pos_embed") if isinstance(tensors, dict) else None
-    width = position.shape[-1] if isinstance(position, Tensor) and position.ndim == 4 else 0
+    tensors = read_tensors(files[0], dtype, part="image_encoder.")
+    position = tensors.get("image_encoder.pos_embed")
+    width = position.shape[-1] if position is not None and position.ndim == 4 else 0
     if width not in OFFICIAL:
         raise WeightsError(
             "weights_mismatch", f"{files[0]} is no SAM of {', '.join(OFFICIAL.values())}; encoder width {width}"
@@ -247,12 +243,5 @@ def _load_official(folder: Path) -> nn.Module:
         network = sam_model_registry[OFFICIAL[width]]()
     for name, value in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):  # the buffers that no file holds
         network.register_buffer(name, torch.tensor(value).view(-1, 1, 1), persistent=False)
-    return _filled(network, tensors, files[0], assign=True)
-
-
-def _filled(network: nn.Module, tensors: dict[str, Tensor], source: Path, *, assign: bool = False) -> nn.Module:
-    try:
-        network.load_state_dict(tensors, assign=assign)
-    except RuntimeError as error:
-        raise WeightsError("weights_mismatch", f"{source}: {str(error)[:500]}") from error
+    fill(network, tensors, files[0])
     return network

@@ -1,16 +1,15 @@
 """Point-E networks from a configuration or a folder of weights: ours, or an official checkpoint as it is."""
 
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from anything3d.errors import WeightsError
 from anything3d.pointe.config import OFFICIAL, OFFICIAL_CLIP, SdfConfig, parse_clip, parse_network
 from anything3d.pointe.networks import PointCloudSdf, PointDenoiser
+from anything3d.stored import fill, read_tensors
 from anything3d.weights import Place, directory
 
 
@@ -45,37 +44,25 @@ def load_sdf(name: str, place: Place) -> PointCloudSdf:
 
 
 def _load(name: str, place: Place) -> PointDenoiser | PointCloudSdf:
-    config, clip, tensors = read(directory(name, place))
+    config, clip, path = described(directory(name, place))
     with torch.device("meta"):
         network = build(config, clip)
-    try:
-        network.load_state_dict(tensors, assign=True)
-    except RuntimeError as error:  # names or shapes differ
-        raise WeightsError("weights_mismatch", f"{name} does not fit {network.config.name}: {error}") from error
-    return _placed(network, place)
+    fill(network, read_tensors(path, getattr(torch, place.dtype)), path)
+    return network.to(place.device).requires_grad_(False)
 
 
-def _placed(network: nn.Module, place: Place) -> PointDenoiser | PointCloudSdf:
-    placed = network.to(device=place.device, dtype=getattr(torch, place.dtype)).eval().requires_grad_(False)
-    assert isinstance(placed, PointDenoiser | PointCloudSdf)
-    return placed
+def described(folder: Path) -> tuple[Mapping[str, object], Mapping[str, object], Path]:
+    """Configuration, CLIP sizes and file of tensors of a folder of weights.
 
-
-def read(folder: Path) -> tuple[Mapping[str, object], Mapping[str, object], dict[str, Tensor]]:
-    """Configuration, CLIP sizes and tensors of a folder of weights.
-
-    Raises: WeightsError if there is not exactly one network, or its files are damaged.
+    Raises: WeightsError if there is not exactly one network, or its configuration is damaged.
     """
     if (folder / "config.json").is_file():
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         try:
             entry = json.loads((folder / "config.json").read_text())
-            return entry["config"], entry["clip"], load_file(folder / "model.safetensors")
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            return entry["config"], entry["clip"], folder / "model.safetensors"
+        except (ValueError, KeyError, TypeError) as error:
             raise WeightsError(
-                "weights_damaged", f"{folder}: {error!r}; expected config and clip, and tensors"
+                "weights_broken", f"{folder}/config.json: {error!r}; expected config and clip"
             ) from error
     found = sorted(path for path in folder.glob("*.pt") if path.name in OFFICIAL)
     if len(found) != 1:
@@ -84,8 +71,4 @@ def read(folder: Path) -> tuple[Mapping[str, object], Mapping[str, object], dict
             f"{folder} has {len(found)} Point-E checkpoints; put in config.json and model.safetensors, or one of "
             + ", ".join(OFFICIAL),
         )
-    try:
-        tensors = torch.load(found[0], map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise WeightsError("weights_broken", f"{found[0]}: {error}; download it again") from error
-    return OFFICIAL[found[0].name], OFFICIAL_CLIP, tensors
+    return OFFICIAL[found[0].name], OFFICIAL_CLIP, found[0]

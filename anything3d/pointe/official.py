@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from anything3d.errors import ConfigError, WeightsError
 from anything3d.pointe.config import ClipSizes, NetworkConfig, SdfConfig, parse_clip, parse_network
-from anything3d.pointe.loading import read
+from anything3d.pointe.loading import described
 from anything3d.pointe.schedule import Schedule
+from anything3d.stored import fill, read_tensors
 from anything3d.weights import Place, directory
 
 if TYPE_CHECKING:
@@ -54,16 +55,16 @@ def load_denoiser(name: str, place: Place) -> OfficialDenoiser:
         raise ConfigError(
             "package_missing", f"lift.backend = point-e: {error}; pip install '.[point-e]' in the checkout"
         ) from error
-    entry, clip_entry, tensors = read(directory(name, place))
+    entry, clip_entry, path = described(directory(name, place))
     config, clip = parse_network(entry), parse_clip(clip_entry)
     if isinstance(config, SdfConfig):
         raise WeightsError("weights_config", f"{name} is {config.name}; a point denoiser is needed")
     try:
         with mock.patch.object(transformer, "FrozenImageCLIP", return_value=_GivenEmbeddings(**asdict(clip))):
             network = configs.model_from_config(dict(entry), torch.device("meta"))
-        network.load_state_dict(tensors, assign=True)
-    except (TypeError, RuntimeError) as error:  # entries that they do not know; names or shapes that differ
+    except TypeError as error:  # entries that they do not know
         raise WeightsError("weights_mismatch", f"{name} is no network of the point-e package: {error}") from error
+    fill(network, read_tensors(path), path)
     return OfficialDenoiser(network.to(place.device, torch.float32).eval().requires_grad_(False), config, clip)
 
 

@@ -368,14 +368,14 @@ def test_wrong_weights_say_what_is_wrong(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "other.pt").write_bytes(b"")
     for folder, reason, message in (
-        (wider, "weights_mismatch", "input_proj"),
+        (wider, "weights_mismatch", r"(?s)wider/model\.safetensors: .*time_embed"),
         (unknown, "weights_config", "PointNet"),
         (untyped, "weights_config", "width"),
         (predicting, "weights_config", "eps, x0"),
         (shapeless, "weights_config", "known_reach is for"),
         (unknowing, "weights_config", "something known"),
         (sdf, "weights_config", "a point denoiser is needed"),
-        (damaged, "weights_damaged", "damaged"),
+        (damaged, "weights_broken", "damaged"),
         (str(tmp_path / "empty"), "weights_missing", "base_1b.pt"),
     ):
         with pytest.raises(WeightsError, match=message) as caught:
