@@ -1,8 +1,11 @@
-"""The few global switches of torch that a worker sets once, before it loads a network."""
+"""The device, and the few global switches of torch that a worker sets once, before it loads a network."""
 
 import os
+import re
 
 import torch
+
+from anything3d.errors import ConfigError
 
 
 def use_threads(count: int) -> None:
@@ -22,3 +25,18 @@ def hide_progress_bars() -> None:
 
     diffusers.disable_progress_bar()
     transformers.disable_progress_bar()
+
+
+def check_device(name: str) -> None:
+    """Refuses a device that is not there before anything loads.
+
+    Raises: ConfigError.
+    """
+    if name == "cpu":
+        return
+    if not re.fullmatch(r"cuda(:\d+)?", name):
+        raise ConfigError("device", f"no device {name!r}; known: cpu, cuda, cuda:0, cuda:1, ...")
+    count, number = torch.cuda.device_count(), int(name.partition(":")[2] or 0)
+    if number >= count:
+        devices = f"{count} CUDA devices are" if count else "no CUDA device is"
+        raise ConfigError("device", f"{devices} visible to torch, {name} is wanted; take cpu, or see nvidia-smi")

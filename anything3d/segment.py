@@ -70,7 +70,7 @@ class SegmentConfig:
 class ObjectMask:
     """A mask in its photo and what is known of it without decoding it."""
 
-    name: str  # within the photo: 0031 = annotation 31, g0007 = mask 7 of SAM's grid
+    name: str  # within the photo: 0031 = annotation 31, g0007 = mask 7 of SAM's grid, p290x220 = what a user points at
     counts: str  # COCO's compressed RLE
     box: Box  # pixels; (0, 0, 0, 0) if the mask is empty
     area_px: int
@@ -136,7 +136,7 @@ class Segmenter:
         _check_prompt(prompt, image.shape[0], image.shape[1])
         prompts = [torch.tensor([prompt], dtype=torch.float32)]
         ((predicted,),) = self.sam.prompt([image], prompts, self.config.images_per_batch, 1)
-        found = self._named(predicted, 0)
+        found = _predicted(predicted, prompt_name(prompt), self.config)
         if isinstance(found, NumericsError):
             raise found
         if found.area_px == 0:
@@ -209,6 +209,12 @@ class Segmenter:
 def name_of(source: Source, place: int) -> str:
     """An object's name within its photo: the place of its annotation, or of its mask among those of SAM's grid."""
     return f"g{place:04d}" if source == "sam-grid" else f"{place:04d}"
+
+
+def prompt_name(prompt: Sequence[float]) -> str:
+    """The name of an object that somebody points at: p, x, y or b, left, top, right, bottom; 290.5 px is 290_5."""
+    kind = "p" if len(prompt) == 2 else "b"
+    return kind + "x".join(f"{value:g}" for value in prompt).replace(".", "_")  # a dot would begin a suffix
 
 
 def select(masks: Sequence[ObjectMask], height: int, width: int, config: SegmentConfig) -> list[ObjectMask | Skipped]:

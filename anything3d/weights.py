@@ -35,7 +35,9 @@ def directory(name: str, place: Place) -> Path:
 
     Raises: WeightsError if there is no such folder, or a packaged file differs from its sha256.
     """
-    folder = _find(name, place.weights_root)
+    folder = find(name, place)
+    if folder is None:
+        raise _missing(name, place.weights_root)
     if folder.parent == PACKAGED:
         _verify(folder)
     return folder
@@ -46,13 +48,15 @@ def digest(name: str, place: Place) -> str:
 
     Raises: WeightsError as `directory`; also if files of official weights are missing or not as their owner made them.
     """
-    folder = _find(name, place.weights_root)
-    if wrong := wrong_files(name, _digests(folder)):
+    folder = directory(name, place)
+    digests = _digests(folder)
+    if wrong := wrong_files(name, {path: (folder / path).stat().st_size for path in digests}, digests):
         raise WeightsError(
             "weights_digest",
-            f"{folder}: {', '.join(wrong)} missing or not as published; `anything3d weights where` says how to get it",
+            f"{folder}: {', '.join(wrong)} missing or not as published; delete what is not, then "
+            f"{_how_to_get(name, place.weights_root)}",
         )
-    return hashlib.sha256(json.dumps(_digests(folder), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 
 def find(name: str, place: Place) -> Path | None:
@@ -87,19 +91,20 @@ def _manifest() -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _find(name: str, weights_root: str) -> Path:
-    candidates = _candidates(name, weights_root)
-    for folder in candidates:
-        if _holds_weights(folder):
-            return folder
+def _missing(name: str, weights_root: str) -> WeightsError:
     packaged = sorted(path.name for path in PACKAGED.iterdir() if path.is_dir()) if PACKAGED.is_dir() else []
-    raise WeightsError(
+    looked = ", ".join(str(folder) for folder in _candidates(name, weights_root)[1:])
+    remedy = "put the files there or set resources.weights_root"
+    return WeightsError(
         "weights_missing",
-        f"no weights {name!r}: neither a packaged name ({', '.join(packaged)}) nor a folder; looked in "
-        + ", ".join(str(folder) for folder in candidates[1:])
-        + "; put the files there or set resources.weights_root"
-        + ("; `anything3d weights where` says how to get them" if name in PUBLISHED else ""),
+        f"no weights {name!r}: neither a packaged name ({', '.join(packaged)}) nor a folder; looked in {looked}; "
+        + (f"{remedy}; {_how_to_get(name, weights_root)}" if name in PUBLISHED else remedy),
     )
+
+
+def _how_to_get(name: str, weights_root: str) -> str:
+    into = f" --set resources.weights_root={weights_root}" if weights_root else ""
+    return f"`anything3d weights where {name}{into}` says how to get it"
 
 
 def _candidates(name: str, weights_root: str) -> list[Path]:
@@ -113,7 +118,7 @@ def _holds_weights(folder: Path) -> bool:
 @cache
 def _verify(folder: Path) -> None:
     expected = _manifest().get(folder.name, {"files": {}})["files"]
-    found = file_digests(folder)
+    found = _digests(folder)
     if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
         raise WeightsError(
             "weights_digest", f"{folder}: {', '.join(wrong)} differ from manifest.json; reinstall the package"

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.command import Preset, errors_as_one_line
+
 if TYPE_CHECKING:
     from pipeline.ablate import Measured
 
@@ -27,38 +29,40 @@ def ablate(
     truth: Annotated[list[str], typer.Option(help="As for `evaluate`; repeatable.")],
     variants: Annotated[
         Path,
-        typer.Option(help="TOML: [[variant]] with name, settings; the first is compared with each.", exists=True),
+        typer.Option(help="TOML: [[variant]] with name and settings; the first is compared with each.", exists=True),
     ] = ABLATIONS / "mini.toml",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant, with seeds 0, 1, ...")] = 3,
     max_objects: Annotated[int | None, typer.Option(min=1, help="The first N objects only.")] = None,
-    preset: Annotated[str, typer.Option(help="Settings to begin with.")] = "mini",
+    preset: Preset = "mini",
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value for all variants; repeatable.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers here.", dir_okay=False)] = None,
 ) -> None:
-    """Run variants of the settings on the same objects and say what the first has over each of the others."""
+    """Say what each part of the method is worth.
+
+    Runs variants of the settings on the same objects, and compares the first with each of the others.
+    """
     import json
     from dataclasses import asdict
 
-    from anything3d.errors import Anything3DError
     from jobs.run import read_preset
     from pipeline import source
     from pipeline.ablate import ablate as run_variants
     from pipeline.ablate import read_variants
     from pipeline.run import Selection
 
-    try:
+    with errors_as_one_line():
+        read = read_variants(variants.read_text(), [read_preset(preset)], settings or [])
+        if json_file:
+            json_file.parent.mkdir(parents=True, exist_ok=True)
         found = run_variants(
-            read_variants(variants.read_text(), [read_preset(preset)], settings or []),
+            read,
             range(seeds),
             source.expand(shards),
-            out if "://" in out else str(Path(out).absolute()),
-            truth,
+            source.absolute(out),
+            [source.absolute(location) for location in truth],
             Selection(max_objects),
             say=lambda line: print(line, flush=True),
         )
-    except Anything3DError as error:
-        typer.echo(f"anything3d: {error}", err=True)
-        raise typer.Exit(2) from error
     for line in lines(found):
         print(line)
     if json_file:

@@ -12,7 +12,10 @@ from jobs.weights import app as weights
 from jobs.world import world
 
 app = typer.Typer(
-    help="Photographs (SA-1B shards) in, a corpus of 3D objects out.", no_args_is_help=True, add_completion=False
+    help="Photographs (SA-1B shards) in, a corpus of 3D objects out.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain text: markup would take [[variant]] for a style
 )
 app.command()(run)
 app.command()(lift_image)

@@ -9,7 +9,10 @@ SCENES, SEED, OBJECTS = 3, 7, 8
 
 
 def demo(out: Annotated[Path, typer.Argument(help="Folder for the shard and the corpus.")] = Path("demo")) -> None:
-    """Show the pipeline end to end on scenes whose truth is known; a few minutes on two cores."""
+    """Show the pipeline end to end.
+
+    Makes scenes whose truth is known, lifts their objects and prints the scores; a few minutes on two cores.
+    """
     from jobs.evaluate import evaluate
     from jobs.run import run
     from jobs.scores import table

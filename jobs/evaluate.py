@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.command import errors_as_one_line
+
 if TYPE_CHECKING:
     from pipeline.evaluate import Evaluation
 
@@ -26,18 +28,17 @@ def evaluate(
         Path | None, typer.Option("--json", help="Write the summary to this file too.", dir_okay=False)
     ] = None,
 ) -> None:
-    """Compare the corpus's newest snapshot with the truth; the numbers of every object go to CORPUS/evaluation/."""
+    """Compare a corpus with the truth.
+
+    Sums up the newest snapshot; the numbers of every object go to CORPUS/evaluation/.
+    """
     import json
     from dataclasses import asdict
 
-    from anything3d.errors import Anything3DError
     from pipeline.evaluate import evaluate as evaluate_corpus
 
-    try:
+    with errors_as_one_line():
         found = evaluate_corpus(corpus, truth, say=lambda line: typer.echo(line, err=True))
-    except Anything3DError as error:
-        typer.echo(f"anything3d: {error}", err=True)
-        raise typer.Exit(2) from error
     for line in lines(found):
         print(line)
     if json_file:

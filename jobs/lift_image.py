@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from jobs.command import ConfigFile, Preset, Settings, errors_as_one_line, read_settings
+
 
 def lift_image(
     photo: Annotated[Path, typer.Argument(help="JPEG or PNG.", exists=True, dir_okay=False)],
@@ -15,20 +17,15 @@ def lift_image(
     box: Annotated[
         tuple[float, float, float, float] | None, typer.Option(help="Left, top, right, bottom of the object, pixels.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="Settings to begin with; see jobs/presets/.")] = "mini",
-    config: Annotated[Path | None, typer.Option(help="TOML file over the preset.", exists=True, dir_okay=False)] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value over both, as seed=1; repeatable.")
-    ] = None,
+    preset: Preset = "mini",
+    config: ConfigFile = None,
+    settings: Settings = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Lift one object of a photo to 3D. Without a point or a box, the most prominent one."""
     import time
 
     from anything3d.device import hide_progress_bars
-    from anything3d.errors import Anything3DError
-    from jobs.run import read_preset
-    from pipeline import config as settings_of
     from pipeline import photo as single
 
     started = time.monotonic()
@@ -37,13 +34,9 @@ def lift_image(
     def say(stage: str) -> None:
         print(f"[{time.monotonic() - started:5.1f} s] {stage}", flush=True)
 
-    try:
-        layers = [read_preset(preset), *([config.read_text()] if config else [])]
-        chosen = settings_of.load(layers, settings or [])
+    with errors_as_one_line():
+        chosen = read_settings(preset, config, settings)
         lifted = single.lift_image(photo, point=point, box=box, config=chosen, device=device, say=say)
-    except Anything3DError as error:
-        typer.echo(f"anything3d: {error}", err=True)
-        raise typer.Exit(2) from error
     out.mkdir(parents=True, exist_ok=True)
     for name, data in lifted.files().items():
         (out / name).write_bytes(data)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from jobs.command import errors_as_one_line
+
 
 def train(
     network: Annotated[
@@ -23,13 +25,16 @@ def train(
         bool, typer.Option(help="Put the finished weights into this checkout, in place of the packaged ones.")
     ] = False,
 ) -> None:
-    """Train one mini network; docs/mini-models.md says how well that works and how long it takes."""
-    from anything3d.device import use_threads
-    from anything3d.errors import Anything3DError
+    """Train one mini network.
+
+    docs/mini-models.md says how well that works and how long it takes.
+    """
+    from anything3d.device import check_device, use_threads
     from anything3d.mini import training
 
     use_threads(threads)
-    try:
+    with errors_as_one_line():
+        check_device(device)
         training.train_network(
             network, work, seed=seed, device=device, steps=steps, progress=lambda line: print(line, flush=True)
         )
@@ -39,9 +44,6 @@ def train(
             draw(network, work).save(sheet)
         if install:
             print(f"installed in {training.install(network, work)}")
-    except Anything3DError as error:
-        typer.echo(f"anything3d: {error}", err=True)
-        raise typer.Exit(2) from error
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from jobs.command import errors_as_one_line
+
 
 def world(
     out: Annotated[Path, typer.Argument(help="The shard to write, OUT.tar; the truth goes to OUT.truth/ beside it.")],
@@ -15,17 +17,19 @@ def world(
     ] = False,
     size: Annotated[int, typer.Option(min=64, help="Pixels of a photo's side.")] = 512,
 ) -> None:
-    """Write procedural scenes of coloured shapes as an SA-1B shard, with the truth about every object beside it."""
+    """Write a mini-world shard and its truth.
+
+    The shard has procedural scenes of coloured shapes in SA-1B's format; what is true of every object lies beside it.
+    """
     from anything3d.mini.world import write_world
 
-    if out.suffix != ".tar":
-        raise typer.BadParameter(f"{out} does not end in .tar", param_hint="OUT")
-    write_world(
-        out,
-        scenes=scenes,
-        seed=seed,
-        held_out=held_out,
-        size=size,
-        progress=lambda done: typer.echo(f"scene {done}/{scenes}"),
-    )
+    with errors_as_one_line():
+        write_world(
+            out,
+            scenes=scenes,
+            seed=seed,
+            held_out=held_out,
+            size=size,
+            progress=lambda done: typer.echo(f"scene {done}/{scenes}"),
+        )
     typer.echo(f"{out} and {out.with_suffix('.truth')}/")

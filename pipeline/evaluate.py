@@ -7,7 +7,6 @@ truth.json that is given, its numbers are taken; else they are computed here wit
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from anything3d import evaluate as measures
@@ -20,7 +19,7 @@ from anything3d.seed import generators
 from pipeline import source
 from pipeline.snapshot import joined
 from pipeline.stages.score import Found, ScoreStage, find_truth, read_target, reconstruction
-from pipeline.store import Commit, Store, parquet_bytes
+from pipeline.store import Commit, Store, explained, parquet_bytes
 from schemas.arrow import to_table
 from schemas.corpus import OBJECT_RECORDS
 from schemas.records import EvaluationRecord, ScoreRecord
@@ -55,14 +54,38 @@ def evaluate(corpus: str, truths: Sequence[str], say: Callable[[str], None] = pr
     `truths` are X.truth folders or truth.json files, local or URLs. An object that cannot be compared with its truth,
     as its mesh has no extent, is told to `say` and has no truth numbers.
 
-    Raises: ConfigError if the corpus, its snapshot or a truth is missing, or a photo is in two truths; InputError if a
-    truth is broken.
+    Raises: ConfigError if the corpus, its snapshot or a truth is missing or cannot be reached, a photo is in two
+    truths, or the truths fit no object; InputError if a truth is broken.
     """
+    corpus = source.absolute(corpus)
     body = newest_snapshot(corpus)
     given = [read_truth(location) for location in truths]
     by_photo = truth_by_photo(given)
-    store = Store(corpus)
-    rows: list[EvaluationRecord] = []
+    with explained(corpus):
+        rows = list(evaluated_objects(Store(corpus), body, by_photo, say))
+        without_truth = sum(row.unseen_pair is None for row in rows)
+        if rows and without_truth == len(rows):
+            raise ConfigError(
+                "truth_fits_nothing",
+                f"none of the {len(rows)} objects of {corpus} is in {', '.join(known.path for known in given)}; "
+                "give the truth of the shards that it was made from",
+            )
+        Store(corpus).write(f"evaluation/{body['id']}.parquet", parquet_bytes(to_table(rows, EvaluationRecord)))
+    return Evaluation(
+        snapshot=body["id"],
+        truth=tuple(known.path for known in given),
+        objects=len(rows),
+        without_truth=without_truth,
+        summary=summarised(rows),
+        summary_unseen_pairs=summarised([row for row in rows if row.unseen_pair]),
+    )
+
+
+def evaluated_objects(
+    store: Store, body: Mapping[str, Any], by_photo: Mapping[str, GivenTruth], say: Callable[[str], None]
+) -> Iterator[EvaluationRecord]:
+    """The rows of all finished objects, cell by cell."""
+    done = 0
     for commits in released_cells(store, body):
         ids = store.read_column(commits["score"].rows, "object_id")
         if not ids:  # all were rejected on the way; stages behind worked on nothing
@@ -72,26 +95,19 @@ def evaluate(corpus: str, truths: Sequence[str], say: Callable[[str], None] = pr
             known = by_photo.get(records["segment"].image_id)
             found = find_truth(records["segment"], known.says) if known else None
             numbers = truth_numbers(records, commits["score"], found, known, say) if found and known else None
-            rows.append(evaluated(records, found, numbers, seconds))
-        say(f"{len(rows)} of {body['objects']} objects")
-    store.write(f"evaluation/{body['id']}.parquet", parquet_bytes(to_table(rows, EvaluationRecord)))
-    return Evaluation(
-        snapshot=body["id"],
-        truth=tuple(known.path for known in given),
-        objects=len(rows),
-        without_truth=sum(row.unseen_pair is None for row in rows),
-        summary=summarised(rows),
-        summary_unseen_pairs=summarised([row for row in rows if row.unseen_pair]),
-    )
+            yield evaluated(records, found, numbers, seconds)
+            done += 1
+        say(f"{done} of {body['objects']} objects")
 
 
 def newest_snapshot(corpus: str) -> dict[str, Any]:
     """What snapshot.json says."""
     path = f"{corpus.rstrip('/')}/snapshot.json"
-    try:
-        body = json.loads(source.read(path))
-    except FileNotFoundError as error:
-        raise ConfigError("no_snapshot", f"no {path}; give the --out of a finished `anything3d run`") from error
+    with explained(corpus):
+        try:
+            body = json.loads(source.read(path))
+        except FileNotFoundError as error:
+            raise ConfigError("no_snapshot", f"no {path}; give the --out of a finished `anything3d run`") from error
     if any(len(entry) != 4 for entry in body["commits"]):
         raise ConfigError("old_snapshot", f"{path} does not say where its cells lie; run into another folder")
     return body
@@ -100,11 +116,12 @@ def newest_snapshot(corpus: str) -> dict[str, Any]:
 def read_truth(location: str) -> GivenTruth:
     """The truth in a folder, or of a truth.json."""
     path = location if location.endswith(".json") else f"{location.rstrip('/')}/truth.json"
-    path = path if "://" in path else str(Path(path).absolute())
-    try:
-        return GivenTruth(path, source.digest(path), truth.read(source.read(path)))
-    except FileNotFoundError as error:
-        raise ConfigError("no_truth", f"no {path}; give a folder X.truth or a truth.json") from error
+    path = source.absolute(path)
+    with explained(path):
+        try:
+            return GivenTruth(path, source.digest(path), truth.read(source.read(path)))
+        except FileNotFoundError as error:
+            raise ConfigError("no_truth", f"no {path}; give a folder X.truth or a truth.json") from error
 
 
 def truth_by_photo(given: Sequence[GivenTruth]) -> dict[str, GivenTruth]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anything3d import mask
-from anything3d.device import cores, use_threads
+from anything3d.device import check_device, cores, use_threads
 from anything3d.errors import Anything3DError, ConfigError
 from anything3d.image import decode_upright, encode_png, spotlight, thumbnail
 from anything3d.segment import SegmentConfig, Segmenter, Source, load_segmenter
@@ -58,27 +58,30 @@ def lift_image(
     next photo. `say` hears of every stage before it runs, and of the checkpoints of long ones.
 
     Raises: InputError if the photo, or what is pointed at, is no good; NumericsError if a stage gives the object up;
-    WeightsError; ConfigError if both a point and a box are given; OSError if there is no such file.
+    WeightsError; ConfigError if both a point and a box are given, or there is no such device; OSError if there is no
+    such file.
     """
     if point and box:
         raise ConfigError("prompt", "a point and a box are given; give one of them")
+    check_device(device)
     path = Path(photo)
     say("segment")
     use_threads(cores())
     image = decode_upright(path.read_bytes(), config.segment.limits)
     source: Source = "sam-points" if point else "sam-boxes" if box else "sam-grid"
-    segmenter = _segmenter(replace(config.segment, source=source), config.place(device))
+    segment = replace(config.segment, source=source)
+    segmenter = _segmenter(segment, config.place(device))
     prompt = point or box
     found = segmenter.at(image, prompt) if prompt else segmenter.most_prominent(image)
     size = image.shape[:2]
     row = object_record(f"{path.stem}-{found.mask.name}", path.stem, path.name, size, found)
     rows = _through(row, config, device, say)
     marked = spotlight(image, mask.decode(row.mask_rle, *size))
-    names = weights_of(config)
+    used = replace(config, segment=segment)
     return LiftedImage(
         rows,
         encode_png(thumbnail(marked, MARKED_PX)),
-        note(config) or (ONLY_MINI if any(map(packaged, names)) else ""),
+        note(used) or (ONLY_MINI if any(map(packaged, weights_of(used))) else ""),
     )
 
 
@@ -86,6 +89,7 @@ def _through(row: ObjectRecord, config: Config, device: str, say: Callable[[str]
     """Stage -> record of the object, from segment to score."""
     rows: dict[str, Any] = {"segment": row}
     unit = Unit(row.image_id, (row.object_id,), {"truth": Input("", "")})
+    checkpoints = -(-config.reconstruct.steps // config.reconstruct.checkpoint_every)  # no other stage is so long
     for stage in STAGES:
         if stage.name not in OBJECT_RECORDS or stage.name in rows:
             continue
@@ -93,7 +97,7 @@ def _through(row: ObjectRecord, config: Config, device: str, say: Callable[[str]
         ready = load(stage.name, config.to_json(), device)
         use_threads(cores())  # nothing else runs, unlike beside the other actors of a cluster
         item = tuple(rows[name] for name in stage.reads if name in rows)
-        outcome = ready([item], unit, _Progress(stage.name, say))[0]
+        outcome = ready([item], unit, _Progress(stage.name, checkpoints, say))[0]
         if isinstance(outcome, Anything3DError):
             raise outcome
         (rows[stage.name],) = outcome
@@ -103,13 +107,13 @@ def _through(row: ObjectRecord, config: Config, device: str, say: Callable[[str]
 class _Progress(NoCheckpoint):
     """Keeps nothing, and says how often it was asked to: long stages save as they go."""
 
-    def __init__(self, stage: str, say: Callable[[str], None]) -> None:
-        self._stage, self._say, self._count = stage, say, 0
+    def __init__(self, stage: str, total: int, say: Callable[[str], None]) -> None:
+        self._stage, self._total, self._say, self._count = stage, total, say, 0
 
     def save(self, state: bytes) -> None:
         del state
         self._count += 1
-        self._say(f"{self._stage}, checkpoint {self._count}")
+        self._say(f"{self._stage}, checkpoint {self._count} of {self._total}")
 
 
 @cache

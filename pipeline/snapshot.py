@@ -9,7 +9,7 @@
     index.html            gallery
 
 Files are named by the digests of what is in them: an unchanged part of the corpus is not written again. The three
-folders show the newest snapshot; files of the one before that it no longer names are removed after it exists. The
+folders show the newest snapshot: every other file in them is removed after it exists, whoever left it there. The
 commits and their parts stay, and with them every older snapshot.
 """
 
@@ -35,6 +35,7 @@ from schemas.corpus import OBJECT_RECORDS, column_name, objects_schema
 from schemas.records import RejectRecord
 
 OBJECTS_PER_FILE = 256  # about; of one Parquet file and one tar
+VIEW = ("objects", "assets", "rejects")  # folders that show one snapshot
 GALLERY_OBJECTS = 60
 READERS = 16  # threads that read parts
 
@@ -73,17 +74,19 @@ def publish(
     identity = _hash([digests, [[row.item_id, row.message] for row in duplicates]])
     grouped = list(groups(units))
     rejects = f"rejects/{identity}.parquet"
-    write_missing(store, grouped, say)
-    if store.find(rejects) is None:
-        store.write(rejects, parquet_bytes(rejects_table(store, commits, duplicates)))
     known = store.find(f"snapshots/{identity}.json")
+    if known is None or store.find(rejects) is None:
+        table, finished = rejects_table(store, commits, duplicates), scored(store, commits)
+        rejected = set(table.column("item_id").to_pylist())
+        if lost := tuple(sorted({item for unit in units for item in unit.ids} - finished - rejected)):
+            return Snapshot(identity, len(finished), table.num_rows, lost)
+        store.write(rejects, parquet_bytes(table))
+    write_missing(store, grouped, say)
     if known is None:
-        finished = scored(store, commits)
-        rejected = store.read_table(rejects).column("item_id").to_pylist()
         body: dict[str, Any] = {
             "id": identity,
             "objects": len(finished),
-            "rejects": len(rejected),
+            "rejects": table.num_rows,
             "fingerprints": {name: made[0].fingerprint for name, made in commits.items() if made},
             "commits": sorted(
                 [name, commit.unit, commit.digest, commit.folder] for name, made in commits.items() for commit in made
@@ -91,8 +94,6 @@ def publish(
             "files": sorted([*view_files(grouped), rejects]),
             "seconds": {name: round(sum(commit.seconds for commit in made), 3) for name, made in commits.items()},
         }
-        if lost := tuple(sorted({item for unit in units for item in unit.ids} - finished - set(rejected))):
-            return Snapshot(identity, body["objects"], body["rejects"], lost)
         known = store.create(f"snapshots/{identity}.json", json.dumps(body, indent=1).encode() + b"\n")
     body = json.loads(known)
     show(store, body, units, note)
@@ -211,14 +212,13 @@ def scored(store: Store, commits: Mapping[str, Sequence[Commit]]) -> set[str]:
 
 
 def show(store: Store, body: Mapping[str, Any], units: Sequence[Unit], note: str) -> None:
-    """Turn the view to this snapshot: gallery and pointer first, then away with files that only the last one named."""
+    """Turn the view to this snapshot: gallery and pointer first, then away with every file that it does not name."""
     pointer = store.find("snapshot.json")
-    before = json.loads(pointer) if pointer else {"id": "", "files": []}
-    if before["id"] == body["id"]:
-        return
-    store.write("index.html", gallery(store, body, units, note).encode())
-    store.write("snapshot.json", json.dumps(body, indent=1).encode() + b"\n")
-    store.delete(sorted(set(before["files"]) - set(body["files"])))
+    if pointer is None or json.loads(pointer)["id"] != body["id"]:
+        store.write("index.html", gallery(store, body, units, note).encode())
+        store.write("snapshot.json", json.dumps(body, indent=1).encode() + b"\n")
+    there = {path for folder in VIEW for path in store.paths(folder)}
+    store.delete(sorted(there - set(body["files"])))
 
 
 def gallery(store: Store, body: Mapping[str, Any], units: Sequence[Unit], note: str) -> str:

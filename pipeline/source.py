@@ -7,6 +7,7 @@ Format: POSIX.1-1988 ustar, 512-byte blocks, two zero blocks at the end.
 
 import glob
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from anything3d.errors import ConfigError, InputError
 from pipeline.store import explained, open_store
 from schemas.records import ImageRecord
 
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of what `ray job submit` starts
 BLOCK = 512  # bytes; ustar
 RECORD = 20 * BLOCK  # what tar pads a shard's end to
 WINDOW = 1 << 20  # bytes fetched at once while scanning headers
@@ -47,7 +49,8 @@ class Member:
 def expand(patterns: list[str]) -> list[str]:
     """Shard locations (absolute paths or URLs) of paths, URLs, globs and brace ranges, each once, in order.
 
-    Raises: ConfigError if a pattern matches nothing, or two shards have the same file name (ids would collide).
+    Raises: ConfigError if a pattern matches nothing, is relative inside a Ray job, or two shards have the same file
+    name (ids would collide).
     """
     shards = [shard for pattern in patterns for spelled in braceexpand(pattern) for shard in _matches(spelled)]
     unique = list(dict.fromkeys(shards))
@@ -56,6 +59,22 @@ def expand(patterns: list[str]) -> list[str]:
         if (other := by_stem.setdefault(stem(shard), shard)) != shard:
             raise ConfigError("shard_names", f"{other} and {shard} have the same name; shards are known by their names")
     return unique
+
+
+def absolute(location: str) -> str:
+    """The location as every node and every later command knows it: an absolute path, or the URL that it is.
+
+    Raises: ConfigError for a relative path inside a Ray job: the job's working folder vanishes with it.
+    """
+    if "://" in location:
+        return location
+    if JOB in os.environ and not location.startswith("/"):
+        raise ConfigError(
+            "relative_path",
+            f"{location!r} inside a Ray job, whose working folder is a temporary copy; give an absolute path that all"
+            " nodes see, or a URL",
+        )
+    return str(Path(location).absolute())
 
 
 def stem(location: str) -> str:
@@ -191,11 +210,12 @@ def _matches(spelled: str) -> list[str]:
             return [spelled]
         folder, pattern = spelled.rsplit("/", 1)
         with explained(folder):
-            names = sorted(entry["path"] for page in obstore.list(open_store(folder)) for entry in page)
-        found = [f"{folder}/{name}" for name in names if "/" not in name and fnmatchcase(name, pattern)]
+            entries = obstore.list_with_delimiter(open_store(folder))["objects"]  # without what lies in folders below
+        names = sorted(entry["path"] for entry in entries)
+        found = [f"{folder}/{name}" for name in names if fnmatchcase(name, pattern)]
     else:
-        path = spelled.removeprefix("file://")
-        found = [str(Path(match).absolute()) for match in sorted(glob.glob(path)) if Path(match).is_file()]
+        path = absolute(spelled.removeprefix("file://"))
+        found = [match for match in sorted(glob.glob(path)) if Path(match).is_file()]
     if not found:
         raise ConfigError("no_shard", f"{spelled!r} matches no file")
     return found

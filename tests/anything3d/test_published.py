@@ -33,12 +33,25 @@ def test_every_large_file_is_tried():
 
 def test_missing_and_changed_files_are_named_and_other_names_are_not_ours():
     file = PUBLISHED["sam-vit-b"].files[0]
-    assert wrong_files("sam-vit-b", {file.path: file.sha256, "notes.txt": "0"}) == []
-    assert wrong_files("sam-vit-b", {file.path: "0"}) == [file.path]
-    assert wrong_files("sam-vit-b", {}) == [file.path]
-    assert wrong_files("my-sam", {}) == []
-    unknown = {entry.path: "any" for entry in PUBLISHED["point-e-sdf"].files}  # no digest was found: nothing to compare
-    assert wrong_files("point-e-sdf", unknown) == []
+    whole, sizes = {file.path: file.sha256, "notes.txt": "0"}, {file.path: 375_042_383, "notes.txt": 1}
+    assert wrong_files("sam-vit-b", sizes, whole) == []
+    assert wrong_files("sam-vit-b", sizes, {file.path: "0"}) == [file.path]
+    assert wrong_files("sam-vit-b", {}, {}) == [file.path]
+    assert wrong_files("my-sam", {}, {}) == []
+
+
+def test_where_no_digest_is_known_the_size_is_checked_and_where_it_is_not_known_either_nothing():
+    (file,) = PUBLISHED["point-e-sdf"].files
+    assert file.checked == "size only"
+    assert wrong_files("point-e-sdf", {file.path: 38_500_000}, {file.path: "any"}) == []
+    assert wrong_files("point-e-sdf", {file.path: 30_000_000}, {file.path: "any"}) == [file.path]
+    settings = PUBLISHED["blip-base"].files[0]
+    assert (settings.path, settings.checked) == ("config.json", "not checked")
+    assert "config.json" in wrong_files("blip-base", {settings.path: 0}, {settings.path: "any"})
+    assert "config.json" not in wrong_files("blip-base", {settings.path: 9}, {settings.path: "any"})
+    guessed = PUBLISHED["stable-diffusion-2.1-base"].files[-1]
+    assert guessed.checked == "not checked"
+    assert guessed.has_size(728_000_000)
 
 
 LOAD = """

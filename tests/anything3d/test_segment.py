@@ -11,7 +11,7 @@ from anything3d.crop import cut, side_px
 from anything3d.errors import ConfigError, InputError, Skipped
 from anything3d.mini import sam as mini_sam
 from anything3d.sam import load_sam
-from anything3d.segment import Found, ObjectMask, SegmentConfig, Segmenter, load_segmenter, name_of, select
+from anything3d.segment import Found, ObjectMask, SegmentConfig, Segmenter, load_segmenter, name_of, prompt_name, select
 from anything3d.weights import Place
 
 HEIGHT, WIDTH = 200, 300
@@ -232,15 +232,18 @@ def test_a_prediction_that_is_not_finite_fails_its_object_only(toy_sam):
     assert found.reason == "sam_not_finite"
 
 
-@pytest.mark.parametrize(("source", "prompt"), [("sam-points", (150, 90)), ("sam-boxes", (100.0, 50.0, 220.0, 150.0))])
-def test_one_prompt_gives_one_object_whatever_its_size(toy_sam, source, prompt):
+@pytest.mark.parametrize(
+    ("source", "prompt", "name"),
+    [("sam-points", (150, 90), "p150x90"), ("sam-boxes", (100.0, 50.0, 220.0, 150.0), "b100x50x220x150")],
+)
+def test_one_prompt_gives_one_object_whatever_its_size_under_the_prompts_name(toy_sam, source, prompt, name):
     config = replace(CONFIG, source=source, weights=str(toy_sam), max_area_share=0.0, min_region_px=0)
     segmenter = load_segmenter(config, Place())
     entry = annotation(rectangle(100, 50, 121, 101))  # whose centre and box the prompts are
     entry = replace(entry, point=(150.0, 90.0))
     ((expected,),) = segmenter._masks([photo()], [[entry]])
     found = segmenter.at(photo(), prompt)
-    assert found.mask == expected
+    assert found.mask == replace(expected, name=name)
     assert found.crop.rgba.shape == (64, 64, 4)
 
 
@@ -261,3 +264,10 @@ def test_a_photo_without_objects_says_what_its_masks_were(toy_sam):
 def test_objects_are_named_by_their_place():
     assert name_of("sam-points", 31) == "0031"
     assert name_of("sam-grid", 7) == "g0007"
+
+
+def test_objects_that_are_pointed_at_are_named_by_the_prompt_without_a_dot():
+    """WebDataset takes what follows a name's first dot for the suffix."""
+    assert prompt_name((290, 220)) == "p290x220"
+    assert prompt_name((290.5, 1220.25)) == "p290_5x1220_25"
+    assert prompt_name((10.0, 20.0, 30.0, 40.0)) == "b10x20x30x40"

@@ -3,149 +3,22 @@
 import json
 import shutil
 from dataclasses import asdict
-from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 from typer.testing import CliRunner
 
-from anything3d import truth
-from anything3d.camera import POINT_E_FOV_DEG, orbit
-from anything3d.cloud import Cloud, from_ply, to_ply
-from anything3d.errors import ConfigError, InputError, NumericsError
+from anything3d.cloud import Cloud, to_ply
+from anything3d.errors import ConfigError, InputError
 from anything3d.evaluate import METRICS
-from anything3d.field import Field, FieldConfig
-from anything3d.mini.world import write_world
 from jobs.cli import app
-from pipeline import cell
-from pipeline.config import load
 from pipeline.evaluate import evaluate
-from pipeline.run import shard_unit
-from pipeline.snapshot import publish
-from pipeline.stages import load as load_stage
-from pipeline.stages import recipes
-from pipeline.stages.score import find_truth
-from pipeline.store import Store
-from pipeline.unit import slices
-from schemas.records import CaptionRecord, CloudRecord, ConceptRecord, FieldRecord, ObjectRecord
+from tests.pipeline.conftest import WRONG_AZIMUTH_DEG, quiet
 
-QUICK = ("segment.crop_size=32", "segment.max_edges=4", "segment.min_area_px=64", "score.size_px=16", "score.views=1")
-CONFIG = load([], QUICK)  # none of them shapes the numbers against the truth
 TRUTH_NUMBERS = ("lift_chamfer", "azimuth_error_deg", "novel_psnr_db", "novel_mask_iou", "chamfer", "fscore_5pct")
-WRONG_AZIMUTH_DEG = 30.0
-VIEW_PX = 32
-
-
-def quiet(line: str) -> None:
-    """Whom progress is told."""
-
-
-class Told:
-    """A stage whose rows are told: one function from an object's id to its row."""
-
-    version = 1
-
-    def __init__(self, name, row):
-        self.name, self._row = name, row
-        self.reads, self.record = recipes(CONFIG)[name].reads, recipes(CONFIG)[name].record
-
-    def __call__(self, items, unit, checkpoint):
-        rows = [self._row(item[0].object_id) for item in items]
-        return [row if isinstance(row, NumericsError) else [row] for row in rows]
-
-
-def camera_row(item, wrong_deg=0.0):
-    focal = float(orbit(*(torch.tensor([value]) for value in (0.0, 0.0, 1.0, POINT_E_FOV_DEG))).intrinsics[0, 0])
-    return (item.azimuth_deg + wrong_deg, item.elevation_deg, 2.7, focal, focal, 0.5, 0.5)
-
-
-def shrink_views(folder):
-    """Truth with views of VIEW_PX: what takes the time is rendering them."""
-    body = json.loads((folder / "truth.json").read_bytes())
-    body["views"]["size"] = VIEW_PX
-    (folder / "truth.json").write_text(json.dumps(body))
-    for path in (folder / "views").iterdir():
-        Image.open(path).resize((body["views"]["count"] * VIEW_PX, VIEW_PX)).save(path)
-
-
-class World:
-    """A shard with its truth, and a corpus of three of its true objects and a mask that is none; one more was fog."""
-
-    def __init__(self, folder):
-        self.shard, self.truth, self.corpus = folder / "world.tar", folder / "world.truth", folder / "corpus"
-        write_world(self.shard, scenes=3, seed=4, held_out=True, size=128)
-        shrink_views(self.truth)
-        self.says = truth.read((self.truth / "truth.json").read_bytes())
-        self.items = {
-            f"{image_id}-{item.annotation:04d}": item
-            for image_id, image in self.says.images.items()
-            for item in image.objects
-        }
-        self.store = Store(str(self.corpus))
-        self.commits = {}
-        self._make()
-
-    def _make(self):
-        shard = self._run("index", shard_unit(str(self.shard)))
-        (images,) = slices(shard, self._ids(shard, "index", "image_id"), 64)
-        segmented = self._run("segment", images)
-        rows = self.store.read_part(self.commits["segment"][0].rows, ObjectRecord)
-        true = [row.object_id for row in rows if row.object_id in self.items]
-        self.known = [  # of an unseen pair; not turned by symmetry; and one more
-            next(item for item in true if self.items[item].held_out),
-            next(item for item in true if not self.items[item].held_out and self.items[item].symmetry_deg > 0),
-            next(item for item in true if not self.items[item].held_out and self.items[item].symmetry_deg == 0),
-        ]
-        self.stranger = next(row.object_id for row in rows if find_truth(row, self.says) is None)
-        self.fog = next(row.object_id for row in rows if row.object_id not in [*self.known, self.stranger])
-        units = [self._finish(unit) for unit in slices(segmented, [*self.known, self.stranger, self.fog], 2)]
-        self.snapshot = publish(self.store, units, self.commits, [], "", quiet)
-
-    def _finish(self, unit):
-        for name in ("caption", "invert", "lift", "reconstruct"):
-            unit = self._run(name, unit, Told(name, getattr(self, f"_{name}")))
-        for name in ("mesh", "score"):
-            unit = self._run(name, unit)
-        return unit
-
-    def _run(self, name, unit, stage=None):
-        recipe = recipes(CONFIG)[name]
-        load = (lambda: stage) if stage else partial(load_stage, name, CONFIG.to_json(), "cpu")
-        commit, _ = cell.run(recipe, unit, self.store, load)
-        self.commits.setdefault(name, []).append(commit)
-        return cell.as_input(recipe, unit, commit)
-
-    def _ids(self, unit, stage, column):
-        return self.store.read_column(self.store.commit_at(unit.inputs[stage].path).rows, column)
-
-    def _ply(self, object_id):
-        item = self.items.get(object_id) or self.items[self.known[0]]
-        return (self.truth / item.surface).read_bytes(), item
-
-    def _caption(self, object_id):
-        item = self.items.get(object_id)
-        return CaptionRecord(object_id, f"a {item.color} thing" if item else "a red mug", -1.0, "")
-
-    def _invert(self, object_id):
-        return ConceptRecord(object_id, b"", 0.5, 0.4 if object_id in self.items else 0.6, 1)
-
-    def _lift(self, object_id):
-        ply, item = self._ply(object_id)
-        wrong = WRONG_AZIMUTH_DEG if object_id == self.known[1] else 0.0
-        return CloudRecord(object_id, ply, 8192, 0, 1.0, *camera_row(item, wrong))
-
-    def _reconstruct(self, object_id):
-        if object_id == self.fog:
-            return NumericsError("field_fog", "told")
-        field = Field.from_cloud(from_ply(self._ply(object_id)[0]), FieldConfig(resolution=32, half=0.6))
-        return FieldRecord(object_id, field.to_bytes(0), 1, 1, "field", None, 0.0, 0.0, 0.0, 1.0, 0.0)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> World:
-    return World(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
@@ -259,13 +132,16 @@ def test_several_truths_know_each_their_photos_and_none_knows_a_photo_twice(worl
         evaluate(str(world.corpus), [*halves, str(world.truth)], quiet)
 
 
-def test_a_truth_of_other_photos_leaves_what_needs_no_truth(world, tmp_path):
+def test_a_truth_that_fits_no_object_is_refused_and_nothing_is_written(world, same_truth, tmp_path):
     other = json.loads((world.truth / "truth.json").read_bytes()) | {"images": {}}
     (tmp_path / "truth.json").write_text(json.dumps(other))
-    found = evaluate(str(world.corpus), [str(tmp_path)], quiet)
-    assert (found.objects, found.without_truth) == (4, 4)
-    assert set(found.summary) == {"inversion_gain", "inversion_improved", "reference_psnr_db", "seconds_per_object"}
-    assert found.summary_unseen_pairs == {}
+    before = table(world)
+    done = CliRunner().invoke(app, ["evaluate", str(world.corpus), "--truth", str(tmp_path)])
+    assert done.exit_code == 2
+    last = done.stderr.splitlines()[-1]
+    assert "truth_fits_nothing: none of the 4 objects" in last
+    assert f"{tmp_path}/truth.json" in last
+    assert table(world) == before
 
 
 def test_an_object_that_cannot_be_compared_is_told_and_the_others_are_not_lost(world, tmp_path):
@@ -303,6 +179,43 @@ def test_the_command_prints_and_writes_the_summary(world, same_truth, tmp_path):
     gain = next(line.split() for line in lines if line.startswith("inversion_gain"))
     assert (gain[1], gain[5], gain[6]) == ("0.100", "0.200", "4")
     assert "4 objects, 1 of them without truth" in done.stdout
+
+
+class Forbidding(BaseHTTPRequestHandler):
+    """An S3 that lets nobody in."""
+
+    def do_GET(self):
+        self.send_error(403)
+
+    do_HEAD = do_PUT = do_GET  # noqa: N815
+
+    def log_message(self, format, *args):
+        pass
+
+
+def test_storage_that_refuses_is_one_line(world, monkeypatch):
+    server = HTTPServer(("127.0.0.1", 0), Forbidding)
+    Thread(target=server.serve_forever, daemon=True).start()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    for corpus, known in (("s3://closed/corpus", world.truth), (world.corpus, "s3://closed/world.truth")):
+        done = CliRunner().invoke(app, ["evaluate", str(corpus), "--truth", str(known)])
+        assert done.exit_code == 2
+        assert len(done.stderr.splitlines()) == 1
+        assert "anything3d: storage: s3://closed/" in done.stderr
+        assert "credentials" in done.stderr
+    server.shutdown()
+    server.server_close()
+
+
+def test_inside_a_ray_job_relative_paths_are_refused(world, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    for corpus, known in (("corpus", str(world.truth)), (str(world.corpus), "world.truth")):
+        done = CliRunner().invoke(app, ["evaluate", corpus, "--truth", known])
+        assert done.exit_code == 2
+        assert "relative_path" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import sys
 import tarfile
 
 import pytest
+import torch
 import trimesh
 from PIL import Image
 from typer.testing import CliRunner
@@ -53,7 +54,8 @@ def test_the_command_writes_what_a_corpus_has_of_an_object_and_a_report(photo, t
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert "reconstruct" in done.output
-    files = {entry.name.removeprefix("chair & table-0000."): entry for entry in tmp_path.iterdir()}
+    object_id = f"chair & table-p{x:g}x{y:g}".replace(".", "_")
+    files = {entry.name.removeprefix(f"{object_id}."): entry for entry in tmp_path.iterdir()}
     assert files.keys() == SUFFIXES
     known = json.loads(files["json"].read_text())
     assert known["source"] == "sam-points"
@@ -75,7 +77,7 @@ def test_without_a_prompt_the_most_prominent_object_is_taken_and_the_same_again(
     first, again = (lift_image(path, config=load([], [*QUICK, *loose]), say=said.append) for _ in range(2))
     assert first.rows["segment"].source == "sam-grid"
     assert said[: len(said) // 2] == said[len(said) // 2 :]
-    stages = ["segment", "caption", "invert", "lift", "reconstruct", "reconstruct, checkpoint 1", "mesh", "score"]
+    stages = ["segment", "caption", "invert", "lift", "reconstruct", "reconstruct, checkpoint 1 of 1", "mesh", "score"]
     assert said[: len(said) // 2] == stages
     assert first.files() == again.files()
 
@@ -92,6 +94,27 @@ def test_what_cannot_be_lifted_says_why(photo, tmp_path):
     assert done.exit_code == 2
     assert "image_format" in done.output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "says"),
+    [
+        ("gpu", "device: no device 'gpu'; known: cpu, cuda, cuda:0, cuda:1, ..."),
+        pytest.param(
+            "cuda",
+            "device: no CUDA device is visible to torch",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has one"),
+        ),
+        ("cuda:99", "device: "),
+    ],
+)
+def test_a_device_that_is_not_there_is_one_line_before_anything_loads(photo, tmp_path, device, says):
+    for arguments in (["lift-image", str(photo[0]), "--out", str(tmp_path / "out")], ["train", "sam"]):
+        done = CliRunner().invoke(app, [*arguments, "--device", device])
+        assert done.exit_code == 2, done.output
+        assert done.stderr.startswith(f"anything3d: {says}")
+        assert len(done.stderr.splitlines()) == 1
+        assert "segment" not in done.stdout
 
 
 def test_it_does_without_ray():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from anything3d.errors import ConfigError, InputError
-from pipeline.source import IndexConfig, Shard, digest, expand, pair, scan, stem
+from pipeline.source import IndexConfig, Shard, absolute, digest, expand, pair, scan, stem
 from schemas.records import ImageRecord
 
 
@@ -162,6 +162,21 @@ def test_a_pattern_without_a_match_and_two_shards_of_one_name_are_refused(tmp_pa
         (tmp_path / folder / "sa_0.tar").touch()
     with pytest.raises(ConfigError, match="same name"):
         expand([f"{tmp_path}/a/sa_0.tar", f"{tmp_path}/b/sa_0.tar"])
+
+
+def test_a_location_is_absolute_and_inside_a_ray_job_has_to_be(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = ("corpus", "/corpus", "s3://bucket/corpus")
+    assert [absolute(location) for location in given] == [f"{tmp_path}/corpus", "/corpus", "s3://bucket/corpus"]
+    (tmp_path / "sa_0.tar").touch()
+    assert expand(["sa_*.tar"]) == [f"{tmp_path}/sa_0.tar"]
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert [absolute(location) for location in given[1:]] == list(given[1:])
+    assert expand([f"{tmp_path}/sa_*.tar"]) == [f"{tmp_path}/sa_0.tar"]
+    with pytest.raises(ConfigError, match="relative_path: 'corpus' inside a Ray job"):
+        absolute("corpus")
+    with pytest.raises(ConfigError, match="relative_path"):
+        expand(["sa_*.tar"])
 
 
 def test_the_digest_of_a_location_changes_with_its_bytes_and_is_empty_where_nothing_lies(tmp_path):

@@ -1,5 +1,6 @@
 """The store on local disk and on S3 (a real server on loopback): put-if-absent, parts, partial reads."""
 
+import logging
 import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -116,3 +117,15 @@ def test_a_shard_on_s3_is_found_by_glob_and_read_by_range(s3):
     assert shard.read(995, 20) == b"56789"
     assert shard.read_ranges([(0, 3), (500, 2)]) == [b"012", b"01"]
     assert source.digest(f"{s3}/shards/none.tar") == ""
+
+
+def test_a_glob_on_s3_asks_for_its_own_folder_and_not_for_what_lies_below(s3, caplog):
+    """A bucket that holds a corpus too has millions of cells; the server's log says what it was asked."""
+    store = open_store(s3)
+    for name in ("sa_000007.tar", "corpus/cells/x/commit.json", "nested/sa_000008.tar"):
+        store.put(name, b"x")
+    with caplog.at_level(logging.INFO, "werkzeug"):
+        assert source.expand([f"{s3}/sa_*.tar"]) == [f"{s3}/sa_000007.tar"]
+    asked = [record.getMessage() for record in caplog.records if "list-type=2" in record.getMessage()]
+    assert asked
+    assert all("delimiter=" in line for line in asked)

@@ -1,0 +1,53 @@
+"""Single commands without Ray: wrong calls end in one line before any work, and every help says all that it should."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from jobs.cli import app
+
+COMMANDS = ("run", "lift-image", "world", "demo", "evaluate", "train", "ablate", "weights")
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+def test_help_is_plain_text_that_loses_nothing():
+    assert "[[variant]] with name and settings" in " ".join(call("ablate", "--help").output.split())
+    assert "sa_{000..009}.tar" in call("run", "--help").output
+    summary = call("--help").output
+    assert all(f"  {name} " in summary for name in COMMANDS)
+    for text in (summary, call("weights", "--help").output):
+        assert "..." not in text.replace("COMMAND [ARGS]...", "")
+
+
+@pytest.mark.parametrize(("out", "scenes"), [("world.tar", 200_000), ("world.zip", 1)])
+def test_a_world_out_of_range_is_one_line(tmp_path, out, scenes):
+    done = call("world", tmp_path / out, "--scenes", scenes, "--seed", 0)
+    assert done.exit_code == 2
+    assert done.stderr.startswith("anything3d: world_range: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_ablation_makes_the_folder_of_its_numbers_before_the_study(tmp_path):
+    """The shard is missing, so that there is no study."""
+    (tmp_path / "variants.toml").write_text('[[variant]]\nname = "full"\nsettings = []\n')
+    arguments = ("ablate", tmp_path / "none.tar", "--out", tmp_path / "corpus", "--truth", tmp_path / "x.truth")
+    done = call(*arguments, "--variants", tmp_path / "variants.toml", "--json", tmp_path / "new" / "x.json")
+    assert done.exit_code == 2
+    assert "no_shard" in done.stderr
+    assert (tmp_path / "new").is_dir()
+
+
+@pytest.mark.parametrize("relative", ["shard", "out", "truth"])
+def test_inside_a_ray_job_an_ablation_refuses_relative_paths(tmp_path, monkeypatch, relative):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({}))
+    (tmp_path / "world.tar").touch()
+    given = {"shard": tmp_path / "world.tar", "out": tmp_path / "corpus", "truth": tmp_path / "world.truth"}
+    given[relative] = given[relative].name
+    done = call("ablate", given["shard"], "--out", given["out"], "--truth", given["truth"])
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"anything3d: relative_path: '{given[relative]}' inside a Ray job")
