@@ -24,7 +24,7 @@ NEIGHBOURS = 4  # cloud points whose colours are averaged, weighted by 1 / dista
 REACH = 2.4  # gap between cloud points that still counts as closed / median distance of a point to its 4th neighbour
 CRISPNESS = 3.0  # rise of softplus' argument per voxel side across the first surface
 SURFACE = -2.0  # softplus' argument on the first surface: 3.8 / length, half opaque where a ray grazes a unit object
-EMPTY = 0.05  # density, 1 / canonical length: a cell whose corners are all clearer holds nothing
+EMPTY = 0.05  # density, 1 / canonical length: a cell with no denser corner holds nothing
 ARGUMENT_RANGE = (-7.0, 3.0)  # of softplus at the start: clear (3 % in 1.2 lengths), opaque; both within Adam's reach
 
 
@@ -104,12 +104,13 @@ class Field(nn.Module):
         raw = _interpolate(torch.cat([self.density_grid, self.color_grid], dim=1), points, self.config.half)
         return self.activate(raw[:, 0], points), self.paint(raw[:, 1:]).transpose(1, 2)
 
-    def solid(self) -> "Solid":
-        """Without its empty space, to be looked up many times."""
+    def solid(self, empty: float = EMPTY) -> "Solid":
+        """Without the cells that are nowhere denser than `empty`, to be looked up many times."""
         with torch.no_grad():
             densest = nn.functional.max_pool3d(self.density_grid, 2, stride=1).flatten(1)
-            cells = ~(densest <= self.raw_level(EMPTY))  # a NaN is to be seen
-        return Solid(self, cells, torch.cat([self.density_grid, self.color_grid], dim=1).split(1))
+            sparse = densest <= self.raw_level(empty) if empty else torch.zeros_like(densest, dtype=torch.bool)
+        # A NaN is to be seen: it is not sparse
+        return Solid(self, ~sparse, torch.cat([self.density_grid, self.color_grid], dim=1).split(1))
 
     def raw_level(self, density: float) -> float:
         """The raw value whose density is `density` > 0."""
@@ -153,7 +154,7 @@ class Field(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Solid:
-    """A field's cells, numbered along x, then y, then z, that are not `EMPTY` at all corners, and its raw grids.
+    """A field's cells, numbered along x, then y, then z, that are not empty at all corners, and its raw grids.
 
     Most of what rays cross is empty: not looking there takes two thirds off rendering. A surface can still grow, out of
     the corners of its own cells.

@@ -209,13 +209,16 @@ class Inverter:
         return (predicted - eps).square().view(len(latents), -1).mean(1)
 
     def _moving(self, concept: Concept, keywords: Sequence[str]) -> Bool[Tensor, "B L"]:
-        """Which tokens are the object's keyword; all words where it has none, or the prompt was cut off before it."""
+        """Which tokens are the object's keyword, wherever it stands.
+
+        All words where it has none, or the prompt was cut off before it.
+        """
         moving = self._words(concept.tokens)
         for row, tokens, keyword in zip(moving, concept.tokens, keywords, strict=True):
             named = self.denoiser.tokenize([keyword]).to(tokens.device)
             word = named[self._words(named)]
             if keyword and (at := (tokens.unfold(0, len(word), 1) == word).all(1).nonzero()).numel():
-                row.fill_(False)[at[0, 0] : at[0, 0] + len(word)] = True
+                row.fill_(False)[at + torch.arange(len(word), device=at.device)] = True
         return moving
 
     def _words(self, tokens: Int[Tensor, "B L"]) -> Bool[Tensor, "B L"]:

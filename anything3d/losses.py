@@ -17,7 +17,7 @@ class LossConfig:
 
     sds: float = 20.0  # on the mean over a view's N latents; N in sources that sum
     reference_rgb: float = 20.0
-    reference_mask: float = 1.0  # 5 beside 20 in Magic123's official code; costs novel views what it gives this one
+    reference_mask: float = 1.0  # 2 beside 20 in Magic123's official code; costs novel views what it gives this one
     silhouette: float = 2.0  # at the start; fades linearly to 0, cloud guidance as in Points-to-3D
     tv: float = 0.2
     emptiness: float = 0.0  # 1e4 in 3DFuse, beside an sds weight of N

@@ -1,8 +1,8 @@
 """The reference camera: from where the photo sees the canonical object.
 
 A cloud comes out of Point-E in the canonical frame, whatever the photo's viewpoint, so the viewpoint is searched for:
-coloured discs from a grid of directions against the crop. Point-E's own training renders fix the distance; scale and
-offset of the image are free and fitted, since the crop's frame says nothing about the lens.
+coloured discs from a grid of directions against the crop. The distance is given (lift.distance); scale and offset of
+the image are free and fitted, since the crop's frame says nothing about the lens.
 """
 
 from collections.abc import Sequence

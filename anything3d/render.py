@@ -17,7 +17,7 @@ from torch import Tensor
 from anything3d import seed
 from anything3d.camera import Camera, rays
 from anything3d.errors import ConfigError
-from anything3d.field import Field, Solid
+from anything3d.field import EMPTY, Field, Solid
 
 NEAR = 1e-3  # canonical length; nothing closer to the eye is seen
 VISIBLE = 1e-3  # opacity below which a pixel has no depth
@@ -28,11 +28,12 @@ class RenderConfig:
     """Accuracy against time and memory."""
 
     samples: int = 48  # along the part of each ray that lies inside the cube
+    empty: float = EMPTY  # density, 1 / canonical length, below which nothing is looked up, nor changed; 0: all is
     max_points: int = 1 << 18  # samples looked up at a time: a CPU's cache (27 % faster than 2^22); 2^22 suits a GPU
 
     def __post_init__(self) -> None:
-        if min(self.samples, self.max_points) < 1:
-            raise ConfigError("config_value", f"{self}: both must be >= 1 (reconstruct.render)")
+        if min(self.samples, self.max_points) < 1 or self.empty < 0:
+            raise ConfigError("config_value", f"{self}: need samples, max_points >= 1, empty >= 0 (reconstruct.render)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def render(
 
     step = max(1, config.max_points // (len(field) * config.samples))  # rays of each object at a time
     pieces = zip(origins.split(step, 1), directions.split(step, 1), shift.split(step, 1), strict=True)
-    solid = field.solid()
+    solid = field.solid(config.empty)
     marched = [_march(solid, *piece, config.samples) for piece in pieces]
     color, alpha, length, weights = (torch.cat(parts, dim=1) for parts in zip(*marched, strict=True))
 

@@ -30,7 +30,6 @@ class SdsConfig:
     t_max_end: float = 0.25  # of T, at the end; linear between
     weighting: Weighting = "sds"
     hint_scale: float = 1.0  # of the ControlNet's residuals
-    clamp: float = 0.0  # largest absolute value of the gradient; 0: none
 
     def __post_init__(self) -> None:
         if not 0 <= self.t_min <= min(self.t_max, self.t_max_end) or max(self.t_max, self.t_max_end) > 1:
@@ -39,10 +38,9 @@ class SdsConfig:
                 f"sds.t_min, t_max, t_max_end are {self.t_min}, {self.t_max}, {self.t_max_end}; "
                 "must be shares of T, t_min not above the others",
             )
-        if min(self.cfg_scale, self.hint_scale, self.clamp) < 0:
+        if min(self.cfg_scale, self.hint_scale) < 0:
             raise ConfigError(
-                "config_value",
-                f"sds.cfg_scale, hint_scale, clamp are {self.cfg_scale}, {self.hint_scale}, {self.clamp}; must be >= 0",
+                "config_value", f"sds.cfg_scale, hint_scale are {self.cfg_scale}, {self.hint_scale}; must be >= 0"
             )
 
 
@@ -89,5 +87,4 @@ def sds_gradient(
         denoiser.add_noise(latents, noise, t), t, texts, hint, config.cfg_scale, config.hint_scale, adapter
     )
     w = weight(config.weighting, denoiser.alphas_cumprod[t]).view(-1, 1, 1, 1)
-    gradient = torch.nan_to_num(w * (predicted - noise), nan=0.0, posinf=0.0, neginf=0.0)
-    return gradient.clamp(-config.clamp, config.clamp) if config.clamp > 0 else gradient
+    return torch.nan_to_num(w * (predicted - noise), nan=0.0, posinf=0.0, neginf=0.0)

@@ -112,6 +112,8 @@ def test_solid_cells_leave_out_nothing_but_empty_space():
     left = torch.ones(8000, dtype=torch.bool).index_fill(0, hit, False)
     assert all_density.flatten()[left].max() < EMPTY
     assert 0.3 < left.float().mean() < 0.9
+    all_of_it, _, _ = field.solid(empty=0).density_color(points)
+    assert len(all_of_it) == 8000
 
 
 def test_a_surface_can_grow_into_the_cells_beside_it():

@@ -140,14 +140,6 @@ def test_a_prediction_that_is_not_finite_gives_no_gradient_and_leaves_the_others
     torch.testing.assert_close(guarded[[0, 2]], sound[[0, 2]])
 
 
-def test_clamp_bounds_the_gradient_and_zero_is_none(constant):
-    latents, noise = normal(0, 3, 4, 16, 16), normal(1, 3, 4, 16, 16)
-    free = sds_gradient(latents, constant, texts(constant), None, T, noise, SdsConfig())
-    bounded = sds_gradient(latents, constant, texts(constant), None, T, noise, SdsConfig(clamp=0.1))
-    assert free.abs().max() > 1
-    torch.testing.assert_close(bounded, free.clamp(-0.1, 0.1))
-
-
 @pytest.mark.parametrize(("progress", "highest"), [(0.0, 599), (0.5, 425), (1.0, 250)])
 def test_timesteps_fill_a_range_whose_top_falls(progress, highest):
     t = sample_timesteps(SdsConfig(), progress, 1000, seed.generators(0, "t", ["a", "b"]), views=4000)
@@ -171,9 +163,7 @@ def test_weights_at_the_ends_of_the_schedule():
     assert weight("fantasia3d", alpha_bar).tolist() == [0.0, 0.375, 0.0]
 
 
-@pytest.mark.parametrize(
-    "setting", [{"t_min": 0.3}, {"t_min": -0.1}, {"t_max": 1.1}, {"cfg_scale": -1.0}, {"clamp": -0.1}]
-)
+@pytest.mark.parametrize("setting", [{"t_min": 0.3}, {"t_min": -0.1}, {"t_max": 1.1}, {"cfg_scale": -1.0}])
 def test_settings_out_of_range_are_refused(setting):
     with pytest.raises(ConfigError, match="config_value"):
         SdsConfig(**setting)
