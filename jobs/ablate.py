@@ -44,7 +44,7 @@ def ablate(
     import json
     from dataclasses import asdict
 
-    from jobs.run import read_preset
+    from jobs.command import read_preset
     from pipeline import source
     from pipeline.ablate import ablate as run_variants
     from pipeline.ablate import read_variants

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,9 @@ Settings = Annotated[
 ]
 
 
+PRESETS = Path(__file__).parent / "presets"
+
+
 @contextmanager
 def errors_as_one_line() -> Iterator[None]:
     """Ends the command with exit code 2 and one line, if what was asked for cannot be done."""
@@ -32,11 +36,25 @@ def errors_as_one_line() -> Iterator[None]:
 
 
 def read_settings(preset: str, config: Path | None, settings: list[str] | None) -> "Config":
-    """The preset, the file over it, `--set` over both.
+    """The preset, the file over it, `--set` over both; the root of weights made absolute, for actors elsewhere.
 
     Raises: ConfigError.
     """
-    from jobs.run import read_preset
     from pipeline.config import load
 
-    return load([read_preset(preset), *([config.read_text()] if config else [])], settings or [])
+    chosen = load([read_preset(preset), *([config.read_text()] if config else [])], settings or [])
+    root = chosen.resources.weights_root
+    return replace(chosen, resources=replace(chosen.resources, weights_root=root and str(Path(root).absolute())))
+
+
+def read_preset(name: str) -> str:
+    """The TOML of a preset.
+
+    Raises: ConfigError for an unknown name.
+    """
+    from anything3d.errors import ConfigError
+
+    known = sorted(path.stem for path in PRESETS.glob("*.toml"))
+    if name not in known:
+        raise ConfigError("preset", f"no preset {name!r}; known: {', '.join(known)}")
+    return (PRESETS / f"{name}.toml").read_text()

@@ -23,6 +23,8 @@ def lines(report: Report, out: str) -> Iterator[str]:
     assert report.snapshot is not None
     if report.note:
         yield report.note
+    if report.unknown:
+        yield f"{len(report.unknown)} of the ids are in no shard: {', '.join(report.unknown[:5])}"
     where = f"{out.rstrip('/')}/rejects/"
     yield f"{report.snapshot.objects} objects in {out}, {report.snapshot.rejects} rejects in {where}"
     if report.snapshot.lost:

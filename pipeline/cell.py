@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from typing import Any, Protocol
 
@@ -37,11 +37,11 @@ log = logging.getLogger(__name__)
 Outcome = list[Any] | Anything3DError  # of one item: its rows (RejectRecords among them, for its parts), or why not
 
 
-class BalanceError(Exception):
+class BalanceError(Anything3DError):
     """inputs != items with rows + rejects: a bug of the stage, never of the data."""
 
 
-class PoisonCell(Exception):
+class PoisonCell(Anything3DError):
     """A cell kills whoever touches it, even with its items in processes of their own."""
 
 
@@ -103,12 +103,26 @@ def run(recipe: Recipe, unit: Unit, store: Store, load: Loader) -> tuple[Commit,
     folder, attempt, started = folder_of(recipe, unit), uuid.uuid4().hex, time.time()
     deaths = len(store.paths(f"{folder}/attempts"))
     if deaths >= MOST_DEATHS:
-        raise PoisonCell(f"{folder}: {deaths} attempts ended without a word, isolated ones too; see its attempts/")
-    store.write(f"{folder}/attempts/{attempt}.json", json.dumps(whoami(started)).encode())
+        message = f"{store.root}/{folder}: {deaths} attempts ended without a word, isolated ones too"
+        raise PoisonCell("poison_cell", f"{message}; its attempts/ say where; delete that to try again")
+    ledger = f"{folder}/attempts/{attempt}.json"
+    store.write(ledger, json.dumps(whoami(started)).encode())
+    try:
+        return make(recipe, unit, store, load, attempt, deaths, started)
+    except BaseException:
+        store.delete([ledger])  # it did not end without a word
+        raise
 
+
+def make(
+    recipe: Recipe, unit: Unit, store: Store, load: Loader, attempt: str, deaths: int, started: float
+) -> tuple[Commit, bool]:
+    """Compute the cell and commit it; the commit that stands, and whether it is this one."""
+    folder = folder_of(recipe, unit)
     ids, items = join(recipe, unit, store)
     if deaths < DEATHS_BEFORE_ISOLATION:
-        outcomes, attempts = attempt_batch(load(), ids, items, unit, StoredCheckpoint(store, folder))
+        checkpoint = StoredCheckpoint(store, folder, attempt)
+        outcomes, attempts = attempt_batch(load(), ids, items, unit, checkpoint)
     else:
         outcomes, attempts = isolate(load, ids, items, unit), [deaths + 1] * len(ids)
     rows, rejects = sort_outcomes(recipe.stage, ids, outcomes, attempts)
@@ -127,7 +141,7 @@ def run(recipe: Recipe, unit: Unit, store: Store, load: Loader) -> tuple[Commit,
         attempts=deaths + 1,
         seconds=seconds,
         gpu_seconds=seconds * recipe.num_gpus,
-        versions={name: version(name) for name in VERSIONS},
+        versions=versions(),
     )
     commit = replace(commit, digest=content_digest(commit.rows, rejects))
     winner = Commit.from_json(store.create(f"{folder}/commit.json", commit.to_json()))
@@ -140,6 +154,17 @@ def run(recipe: Recipe, unit: Unit, store: Store, load: Loader) -> tuple[Commit,
 def whoami(started: float) -> dict[str, Any]:
     """What the ledger keeps of an attempt, for those who ask later which process on which machine died."""
     return {"started": started, "host": socket.gethostname(), "pid": os.getpid()}
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that made a cell; a Ray job brings this one as plain files, which have none."""
+    found = {}
+    for name in VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
 
 
 def join(recipe: Recipe, unit: Unit, store: Store) -> tuple[list[str], list[Any]]:
@@ -213,7 +238,7 @@ def sort_outcomes(
     Raises: BalanceError if an item has neither, or a row appears twice.
     """
     if len(outcomes) != len(ids):
-        raise BalanceError(f"{stage}: {len(ids)} items, {len(outcomes)} outcomes")
+        raise BalanceError("not_balanced", f"{stage}: {len(ids)} items, {len(outcomes)} outcomes")
     rows: list[Any] = []
     rejects: list[RejectRecord] = []
     for item, outcome, tries in zip(ids, outcomes, attempts, strict=True):
@@ -223,12 +248,11 @@ def sort_outcomes(
             rejects += [row for row in outcome if isinstance(row, RejectRecord)]
             rows += [row for row in outcome if not isinstance(row, RejectRecord)]
         else:
-            raise BalanceError(f"{stage}: {item} has neither a row nor a reject")
+            raise BalanceError("not_balanced", f"{stage}: {item} has neither a row nor a reject")
     keys = [getattr(row, fields(row)[0].name) for row in rows]
     if len(set(keys)) != len(keys):
-        raise BalanceError(
-            f"{stage}: rows with the same id: {sorted({key for key in keys if keys.count(key) > 1})[:5]}"
-        )
+        twice = sorted({key for key in keys if keys.count(key) > 1})[:5]
+        raise BalanceError("not_balanced", f"{stage}: rows with the same id: {twice}")
     return rows, rejects
 
 
@@ -248,10 +272,14 @@ def content_digest(rows: Part, rejects: Sequence[RejectRecord]) -> str:
 
 
 class StoredCheckpoint:
-    """The cell's checkpoint in the store, with its own digest: a torn or foreign one reads as none."""
+    """The cell's checkpoint in the store, with its own digest: a torn or foreign one reads as none.
 
-    def __init__(self, store: Store, folder: str) -> None:
+    One that is saved forgives the deaths before it: whoever gets further was not killed by the cell.
+    """
+
+    def __init__(self, store: Store, folder: str, attempt: str) -> None:
         self._store, self._path = store, f"{folder}/checkpoints/state"
+        self._ledger, self._own = f"{folder}/attempts", f"{attempt}.json"
 
     def load(self) -> bytes | None:
         data = self._store.find(self._path) or b""
@@ -260,6 +288,7 @@ class StoredCheckpoint:
 
     def save(self, state: bytes) -> None:
         self._store.write(self._path, hashlib.sha256(state).digest() + state)
+        self._store.delete([path for path in self._store.paths(self._ledger) if not path.endswith(self._own)])
 
 
 class NoCheckpoint:

@@ -5,16 +5,17 @@ and its unit retried without end, so it is `cell`'s ledger of attempts that isol
 poison cell; no errored block is forgiven, since that would drop rows in silence.
 """
 
+import json
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-from anything3d.errors import ConfigError
+from anything3d.errors import Anything3DError, ConfigError
 from pipeline import cell
 from pipeline.config import Config, Workers
 from pipeline.progress import Board, Progress
@@ -50,21 +51,25 @@ def connect() -> None:
     )
 
 
-def share(config: Config, stages: Sequence[str]) -> dict[str, Workers]:
-    """The actors of each stage on this cluster: as configured, or all on CPU where there is no GPU.
+def share(config: Config, stages: Sequence[str], say: Callable[[str], None]) -> dict[str, Workers]:
+    """The actors of each stage on this cluster: as configured, or all on CPU where there is no GPU, which is said.
+
+    Counted are the nodes that are up now; an autoscaler's nodes to come are not.
 
     Raises: ConfigError if their GPU shares together exceed the cluster's GPUs.
     """
     gpus = ray.cluster_resources().get("GPU", 0.0)
     wanted = {name: getattr(config.resources, name) for name in stages}
     if not gpus:
+        if on_gpu := [name for name, own in wanted.items() if own.num_gpus]:
+            say(f"no node with a GPU is up: {', '.join(on_gpu)} run on the CPU")
         return {name: Workers(w.workers, 0.0, w.num_cpus, w.threads) for name, w in wanted.items()}
     if (total := sum(w.workers * w.num_gpus for w in wanted.values())) > gpus:
         parts = ", ".join(f"{name} {w.workers} x {w.num_gpus}" for name, w in wanted.items() if w.num_gpus)
         raise ConfigError(
             "gpus",
             f"the stages want {total} GPUs ({parts}), the cluster has {gpus}; lower resources.<stage>.workers"
-            " or num_gpus, or run with --one-stage-at-a-time",
+            " or num_gpus, run with --one-stage-at-a-time, or raise min_workers in cluster.yaml",
         )
     return wanted
 
@@ -72,14 +77,17 @@ def share(config: Config, stages: Sequence[str]) -> dict[str, Workers]:
 def stream(units: Sequence[Unit], stages: Sequence[str], config: Config, root: str, progress: Progress) -> list[Unit]:
     """The units after all `stages`, each stage a pool of actors, all of them at work at once.
 
-    Raises: what a stage raises for the whole run (ConfigError, WeightsError); ray's error if an actor died too often.
+    Raises: Anything3DError, with the reason of what a stage raised for the whole run (a ConfigError, WeightsError,
+    PoisonCell, BalanceError); ray's error for anything else.
     """
     connect()
-    workers = share(config, stages)
+    workers = share(config, stages, progress.say)
     progress.begin(stages)
     _quiet_data()
     board = ray.remote(num_cpus=0)(Board).remote()
-    data = ray.data.from_items([{"unit": unit.to_json()} for unit in units], override_num_blocks=len(units))
+    data = ray.data.from_items(
+        [{"unit": unit.to_json(), "error": ""} for unit in units], override_num_blocks=len(units)
+    )
     for name in stages:
         own = workers[name]
         data = data.map(
@@ -93,29 +101,49 @@ def stream(units: Sequence[Unit], stages: Sequence[str], config: Config, root: s
     watcher = threading.Thread(target=_watch, args=(board, progress, stop), daemon=True)
     watcher.start()
     try:
-        return [Unit.from_json(row["unit"]) for row in data.iter_rows()]
+        done = []
+        for row in data.iter_rows():
+            if row["error"]:
+                raise Anything3DError(*json.loads(row["error"]))
+            done.append(Unit.from_json(row["unit"]))
+        return done
     finally:
         stop.set()
         watcher.join()
 
 
 class StageActor:
-    """One stage in one Ray actor, its networks loaded at the start: side by side with those of the other stages."""
+    """One stage in one Ray actor, its networks loaded at the start: side by side with those of the other stages.
+
+    What ends the run travels to the driver in its row: of an exception, Ray would bring a traceback and no object.
+    """
 
     def __init__(self, stage: str, config: str, root: str, device: str, board: "ray.actor.ActorHandle") -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # before transformers is imported
-        settings = Config.from_json(config)
-        self._recipe = recipes(settings)[stage]
         self._load = partial(load, stage, config, device)
-        self._load()
         self._store = Store(root)
         self._board = board
+        self._error = ""
+        try:
+            self._recipe = recipes(Config.from_json(config))[stage]
+            self._load()
+        except Anything3DError as error:
+            self._error = _told(error)
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
+        if row["error"] or self._error:
+            return row | {"error": row["error"] or self._error}
         unit = Unit.from_json(row["unit"])
-        commit, made = cell.run(self._recipe, unit, self._store, self._load)
+        try:
+            commit, made = cell.run(self._recipe, unit, self._store, self._load)
+        except Anything3DError as error:
+            return row | {"error": _told(error)}
         self._board.add.remote(self._recipe.stage, len(unit.ids), commit.seconds if made else 0.0)
-        return {"unit": cell.as_input(self._recipe, unit, commit).to_json()}
+        return {"unit": cell.as_input(self._recipe, unit, commit).to_json(), "error": ""}
+
+
+def _told(error: Anything3DError) -> str:
+    return json.dumps([error.reason, error.message])
 
 
 def _watch(board: "ray.actor.ActorHandle", progress: Progress, stop: threading.Event) -> None:

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -33,6 +33,10 @@ class Units:
     objects: int = 8  # objects of one call of every later stage; what one GPU optimises at once
     shards: int = 8  # shards of a wave; the next wave starts when this one's objects are done
 
+    def __post_init__(self) -> None:
+        if min(self.images, self.objects, self.shards) < 1:
+            raise ConfigError("config_value", f"{self}: all must be >= 1 (units)")
+
 
 @dataclass(frozen=True, slots=True)
 class Workers:
@@ -42,6 +46,12 @@ class Workers:
     num_gpus: float = 0.0  # of each; a fraction shares a GPU; ignored where the cluster has none
     num_cpus: float = 0.1  # of each, for Ray's bookkeeping
     threads: int = 1  # of each, for torch
+
+    def __post_init__(self) -> None:
+        if min(self.workers, self.threads) < 1 or min(self.num_gpus, self.num_cpus) < 0:
+            raise ConfigError(
+                "config_value", f"{self}: need workers, threads >= 1, num_gpus, num_cpus >= 0 (resources.<stage>)"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +74,7 @@ class Config:
     """One run's settings. `seed`, `dtype` and the stage sections are hashed; `units` and `resources` are not."""
 
     seed: int = 0
-    dtype: str = "float32"  # of the networks
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the networks
     index: IndexConfig = field(default_factory=IndexConfig)
     segment: SegmentConfig = field(default_factory=SegmentConfig)
     caption: CaptionConfig = field(default_factory=CaptionConfig)

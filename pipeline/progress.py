@@ -10,28 +10,33 @@ class Progress:
     """Collects what is expected and says what is done: when it changed, and now and then to show that it is alive."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+        self.say = say
         self._expected: dict[str, tuple[int, int]] = {}  # stage -> items in all, items that were there before
-        self._started = time.monotonic()
+        self._started = self._begun = time.monotonic()  # of the run, and of the stream
+        self._stages: Sequence[str] = ()  # of the stream
         self._last = ("", self._started)  # what was said, and when
 
     def expect(self, stage: str, items: int, already: int) -> None:
         self._expected[stage] = (items, already)
 
     def begin(self, stages: Sequence[str]) -> None:
-        """The actors of these stages are being started."""
-        wanted = " · ".join(f"{name} {self._expected[name][1]}/{self._expected[name][0]}" for name in stages)
-        self._say(f"[{clock(time.monotonic() - self._started)}] {wanted} · loading networks")
+        """A stream begins: the actors of these stages are being started."""
+        self._stages, self._begun = stages, time.monotonic()
+        line = self._counts({})
+        self._last = (line, self._begun)
+        self.say(f"[{clock(self._begun - self._started)}] {line} · loading networks")
 
     def show(self, done: Mapping[str, tuple[int, float]]) -> None:
         """`done`: stage -> (items finished in this stream, seconds its actors worked on them)."""
-        now = time.monotonic()
-        counts = {name: (self._expected[name][1] + n, self._expected[name][0]) for name, (n, _) in done.items()}
-        line = " · ".join(f"{name} {n}/{total}" for name, (n, total) in counts.items())
-        if line and (line != self._last[0] or now - self._last[1] > SILENCE_S):
+        now, line = time.monotonic(), self._counts(done)
+        if line != self._last[0] or now - self._last[1] > SILENCE_S:
             self._last = (line, now)
-            rest = remaining_seconds(self._expected, done, now - self._started)
-            self._say(f"[{clock(now - self._started)}] {line}" + (f" · about {clock(rest)} left" if rest >= 1 else ""))
+            rest = remaining_seconds(self._expected, done, now - self._begun)
+            self.say(f"[{clock(now - self._started)}] {line}" + (f" · about {clock(rest)} left" if rest >= 1 else ""))
+
+    def _counts(self, done: Mapping[str, tuple[int, float]]) -> str:
+        found = ((name, self._expected[name], done.get(name, (0, 0.0))[0]) for name in self._stages)
+        return " · ".join(f"{name} {already + n}/{items}" for name, (items, already), n in found)
 
 
 class Board:

@@ -5,7 +5,7 @@ Same command again = resume; a finished run finds every commit and starts nothin
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,14 +30,23 @@ class Selection:
     """Which of the items are wanted."""
 
     max_objects: int | None = None
-    ids: frozenset[str] = frozenset()  # image and object ids; empty: all
+    ids: frozenset[str] | None = None  # image and object ids; None: all
 
     def images(self, ids: Sequence[str]) -> list[str]:
-        wanted = {item.rsplit("-", 1)[0] for item in self.ids}
-        return [item for item in ids if not self.ids or item in wanted]
+        wanted = {image_of(item) for item in self.ids or ()}
+        return [item for item in ids if self.ids is None or item in wanted]
 
     def objects(self, ids: Sequence[str]) -> list[str]:
-        return [item for item in ids if not self.ids or item in self.ids or item.rsplit("-", 1)[0] in self.ids]
+        return [item for item in ids if self.ids is None or item in self.ids or image_of(item) in self.ids]
+
+    def unknown(self, images: Container[str]) -> list[str]:
+        """The ids of no image among `images`, and of no object in one."""
+        return sorted(item for item in self.ids or () if image_of(item) not in images)
+
+
+def image_of(item: str) -> str:
+    """The image that an id is of: its own, or that of the image that the object is in."""
+    return item.rsplit("-", 1)[0]
 
 
 @dataclass(slots=True)
@@ -47,6 +56,7 @@ class Report:
     commits: dict[str, list[Commit]] = field(default_factory=dict)  # stage -> commits, in order
     made: dict[str, int] = field(default_factory=dict)  # stage -> cells of this run
     duplicates: list[RejectRecord] = field(default_factory=list)  # images that an earlier shard has had
+    unknown: list[str] = field(default_factory=list)  # wanted ids that no shard has; where all shards were looked into
     snapshot: Snapshot | None = None
     note: str = ""
     seconds: float = 0.0
@@ -83,6 +93,8 @@ def run(
         images = [unit for shard in indexed for unit in image_units(shard, walk, selection)]
         wanted = list(object_units(images, walk, selection, budget))
         objects += walk.advance(wanted, [name for name in walk.recipes if name not in ("index", "segment")])
+    else:
+        report.unknown = selection.unknown(walk.shard_of)
     report.note = note(config)
     report.snapshot = publish(store, objects, report.commits, report.duplicates, report.note, say)
     report.seconds = time.monotonic() - started

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anything3d.mini.world import write_world
-from jobs.run import read_preset
+from jobs.command import read_preset
 from pipeline.config import load
 from pipeline.photo import lift_image
 from pipeline.stages import weights_of

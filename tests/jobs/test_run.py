@@ -10,6 +10,7 @@ import pyarrow.dataset as ds
 import pytest
 import webdataset
 
+from anything3d.weights import PACKAGED
 from tests.jobs.conftest import OBJECTS, ROOT, command, environment, run
 
 pytestmark = pytest.mark.slow
@@ -90,6 +91,7 @@ def test_ids_that_nothing_has_make_an_empty_corpus_that_balances(shard, corpus, 
     empty = run(shard, copy, flags=["--ids", str(ids)])
     assert empty.cells_run == 0
     assert "0 objects in" in empty.output
+    assert "2 of the ids are in no shard: sa_5-0000, sa_6" in empty.output
     assert not list((copy / "objects").glob("*.parquet"))
     assert json.loads((copy / "snapshot.json").read_text())["objects"] == 0
 
@@ -116,3 +118,27 @@ def test_a_wrong_setting_ends_in_one_line_before_anything_starts(shard, tmp_path
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def refused(shard, out, settings=(), flags=()):
+    done = subprocess.run(
+        [*command(shard, out, settings), *flags], cwd=ROOT, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("anything3d: ")]
+    return line
+
+
+def test_an_empty_list_of_ids_is_not_all_of_them(shard, tmp_path):
+    (tmp_path / "ids.txt").write_text("\n")
+    line = refused(shard, tmp_path / "corpus", flags=["--ids", str(tmp_path / "ids.txt")])
+    assert "no_ids" in line
+    assert not (tmp_path / "corpus" / "cells").exists()
+
+
+def test_networks_that_an_actor_cannot_load_end_the_run_in_one_line(shard, tmp_path):
+    shutil.copytree(PACKAGED / "blip", tmp_path / "blip")
+    (tmp_path / "blip" / "model.safetensors").write_bytes(b"cut")
+    line = refused(shard, tmp_path / "corpus", [f"caption.weights={tmp_path / 'blip'}"])
+    assert "weights_broken" in line
+    assert str(tmp_path / "blip") in line

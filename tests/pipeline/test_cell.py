@@ -1,6 +1,7 @@
 """The memoised function at the heart: commits, balance, failing batches, poison, resume. Real stages, real store."""
 
 import os
+import re
 import signal
 from dataclasses import dataclass
 from functools import partial
@@ -134,6 +135,44 @@ def test_an_item_that_kills_its_process_is_isolated_and_its_neighbours_survive(s
     assert rejects == {"dog": ("crashed", "process_died"), "elk": ("failed", "ValueError")}
 
 
+def test_a_cell_that_goes_on_dying_is_given_up_and_says_what_to_delete(store):
+    unit = after_words(store)
+    folder = cell.folder_of(LENGTHS, unit)
+    for death in range(cell.MOST_DEATHS):
+        store.write(f"{folder}/attempts/{death}.json", b"{}")
+    with pytest.raises(cell.PoisonCell, match=rf"{re.escape(folder)}.*delete that"):
+        cell.run(LENGTHS, unit, store, partial(lengths, {}))
+    store.delete(store.paths(f"{folder}/attempts"))
+    assert cell.run(LENGTHS, unit, store, partial(lengths, {}))[1]
+
+
+def test_an_attempt_that_is_seen_to_fail_is_no_death(store):
+    unit = after_words(store)
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    for load, error in ((interrupted, KeyboardInterrupt), (partial(lengths, {"fox": "nothing"}), BalanceError)):
+        with pytest.raises(error):
+            cell.run(LENGTHS, unit, store, load)
+        assert store.paths(f"{cell.folder_of(LENGTHS, unit)}/attempts") == []
+
+
+def test_a_checkpoint_forgives_the_deaths_before_it_but_not_its_own_attempt(store):
+    for name in ("first", "second", "own"):
+        store.write(f"cells/x/attempts/{name}.json", b"{}")
+    checkpoint = cell.StoredCheckpoint(store, "cells/x", "own")
+    checkpoint.save(b"step 40")
+    assert checkpoint.load() == b"step 40"
+    assert store.paths("cells/x/attempts") == ["cells/x/attempts/own.json"]
+
+
+def test_a_cell_commits_where_this_package_is_but_files(store, monkeypatch):
+    """As in a Ray job, whose working directory has no metadata of a distribution."""
+    monkeypatch.setattr(cell, "VERSIONS", ("torch", "no-such-distribution"))
+    assert run(store)[0].versions["no-such-distribution"] == "not installed"
+
+
 @pytest.mark.parametrize("trouble", ["nothing", "twice"])
 def test_an_item_without_an_outcome_or_with_anothers_row_does_not_commit(store, trouble):
     with pytest.raises(BalanceError):
@@ -178,7 +217,7 @@ def test_of_two_writers_one_wins_and_the_other_adopts(store):
 
 
 def test_a_checkpoint_survives_and_a_torn_one_reads_as_none(store):
-    checkpoint = cell.StoredCheckpoint(store, "cells/x")
+    checkpoint = cell.StoredCheckpoint(store, "cells/x", "own")
     assert checkpoint.load() is None
     checkpoint.save(b"step 50")
     assert checkpoint.load() == b"step 50"

@@ -5,7 +5,7 @@ import pytest
 from anything3d.errors import ConfigError, WeightsError
 from anything3d.published import PUBLISHED
 from anything3d.weights import packaged
-from jobs.run import read_preset
+from jobs.command import read_preset
 from pipeline.config import Config, load
 from pipeline.stages import STAGES, recipes, weights_of
 
@@ -101,3 +101,22 @@ def test_sam_is_needed_only_where_it_is_used():
     recipes(load([], ["segment.weights=nowhere"]))
     with pytest.raises(WeightsError, match="nowhere"):
         recipes(load([], ["segment.weights=nowhere", "segment.source=sam-points"]))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["units.objects=0", "units.shards=-1", "resources.segment.workers=0", "resources.lift.num_gpus=-0.5", "dtype=fp16"],
+)
+def test_sizes_that_nothing_fits_and_unknown_dtypes_are_refused(setting):
+    with pytest.raises(ConfigError, match="config_value"):
+        load([], [setting])
+
+
+def test_paper_selects_nothing_of_what_is_sound():
+    config = load([read_preset("paper")]).segment
+    total = 1500 * 2250
+    assert max(config.min_area_px, config.min_area_share * total) <= 1
+    assert (config.max_area_share, config.min_aspect, config.max_edges) == (1, 0, 4)
+    assert (config.max_iou, config.max_containment) == (1, 1)
+    assert (config.min_predicted_iou, config.min_stability) == (0, 0)
+    assert config.max_per_image >= 10**6

@@ -1,6 +1,6 @@
 """The progress line: counts, and a remaining time that is arithmetic."""
 
-from pipeline.progress import Progress, clock, remaining_seconds
+from pipeline.progress import SILENCE_S, Progress, clock, remaining_seconds
 
 
 def test_the_rest_takes_as_long_as_the_same_work_took_so_far():
@@ -18,10 +18,28 @@ def test_a_line_is_said_when_it_changes():
     lines: list[str] = []
     progress = Progress(lines.append)
     progress.expect("lift", 4, 1)
+    progress.begin(["lift"])
+    progress.show({})
     progress.show({"lift": (1, 2.0)})
     progress.show({"lift": (1, 2.0)})
     progress.show({"lift": (3, 6.0)})
-    assert [line.split("] ")[1].split(" · ")[0] for line in lines] == ["lift 2/4", "lift 4/4"]
+    assert [line.split("] ")[1].split(" · ")[0] for line in lines] == ["lift 1/4", "lift 2/4", "lift 4/4"]
+
+
+def test_a_stage_whose_first_cell_takes_long_is_seen_to_live(monkeypatch):
+    lines: list[str] = []
+    clock_s = 1000.0
+    monkeypatch.setattr("pipeline.progress.time.monotonic", lambda: clock_s)
+    progress = Progress(lines.append)
+    progress.expect("reconstruct", 8, 0)
+    clock_s += 36_000  # an earlier stream
+    progress.begin(["reconstruct"])
+    clock_s += SILENCE_S + 1
+    progress.show({})
+    assert lines[-1] == "[10:00:21] reconstruct 0/8"
+    clock_s += 39
+    progress.show({"reconstruct": (4, 60.0)})
+    assert lines[-1] == "[10:01:00] reconstruct 4/8 · about 1:00 left"  # by this stream's own minute
 
 
 def test_times_read_as_clocks():

@@ -18,6 +18,12 @@ def test_an_image_id_wants_all_its_objects_and_an_object_id_only_itself():
     assert selection.objects(OBJECTS) == ["sa_1-0004", "sa_2-0001"]
 
 
+def test_no_ids_at_all_want_nothing_and_ids_of_no_image_are_named():
+    assert Selection(ids=frozenset()).images(IMAGES) == []
+    assert Selection(ids=frozenset({"sa_9-0001", "sa_1-0004", "sa_2", "sa_8"})).unknown(IMAGES) == ["sa_8", "sa_9-0001"]
+    assert Selection().unknown([]) == []
+
+
 def test_slices_hold_every_item_once_in_order_and_are_named_by_what_they_hold():
     parent = Unit("shard", ("shard",), {"shard": Input("x.tar", "d")})
     ids = [f"sa_{n}" for n in range(10)]
