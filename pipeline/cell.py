@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -110,7 +111,7 @@ def run(recipe: Recipe, unit: Unit, store: Store, load: Loader) -> tuple[Commit,
     try:
         return make(recipe, unit, store, load, attempt, deaths, started)
     except BaseException:
-        store.delete([ledger])  # it did not end without a word
+        forget(store, [ledger])  # it did not end without a word
         raise
 
 
@@ -147,13 +148,20 @@ def make(
     winner = Commit.from_json(store.create(f"{folder}/commit.json", commit.to_json()))
     if winner.digest != commit.digest:
         log.warning("%s: another attempt committed other rows (%s); kept its", folder, winner.attempt)
-    store.delete([path for path in store.paths(f"{folder}/checkpoints")])
+    forget(store, store.paths(f"{folder}/checkpoints"))
     return winner, winner.attempt == attempt
 
 
 def whoami(started: float) -> dict[str, Any]:
     """What the ledger keeps of an attempt, for those who ask later which process on which machine died."""
     return {"started": started, "host": socket.gethostname(), "pid": os.getpid()}
+
+
+def forget(store: Store, paths: Sequence[str]) -> None:
+    """Delete what lies there; a rival at work on the same cell may have done so."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            store.delete([path])
 
 
 def versions() -> dict[str, str]:
@@ -274,21 +282,25 @@ def content_digest(rows: Part, rejects: Sequence[RejectRecord]) -> str:
 class StoredCheckpoint:
     """The cell's checkpoint in the store, with its own digest: a torn or foreign one reads as none.
 
-    One that is saved forgives the deaths before it: whoever gets further was not killed by the cell.
+    One that is saved forgives the deaths before it: whoever gets further was not killed by the cell. Saving again what
+    was loaded is not further.
     """
 
     def __init__(self, store: Store, folder: str, attempt: str) -> None:
         self._store, self._path = store, f"{folder}/checkpoints/state"
         self._ledger, self._own = f"{folder}/attempts", f"{attempt}.json"
+        self._loaded = b""
 
     def load(self) -> bytes | None:
         data = self._store.find(self._path) or b""
-        state = data[32:]
-        return state if data[:32] == hashlib.sha256(state).digest() and state else None
+        self._loaded, state = data[:32], data[32:]
+        return state if self._loaded == hashlib.sha256(state).digest() and state else None
 
     def save(self, state: bytes) -> None:
-        self._store.write(self._path, hashlib.sha256(state).digest() + state)
-        self._store.delete([path for path in self._store.paths(self._ledger) if not path.endswith(self._own)])
+        digest = hashlib.sha256(state).digest()
+        self._store.write(self._path, digest + state)
+        if digest != self._loaded:
+            forget(self._store, [path for path in self._store.paths(self._ledger) if not path.endswith(self._own)])
 
 
 class NoCheckpoint:

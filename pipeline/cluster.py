@@ -5,21 +5,26 @@ and its unit retried without end, so it is `cell`'s ledger of attempts that isol
 poison cell; no errored block is forgiven, since that would drop rows in silence.
 """
 
-import json
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayError
 
-from anything3d.errors import Anything3DError, ConfigError
+from anything3d.errors import Anything3DError, ConfigError, WeightsError
+from anything3d.weights import digest
 from pipeline import cell
+from pipeline.cell import Recipe
 from pipeline.config import Config, Workers
 from pipeline.progress import Board, Progress
-from pipeline.stages import load, recipes
+from pipeline.stages import BY_NAME, load
 from pipeline.store import Store
 from pipeline.unit import Unit
 
@@ -74,25 +79,29 @@ def share(config: Config, stages: Sequence[str], say: Callable[[str], None]) -> 
     return wanted
 
 
-def stream(units: Sequence[Unit], stages: Sequence[str], config: Config, root: str, progress: Progress) -> list[Unit]:
-    """The units after all `stages`, each stage a pool of actors, all of them at work at once.
+def stream(
+    units: Sequence[Unit], recipes: Sequence[Recipe], config: Config, root: str, progress: Progress
+) -> list[Unit]:
+    """The units after the stages of `recipes`, each a pool of actors, all of them at work at once.
 
-    Raises: Anything3DError, with the reason of what a stage raised for the whole run (a ConfigError, WeightsError,
-    PoisonCell, BalanceError); ray's error for anything else.
+    Raises: what a stage raises for the whole run (ConfigError, WeightsError, PoisonCell, BalanceError); ray's error for
+    anything else.
     """
     connect()
-    workers = share(config, stages, progress.say)
+    stages = [recipe.stage for recipe in recipes]
+    workers = share(config, stages, progress.remark)
     progress.begin(stages)
     _quiet_data()
     board = ray.remote(num_cpus=0)(Board).remote()
-    data = ray.data.from_items(
-        [{"unit": unit.to_json(), "error": ""} for unit in units], override_num_blocks=len(units)
-    )
-    for name in stages:
-        own = workers[name]
+    data = ray.data.from_items([{"unit": unit.to_json()} for unit in units], override_num_blocks=len(units))
+    for recipe in recipes:
+        own = workers[recipe.stage]
+        used = replace(recipe, num_gpus=own.num_gpus)
+        weights = weights_digests(recipe.stage, config)
+        device = "cuda" if own.num_gpus else "cpu"
         data = data.map(
             StageActor,
-            fn_constructor_args=(name, config.to_json(), root, "cuda" if own.num_gpus else "cpu", board),
+            fn_constructor_args=(used, config.to_json(), weights, root, device, board),
             compute=ActorPoolStrategy(size=min(own.workers, len(units))),
             num_cpus=own.num_cpus,
             num_gpus=own.num_gpus or None,
@@ -101,49 +110,66 @@ def stream(units: Sequence[Unit], stages: Sequence[str], config: Config, root: s
     watcher = threading.Thread(target=_watch, args=(board, progress, stop), daemon=True)
     watcher.start()
     try:
-        done = []
-        for row in data.iter_rows():
-            if row["error"]:
-                raise Anything3DError(*json.loads(row["error"]))
-            done.append(Unit.from_json(row["unit"]))
-        return done
+        return [Unit.from_json(row["unit"]) for row in data.iter_rows()]
+    except RayError as error:
+        if reason := ray.get(board.reason.remote()):
+            raise reason from error
+        raise
     finally:
         stop.set()
         watcher.join()
 
 
+def weights_digests(stage: str, config: Config) -> dict[str, str]:
+    """sha256 of all weights that the stage loads, by name, as they lie on this machine."""
+    place = config.place()
+    return {name: digest(name, place) for name in BY_NAME[stage].weights(getattr(config, stage))}
+
+
 class StageActor:
     """One stage in one Ray actor, its networks loaded at the start: side by side with those of the other stages.
 
-    What ends the run travels to the driver in its row: of an exception, Ray would bring a traceback and no object.
+    What ends the run goes to the board: what Ray makes of an exception has its text, and no longer its object.
     """
 
-    def __init__(self, stage: str, config: str, root: str, device: str, board: "ray.actor.ActorHandle") -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        config: str,
+        weights: dict[str, str],
+        root: str,
+        device: str,
+        board: "ray.actor.ActorHandle",
+    ) -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # before transformers is imported
-        self._load = partial(load, stage, config, device)
+        self._recipe, self._config, self._weights = recipe, Config.from_json(config), weights
+        self._load = partial(load, recipe.stage, config, device)
         self._store = Store(root)
         self._board = board
-        self._error = ""
-        try:
-            self._recipe = recipes(Config.from_json(config))[stage]
+        with suppress(Anything3DError):  # the first unit raises it again; Ray prints what a constructor raises, thrice
+            self._check_weights()
             self._load()
-        except Anything3DError as error:
-            self._error = _told(error)
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
-        if row["error"] or self._error:
-            return row | {"error": row["error"] or self._error}
         unit = Unit.from_json(row["unit"])
         try:
+            self._check_weights()
             commit, made = cell.run(self._recipe, unit, self._store, self._load)
         except Anything3DError as error:
-            return row | {"error": _told(error)}
+            ray.get(self._board.stop.remote(error))
+            raise
         self._board.add.remote(self._recipe.stage, len(unit.ids), commit.seconds if made else 0.0)
-        return {"unit": cell.as_input(self._recipe, unit, commit).to_json(), "error": ""}
+        return {"unit": cell.as_input(self._recipe, unit, commit).to_json()}
 
-
-def _told(error: Anything3DError) -> str:
-    return json.dumps([error.reason, error.message])
+    def _check_weights(self) -> None:
+        """Whether the networks here are those that the fingerprint speaks of; their files are read once a process."""
+        here = weights_digests(self._recipe.stage, self._config)
+        if wrong := sorted(name for name, sha256 in self._weights.items() if here[name] != sha256):
+            raise WeightsError(
+                "weights_differ",
+                f"{', '.join(wrong)} on {socket.gethostname()} are not what the driver has; copy the same files to all"
+                " nodes, below resources.weights_root",
+            )
 
 
 def _watch(board: "ray.actor.ActorHandle", progress: Progress, stop: threading.Event) -> None:
@@ -153,7 +179,7 @@ def _watch(board: "ray.actor.ActorHandle", progress: Progress, stop: threading.E
 
 
 def _quiet_data() -> None:
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # whatever goes wrong is raised, too
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = 0

@@ -10,7 +10,8 @@ class Progress:
     """Collects what is expected and says what is done: when it changed, and now and then to show that it is alive."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
+        self._say = say
+        self._remarks: set[str] = set()
         self._expected: dict[str, tuple[int, int]] = {}  # stage -> items in all, items that were there before
         self._started = self._begun = time.monotonic()  # of the run, and of the stream
         self._stages: Sequence[str] = ()  # of the stream
@@ -19,12 +20,18 @@ class Progress:
     def expect(self, stage: str, items: int, already: int) -> None:
         self._expected[stage] = (items, already)
 
+    def remark(self, line: str) -> None:
+        """A line that a run says once."""
+        if line not in self._remarks:
+            self._remarks.add(line)
+            self._say(line)
+
     def begin(self, stages: Sequence[str]) -> None:
         """A stream begins: the actors of these stages are being started."""
         self._stages, self._begun = stages, time.monotonic()
         line = self._counts({})
         self._last = (line, self._begun)
-        self.say(f"[{clock(self._begun - self._started)}] {line} · loading networks")
+        self._say(f"[{clock(self._begun - self._started)}] {line} · loading networks")
 
     def show(self, done: Mapping[str, tuple[int, float]]) -> None:
         """`done`: stage -> (items finished in this stream, seconds its actors worked on them)."""
@@ -32,7 +39,7 @@ class Progress:
         if line != self._last[0] or now - self._last[1] > SILENCE_S:
             self._last = (line, now)
             rest = remaining_seconds(self._expected, done, now - self._begun)
-            self.say(f"[{clock(now - self._started)}] {line}" + (f" · about {clock(rest)} left" if rest >= 1 else ""))
+            self._say(f"[{clock(now - self._started)}] {line}" + (f" · about {clock(rest)} left" if rest >= 1 else ""))
 
     def _counts(self, done: Mapping[str, tuple[int, float]]) -> str:
         found = ((name, self._expected[name], done.get(name, (0, 0.0))[0]) for name in self._stages)
@@ -40,14 +47,21 @@ class Progress:
 
 
 class Board:
-    """Counts what the actors finish, for the driver's progress line; a Ray actor, in a file that costs it no torch."""
+    """What the actors tell the driver: counts, and why the run must end. A Ray actor, in a file that costs no torch."""
 
     def __init__(self) -> None:
         self._done: dict[str, tuple[int, float]] = {}
+        self._reason: Exception | None = None
 
     def add(self, stage: str, items: int, seconds: float) -> None:
         before = self._done.get(stage, (0, 0.0))
         self._done[stage] = (before[0] + items, before[1] + seconds)
+
+    def stop(self, reason: Exception) -> None:
+        self._reason = self._reason or reason
+
+    def reason(self) -> Exception | None:
+        return self._reason
 
     def read(self) -> dict[str, tuple[int, float]]:
         return self._done

@@ -133,7 +133,7 @@ class Walk:
                     have = sum(len(unit.ids) for unit, commits in before if name in commits)
                     self.progress.expect(name, sum(len(unit.ids) for unit in units), have)
                 todo = [unit for unit, commits in before if len(commits) < len(stages)]
-                needed = [name for name in stages if name in lacking]
+                needed = [self.recipes[name] for name in stages if name in lacking]
                 done = cluster.stream(todo, needed, self.config, self.store.root, self.progress)
                 by_name = {unit.name: unit for unit in done}
                 after = list(

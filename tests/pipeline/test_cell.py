@@ -3,8 +3,13 @@
 import os
 import re
 import signal
+import site
+import subprocess
+import sys
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
 from typing import Annotated
 
 import pyarrow as pa
@@ -17,6 +22,7 @@ from pipeline.store import Store
 from pipeline.unit import Input, Unit, slices
 from schemas.records import RejectRecord
 
+ROOT = Path(__file__).parent.parent.parent
 SHARD = Unit("s", ("s",), {"shard": Input("s.tar", "d0")})
 
 
@@ -68,6 +74,36 @@ class Lengths:
 
 def lengths(trouble: dict[str, str]) -> Lengths:
     return Lengths(trouble)
+
+
+class Slow:
+    """Counts letters in ten steps, saves each and dies after those named; done with all, it saves the last again."""
+
+    name, version, reads, record = "lengths", 1, ("words",), LengthRecord
+
+    def __init__(self, kills: frozenset[int]) -> None:
+        self.kills = kills
+
+    def __call__(self, items, unit, checkpoint):
+        done = int(checkpoint.load() or b"0")
+        for step in range(done + 1, 11) or [10]:
+            checkpoint.save(b"%d" % step)
+            if step in self.kills:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return [[LengthRecord(item[0].word, len(items))] for item in items]
+
+
+def run_slow(root: str, *kills: int) -> None:
+    store = Store(root)
+    cell.run(LENGTHS, after_words(store), store, partial(Slow, frozenset(kills)))
+
+
+def exit_code(*call) -> int:
+    """Of a process that makes the cell."""
+    process = get_context("spawn").Process(target=run_slow, args=call)
+    process.start()
+    process.join()
+    return process.exitcode
 
 
 WORDS = Recipe("words", "f0", ("shard",), (), WordRecord)
@@ -167,10 +203,45 @@ def test_a_checkpoint_forgives_the_deaths_before_it_but_not_its_own_attempt(stor
     assert store.paths("cells/x/attempts") == ["cells/x/attempts/own.json"]
 
 
-def test_a_cell_commits_where_this_package_is_but_files(store, monkeypatch):
-    """As in a Ray job, whose working directory has no metadata of a distribution."""
-    monkeypatch.setattr(cell, "VERSIONS", ("torch", "no-such-distribution"))
-    assert run(store)[0].versions["no-such-distribution"] == "not installed"
+def test_a_cell_commits_where_the_code_was_copied_and_not_installed(tmp_path):
+    """As in a Ray job: the dependencies are installed, the code is a working directory."""
+    libraries, code = tmp_path / "libraries", tmp_path / "code"
+    libraries.mkdir()
+    code.mkdir()
+    for found in (entry for folder in site.getsitepackages() for entry in Path(folder).iterdir()):
+        if "anything3d" not in found.name.lower() and not (libraries / found.name).exists():
+            (libraries / found.name).symlink_to(found)
+    for package in ("anything3d", "pipeline", "schemas"):
+        (code / package).symlink_to(ROOT / package)
+    (code / "job.py").write_text(
+        "from pipeline import cell; from pipeline.store import Store; from pipeline.unit import Input, Unit\n"
+        "from schemas.records import ImageRecord\n"
+        "unit = Unit('s', ('s',), {'shard': Input('s.tar', 'd0')})\n"
+        "stage = lambda items, unit, checkpoint: [[ImageRecord('sa_1', 's', 0, 1, 2, 3)]]\n"
+        "print(cell.run(cell.Recipe('x', 'f', ('shard',), (), ImageRecord), unit, Store('corpus'), lambda: stage))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{code}:{libraries}"}
+    done = subprocess.run(
+        [sys.executable, "-S", "job.py"], cwd=code, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "'torch': '2" in done.stdout
+
+
+def test_deaths_that_got_further_do_not_count_and_the_checkpoint_is_kept(store, tmp_path):
+    for _ in range(4):
+        assert exit_code(str(tmp_path), 2, 4, 6, 8) == -signal.SIGKILL
+    assert exit_code(str(tmp_path), 2, 4, 6, 8) == 0
+    commit = cell.find(LENGTHS, after_words(store), store)
+    assert {row.length for row in store.read_part(commit.rows, LengthRecord)} == {6}  # one batch: nothing was isolated
+    assert commit.attempts == 2
+
+
+def test_deaths_after_the_last_step_do_count(store, tmp_path):
+    for _ in range(cell.DEATHS_BEFORE_ISOLATION):
+        assert exit_code(str(tmp_path), 10) == -signal.SIGKILL
+    assert exit_code(str(tmp_path), 10) == 0
+    assert cell.find(LENGTHS, after_words(store), store).counts["crashed"] == 6
 
 
 @pytest.mark.parametrize("trouble", ["nothing", "twice"])

@@ -1,0 +1,68 @@
+"""The stream on a local Ray: what ends a run arrives as it was raised, and GPUs that are not there are said."""
+
+import shutil
+
+import pytest
+import ray
+
+from anything3d.errors import WeightsError
+from anything3d.mini.world import write_world
+from anything3d.weights import PACKAGED
+from pipeline import cell, cluster
+from pipeline.cell import PoisonCell
+from pipeline.config import load
+from pipeline.progress import Progress
+from pipeline.run import shard_unit
+from pipeline.stages import recipes
+from pipeline.store import Store
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", "local")
+        yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def unit(tmp_path):
+    write_world(tmp_path / "world.tar", scenes=1, seed=5, size=96)
+    return shard_unit(str(tmp_path / "world.tar"))
+
+
+def stream(unit, stage, config, out, said):
+    progress = Progress(said.append)
+    progress.expect(stage, 1, 0)
+    return cluster.stream([unit], [recipes(config)[stage]], config, str(out), progress)
+
+
+def test_a_poison_cell_arrives_as_it_was_raised(unit, tmp_path):
+    config = load([])
+    folder = cell.folder_of(recipes(config)["index"], unit)
+    for death in range(cell.MOST_DEATHS):
+        Store(str(tmp_path / "out")).write(f"{folder}/attempts/{death}.json", b"{}")
+    with pytest.raises(PoisonCell, match="poison_cell"):
+        stream(unit, "index", config, tmp_path / "out", [])
+
+
+def test_weights_that_differ_from_the_drivers_are_a_weights_error(unit, tmp_path):
+    shutil.copytree(PACKAGED / "blip", tmp_path / "blip")
+    config = load([], [f"caption.weights={tmp_path / 'blip'}"])
+    recipes(config)  # the driver has read them
+    (tmp_path / "blip" / "config.json").write_text("{}")
+    with pytest.raises(WeightsError, match=r"weights_differ.*blip"):
+        stream(unit, "caption", config, tmp_path / "out", [])
+
+
+def test_stages_that_want_a_gpu_run_without_one_cost_none_and_say_so(unit, tmp_path):
+    config, said = load([], ["resources.index.num_gpus=0.5"]), []
+    (done,) = stream(unit, "index", config, tmp_path / "out", said)
+    commit = Store(str(tmp_path / "out")).commit_at(done.inputs["index"].path)
+    assert commit.gpu_seconds == 0
+    assert sum("run on the CPU" in line for line in said) == 1
+    (again,) = stream(unit, "index", load([]), tmp_path / "out", quiet := [])
+    assert again == done
+    assert not any("CPU" in line for line in quiet)
