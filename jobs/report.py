@@ -24,7 +24,7 @@ def lines(report: Report, out: str) -> Iterator[str]:
     if report.note:
         yield report.note
     if report.unknown:
-        yield f"{len(report.unknown)} of the ids are in no shard: {', '.join(report.unknown[:5])}"
+        yield f"{len(report.unknown)} of the ids are of no sound photo in the shards: {', '.join(report.unknown[:5])}"
     where = f"{out.rstrip('/')}/rejects/"
     yield f"{report.snapshot.objects} objects in {out}, {report.snapshot.rejects} rejects in {where}"
     if report.snapshot.lost:

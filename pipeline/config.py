@@ -34,8 +34,9 @@ class Units:
     shards: int = 8  # shards of a wave; the next wave starts when this one's objects are done
 
     def __post_init__(self) -> None:
-        if min(self.images, self.objects, self.shards) < 1:
-            raise ConfigError("config_value", f"{self}: all must be >= 1 (units)")
+        for name, size in asdict(self).items():
+            if size < 1:
+                raise ConfigError("config_value", f"units.{name} is {size}; must be >= 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ class Report:
     commits: dict[str, list[Commit]] = field(default_factory=dict)  # stage -> commits, in order
     made: dict[str, int] = field(default_factory=dict)  # stage -> cells of this run
     duplicates: list[RejectRecord] = field(default_factory=list)  # images that an earlier shard has had
-    unknown: list[str] = field(default_factory=list)  # wanted ids that no shard has; where all shards were looked into
+    unknown: list[str] = field(default_factory=list)  # wanted ids of no sound photo, if all shards were looked into
     snapshot: Snapshot | None = None
     note: str = ""
     seconds: float = 0.0

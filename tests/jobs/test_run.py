@@ -91,7 +91,7 @@ def test_ids_that_nothing_has_make_an_empty_corpus_that_balances(shard, corpus, 
     empty = run(shard, copy, flags=["--ids", str(ids)])
     assert empty.cells_run == 0
     assert "0 objects in" in empty.output
-    assert "2 of the ids are in no shard: sa_5-0000, sa_6" in empty.output
+    assert "2 of the ids are of no sound photo in the shards: sa_5-0000, sa_6" in empty.output
     assert not list((copy / "objects").glob("*.parquet"))
     assert json.loads((copy / "snapshot.json").read_text())["objects"] == 0
 
