@@ -5,9 +5,10 @@ Anything3DError              has a `reason` (a code that can be counted) and a m
 ├── Skipped                  the item is sound, the policy does not want it
 ├── NumericsError            a computation ended in NaN, fog or an empty surface
 ├── ConfigError              a setting is unknown or out of range
-└── WeightsError             a weights file is missing, damaged or of another architecture
+├── WeightsError             a weights file is missing, damaged or of another architecture
+└── MachineError             memory, storage, network, device or operating system failed
 
-The first three concern one item and become its Reject; the last two concern the run and stop it.
+The first three concern one item and become its Reject. The last three concern the run and stop it: nothing is committed.
 """
 
 from typing import ClassVar, Literal
@@ -49,3 +50,8 @@ class ConfigError(Anything3DError):
 
 class WeightsError(Anything3DError):
     """A weights file is missing, damaged or of another architecture; the run does not start."""
+
+
+class MachineError(Anything3DError):
+    """Memory, storage, network, device or operating system failed. This says nothing about an item: the run ends, and
+    the same command tries again."""
