@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 from anything3d.errors import Anything3DError, ConfigError, WeightsError
 from pipeline.store import Commit, Part, Store
-from pipeline.unit import Input, Unit
+from pipeline.unit import SOURCES, Input, Unit
 from schemas.records import RejectRecord
 
 DEATHS_BEFORE_ISOLATION = (
@@ -177,7 +177,7 @@ def versions() -> dict[str, str]:
 
 def join(recipe: Recipe, unit: Unit, store: Store) -> tuple[list[str], list[Any]]:
     """The unit's items that every stage it reads has rows for, each with those rows; a rejected one goes no further."""
-    stages = [name for name in recipe.reads if name not in ("shard", "truth")]
+    stages = [name for name in recipe.reads if name not in SOURCES]
     if not stages:
         return list(unit.ids), list(unit.ids)
     tables = []

@@ -9,6 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 
+SOURCES = ("shard", "truth", "md5")  # inputs that come from outside; every other one is a stage's cell
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
     """Something a stage read or may read: where it lies, and the digest of what it says."""
@@ -23,7 +26,7 @@ class Unit:
 
     name: str
     ids: tuple[str, ...]  # the items: the shard's name, image ids or object ids
-    inputs: Mapping[str, Input] = field(default_factory=dict)  # "shard", "truth", then every finished stage
+    inputs: Mapping[str, Input] = field(default_factory=dict)  # SOURCES, then every finished stage
 
     def with_input(self, name: str, found: Input) -> "Unit":
         return replace(self, inputs={**self.inputs, name: found})
