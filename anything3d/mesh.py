@@ -6,11 +6,11 @@ Source: marching cubes, Lewiner et al. 2003 (scikit-image); small components dro
 import io
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from anything3d.errors import ConfigError, InputError, NumericsError
@@ -18,6 +18,8 @@ from anything3d.field import Field, nodes
 
 if TYPE_CHECKING:
     from trimesh import Trimesh
+
+OWN_COLOR = "_color"  # the name of an attribute that is not glTF's must begin with _
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,36 +107,41 @@ def facts(mesh: Mesh) -> MeshFacts:
 def to_glb(mesh: Mesh) -> bytes:
     """Binary glTF 2.0 (y up, front +z, as in the canonical frame): vertex colours on a matte material.
 
-    glTF wants linear vertex colours (specification 3.7.2.1), so the sRGB values are decoded. Colours are rounded to 8
-    bits, vertices to float32; equal meshes give equal bytes.
+    glTF wants linear vertex colours (specification 3.7.2.1), so the sRGB values are decoded. Colours are rounded to 16
+    bits, of which one sRGB level of 255 is 20 steps at least; vertices to float32. Equal meshes give equal bytes.
     """
     from trimesh.visual import TextureVisuals
     from trimesh.visual.material import PBRMaterial
 
     paint = TextureVisuals(material=PBRMaterial(name="matte", metallicFactor=0.0, roughnessFactor=1.0))
-    paint.vertex_attributes["color"] = _to_rgba(_decode_srgb(mesh.colors))
-    return bytes(_trimesh(mesh, paint).export(file_type="glb"))
+    body = _trimesh(mesh, paint)
+    body.vertex_attributes[OWN_COLOR] = _to_rgba(_decode_srgb(mesh.colors), np.uint16)
+    return bytes(body.export(file_type="glb", tree_postprocessor=_name_color))
 
 
 def from_glb(data: bytes) -> Mesh:
-    """The mesh of `to_glb`. Raises: InputError("bad_glb") if there is no single coloured mesh in `data`."""
+    """The mesh of `to_glb`, or any other with linear vertex colours of 8 or 16 bits or in floats.
+
+    Raises: InputError("bad_glb") if there is no single coloured mesh in `data`.
+    """
     import trimesh
 
     try:
         (loaded,) = trimesh.load_scene(io.BytesIO(data), file_type="glb", process=False).geometry.values()
         rgba = loaded.visual.vertex_attributes["color"]
         vertices, faces = np.array(loaded.vertices, np.float32), np.array(loaded.faces, np.int64)
+        highest = 1 if rgba.dtype.kind == "f" else np.iinfo(rgba.dtype).max
+        linear = np.array(rgba[:, :3], np.float32) / highest
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise InputError("bad_glb", f"{len(data)} bytes are not one coloured mesh: {error!r}") from error
-    colors = torch.from_numpy(np.array(rgba[:, :3], np.float32) / 255)
-    return Mesh(torch.from_numpy(vertices), torch.from_numpy(faces), _encode_srgb(colors))
+    return Mesh(torch.from_numpy(vertices), torch.from_numpy(faces), _encode_srgb(torch.from_numpy(linear)))
 
 
 def to_ply(mesh: Mesh) -> bytes:
     """Binary PLY with 8-bit sRGB vertex colours."""
     from trimesh.visual import ColorVisuals
 
-    return bytes(_trimesh(mesh, ColorVisuals(vertex_colors=_to_rgba(mesh.colors))).export(file_type="ply"))
+    return bytes(_trimesh(mesh, ColorVisuals(vertex_colors=_to_rgba(mesh.colors, np.uint8))).export(file_type="ply"))
 
 
 def _surface_density(density: Float[Tensor, "N"], config: MeshConfig) -> float:
@@ -212,6 +219,15 @@ def _encode_srgb(linear: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
     return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
-def _to_rgba(colors: Float[Tensor, "N 3"]) -> UInt8[np.ndarray, "N 4"]:
-    rgb = (colors.clamp(0, 1) * 255).round().to(torch.uint8)
-    return nn.functional.pad(rgb, (0, 1), value=255).numpy()
+def _to_rgba(colors: Float[Tensor, "N 3"], depth: type[np.unsignedinteger]) -> np.ndarray:
+    """Opaque colours as integers of a depth, [N, 4]."""
+    highest = np.iinfo(depth).max
+    rgb = (colors.double().clamp(0, 1) * highest).round()
+    return nn.functional.pad(rgb, (0, 1), value=highest).numpy().astype(depth)
+
+
+def _name_color(tree: dict[str, Any]) -> None:
+    """Make the attribute of our own the mesh's colour: trimesh itself writes 8 bits only."""
+    attributes = tree["meshes"][0]["primitives"][0]["attributes"]
+    attributes["COLOR_0"] = attributes.pop(OWN_COLOR)
+    tree["accessors"][attributes["COLOR_0"]]["normalized"] = True

@@ -14,7 +14,7 @@ from schemas.records import FieldRecord, MeshRecord
 
 class MeshStage:
     name = "mesh"
-    version = 1
+    version = 2
     reads = ("reconstruct",)
     record = MeshRecord
 

@@ -1,6 +1,9 @@
 import io
+import json
 import math
+import struct
 
+import numpy as np
 import pytest
 import torch
 import trimesh
@@ -101,15 +104,46 @@ def test_glb_has_equal_bytes_each_time_and_keeps_the_mesh():
     again = from_glb(data)
     assert torch.equal(again.vertices, mesh.vertices)
     assert torch.equal(again.faces, mesh.faces)
-    torch.testing.assert_close(again.colors, mesh.colors, atol=0.026, rtol=0)  # 8 bits of linear light, dark end
+    torch.testing.assert_close(again.colors, mesh.colors, atol=1e-4, rtol=0)  # 16 bits of linear light, dark end
+
+
+def test_every_srgb_level_survives_in_a_glb():
+    levels = torch.arange(256)
+    colors = torch.stack([levels, levels.flip(0), levels // 2], dim=1) / 255
+    mesh = Mesh(torch.rand(256, 3), torch.arange(255).view(-1, 3), colors)
+    assert torch.equal((from_glb(to_glb(mesh)).colors * 255).round(), (colors * 255).round())
+
+
+@pytest.mark.parametrize(("depth", "highest"), [("<u1", 255), ("<u2", 65535), ("<f4", 1)])
+def test_colours_of_a_glb_are_read_in_every_depth_that_gltf_has(depth, highest):
+    """The same file with another component type of its colours, as other programs write it."""
+    mesh = Mesh(torch.rand(4, 3), torch.tensor([[0, 1, 2], [1, 3, 2]]), torch.ones(4, 3))
+    data = to_glb(mesh)
+    length = int.from_bytes(data[12:16], "little")
+    tree, body = json.loads(data[20 : 20 + length]), data[20 + length + 8 :]
+    accessor = tree["accessors"][tree["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"]]
+    view = tree["bufferViews"][accessor["bufferView"]]
+    assert (accessor["componentType"], accessor["normalized"], view["byteOffset"] % 4) == (5123, True, 0)
+    colors = (np.array([[0.25, 0.5, 1.0, 1.0]] * 4) * highest).astype(depth).tobytes()
+    tree["bufferViews"].append({"buffer": 0, "byteOffset": len(body), "byteLength": len(colors)})
+    accessor |= {"componentType": {"<u1": 5121, "<u2": 5123, "<f4": 5126}[depth], "normalized": highest > 1}
+    accessor["bufferView"] = len(tree["bufferViews"]) - 1
+    tree["buffers"][0]["byteLength"] = len(body) + len(colors)
+    text = json.dumps(tree).encode()
+    text += b" " * (-len(text) % 4)
+    body += colors
+    chunks = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(body), b"BIN\0") + body
+    found = from_glb(struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks)
+    expected = torch.tensor([0.5371, 0.7354, 1.0])  # sRGB of 0.25, 0.5, 1
+    torch.testing.assert_close(found.colors, expected.expand(4, 3), atol=0.003, rtol=0)
 
 
 def test_glb_colours_are_linear_light_on_a_matte_material():
     vertices = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]])
     mesh = Mesh(vertices, torch.tensor([[0, 1, 2]]), torch.tensor([[0.5, 1.0, 0.0]]).expand(3, 3))
     (loaded,) = trimesh.load_scene(io.BytesIO(to_glb(mesh)), file_type="glb").geometry.values()
-    linear = round(((0.5 + 0.055) / 1.055) ** 2.4 * 255)
-    assert loaded.visual.vertex_attributes["color"][0].tolist() == [linear, 255, 0, 255]
+    linear = round(((0.5 + 0.055) / 1.055) ** 2.4 * 65535)
+    assert loaded.visual.vertex_attributes["color"][0].tolist() == [linear, 65535, 0, 65535]
     assert loaded.visual.material.metallicFactor == 0
     assert loaded.vertices[:, 1].max() == 1  # y stays up
 
