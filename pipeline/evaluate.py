@@ -17,9 +17,10 @@ from anything3d.mini.words import COLORS, SHAPES
 from anything3d.score import ScoreConfig, TruthScores, against_truth
 from anything3d.seed import generators
 from pipeline import source
+from pipeline.location import explained
 from pipeline.snapshot import joined
 from pipeline.stages.score import Found, ScoreStage, find_truth, read_target, reconstruction
-from pipeline.store import Commit, Store, explained, parquet_bytes
+from pipeline.store import Commit, Store, parquet_bytes
 from schemas.arrow import to_table
 from schemas.corpus import OBJECT_RECORDS
 from schemas.records import EvaluationRecord, ScoreRecord

@@ -14,11 +14,12 @@ from itertools import islice
 from anything3d.errors import ConfigError
 from pipeline import cell, cluster
 from pipeline.config import Config
+from pipeline.location import explained
 from pipeline.progress import Progress
 from pipeline.snapshot import Snapshot, publish
 from pipeline.source import digest, stem
 from pipeline.stages import note, recipes
-from pipeline.store import Commit, Store, explained
+from pipeline.store import Commit, Store
 from pipeline.unit import Input, Unit, slices
 from schemas.records import RejectRecord
 

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import obstore
 from braceexpand import braceexpand
+from obstore.exceptions import PermissionDeniedError
 
 from anything3d.errors import ConfigError, InputError
-from pipeline.store import explained, open_store
+from pipeline.location import SCHEME, explained, open_store, parse, split
 from schemas.records import ImageRecord
 
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of what `ray job submit` starts
@@ -27,6 +28,7 @@ RECORD = 20 * BLOCK  # what tar pads a shard's end to
 WINDOW = 1 << 20  # bytes fetched at once while scanning headers
 MEMBER_NAME = re.compile(r"^(sa_\d{1,10})\.(jpg|json)$")
 REGULAR, DIRECTORY = (b"0", b"\0"), b"5"
+MAGIC = re.compile(r"[*?\[]")  # what makes a file name a pattern
 EXTENSION = (b"x", b"g", b"L", b"K")  # pax and GNU headers: they describe the next member, no name of ours needs them
 
 
@@ -49,13 +51,18 @@ class Member:
 def expand(patterns: list[str]) -> list[str]:
     """Shard locations (absolute paths or URLs) of paths, URLs, globs and brace ranges, each once, in order.
 
-    Raises: ConfigError if a pattern matches nothing, is relative inside a Ray job, or two shards have the same file
-    name (ids would collide).
+    What exists under the very name that is written is meant literally, with its brackets and braces. In a URL, only the
+    file name may be a pattern.
+
+    Raises: ConfigError if a pattern is no location, matches nothing, is relative inside a Ray job, or two shards have
+    the same file name (ids would collide).
     """
-    shards = [shard for pattern in patterns for spelled in braceexpand(pattern) for shard in _matches(spelled)]
+    shards = [shard for pattern in patterns for shard in _spelled(pattern)]
     unique = list(dict.fromkeys(shards))
     by_stem: dict[str, str] = {}
     for shard in unique:
+        if not stem(shard):
+            raise ConfigError("shard_names", f"{shard} has no name before .tar; shards are known by their names")
         if (other := by_stem.setdefault(stem(shard), shard)) != shard:
             raise ConfigError("shard_names", f"{other} and {shard} have the same name; shards are known by their names")
     return unique
@@ -64,17 +71,19 @@ def expand(patterns: list[str]) -> list[str]:
 def absolute(location: str) -> str:
     """The location as every node and every later command knows it: an absolute path, or the URL that it is.
 
-    Raises: ConfigError for a relative path inside a Ray job: the job's working folder vanishes with it.
+    Raises: ConfigError for what is no location (`pipeline.location`), or for a relative path inside a Ray job: the
+    job's working folder vanishes with it.
     """
-    if "://" in location:
+    at = parse(location)
+    if at.service != "local":
         return location
-    if JOB in os.environ and not location.startswith("/"):
+    if JOB in os.environ and not at.key.startswith("/"):
         raise ConfigError(
             "relative_path",
             f"{location!r} inside a Ray job, whose working folder is a temporary copy; give an absolute path that all"
             " nodes see, or a URL",
         )
-    return str(Path(location).absolute())
+    return str(Path(at.key).absolute())
 
 
 def stem(location: str) -> str:
@@ -84,7 +93,7 @@ def stem(location: str) -> str:
 
 def digest(location: str) -> str:
     """What identifies the bytes at `location` without reading them: size and the store's entity tag; "" if absent."""
-    folder, name = _split(location)
+    folder, name = split(location)
     try:
         meta = obstore.head(open_store(folder), name)
     except FileNotFoundError:
@@ -94,7 +103,7 @@ def digest(location: str) -> str:
 
 def read(location: str) -> bytes:
     """All bytes at a location."""
-    folder, name = _split(location)
+    folder, name = split(location)
     return bytes(obstore.get(open_store(folder), name).bytes())
 
 
@@ -102,7 +111,7 @@ class Shard:
     """Random access to one tar: a window while scanning, byte ranges afterwards."""
 
     def __init__(self, location: str) -> None:
-        folder, self._name = _split(location)
+        folder, self._name = split(location)
         self._store = open_store(folder)
         self.size = int(obstore.head(self._store, self._name)["size"])
         self._window = (0, b"")
@@ -204,26 +213,60 @@ def pair(
         yield ImageRecord(image_id, shard, jpg.offset, jpg.size, json.offset, json.size)
 
 
-def _matches(spelled: str) -> list[str]:
-    if "://" in spelled and not spelled.startswith("file://"):
-        if not re.search(r"[*?\[]", spelled):
-            return [spelled]
-        folder, pattern = spelled.rsplit("/", 1)
-        with explained(folder):
-            entries = obstore.list_with_delimiter(open_store(folder))["objects"]  # without what lies in folders below
-        names = sorted(entry["path"] for entry in entries)
-        found = [f"{folder}/{name}" for name in names if fnmatchcase(name, pattern)]
-    else:
-        path = absolute(spelled.removeprefix("file://"))
-        found = [match for match in sorted(glob.glob(path)) if Path(match).is_file()]
+def _spelled(pattern: str) -> list[str]:
+    """The shards of one argument: the file of that very name, or what its braces and wildcards stand for."""
+    if "{" not in pattern or _exists(pattern):
+        return _matches(pattern)
+    try:
+        spelled = list(braceexpand(pattern, escape=False))
+    except ValueError as error:
+        raise ConfigError("no_shard", f"{pattern!r}: no such file, and its braces are no range: {error}") from error
+    return [shard for location in spelled for shard in _matches(location)]
+
+
+def _matches(pattern: str) -> list[str]:
+    location = absolute(pattern)
+    url = SCHEME.match(location)
+    if url and not MAGIC.search(location.rsplit("/", 1)[-1]):
+        return [location]
+    if _exists(location):
+        return [location]
+    found = _listed(location) if url else _globbed(location)
     if not found:
-        raise ConfigError("no_shard", f"{spelled!r} matches no file")
+        raise ConfigError("no_shard", f"{pattern!r} matches no file")
     return found
 
 
-def _split(location: str) -> tuple[str, str]:
-    folder, _, name = location.rpartition("/")
-    return folder or "/", name
+def _exists(location: str) -> bool:
+    """Whether a file lies under the very name that is written."""
+    location = absolute(location)
+    folder, name = split(location)
+    with explained(location):
+        if not SCHEME.match(location):
+            return Path(location).is_file()
+        try:
+            obstore.head(open_store(folder), name)
+        except (FileNotFoundError, PermissionDeniedError):  # S3 denies what is absent to those who may not list
+            return False
+        return True
+
+
+def _listed(url: str) -> list[str]:
+    """What matches the last part of a URL; what lies in folders below is not looked at."""
+    folder, pattern = split(url)
+    with explained(folder):
+        entries = obstore.list_with_delimiter(open_store(folder))["objects"]
+    return [f"{folder}/{name}" for name in sorted(entry["path"] for entry in entries) if fnmatchcase(name, pattern)]
+
+
+def _globbed(path: str) -> list[str]:
+    """The files that match an absolute path; folders that exist under the very name are meant literally."""
+    literal, parts = "/", path.split("/")[1:]
+    with explained(path):
+        while len(parts) > 1 and Path(literal, parts[0]).is_dir():
+            literal = str(Path(literal, parts.pop(0)))
+        matches = [str(Path(literal, match)) for match in sorted(glob.glob("/".join(parts), root_dir=literal))]
+        return [match for match in matches if Path(match).is_file()]
 
 
 def _is_header(block: bytes) -> bool:

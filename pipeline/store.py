@@ -8,19 +8,16 @@ import hashlib
 import io
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
-from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore, from_url
+from obstore.exceptions import AlreadyExistsError
 
-from anything3d.errors import ConfigError
+from pipeline.location import open_store
 from schemas.arrow import from_table, to_table
 
 R = TypeVar("R")
@@ -67,34 +64,6 @@ class Commit:
     def from_json(cls, data: bytes) -> "Commit":
         values = json.loads(data)
         return cls(**{**values, "rows": Part(**values["rows"]), "rejects": Part(**values["rejects"])})
-
-
-def open_store(location: str, *, create: bool = False) -> obstore.store.ObjectStore:
-    """The object store at a local path or a URL (s3:// gs:// az://); credentials come from the environment.
-
-    Raises: FileNotFoundError for a local folder that is not there, unless `create`.
-    """
-    if "://" in location and not location.startswith("file://"):
-        return from_url(location)
-    folder = Path(location.removeprefix("file://")).absolute()
-    if not create and not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}")
-    return LocalStore(folder, mkdir=create)
-
-
-@contextmanager
-def explained(location: str) -> Iterator[None]:
-    """Turns what the storage says of `location` into one line for people.
-
-    Raises: ConfigError("storage").
-    """
-    try:
-        yield
-    except (BaseError, OSError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0][:300]
-        raise ConfigError(
-            "storage", f"{location}: {said}; is there such a place, and do the credentials in the environment reach it?"
-        ) from error
 
 
 class Store:

@@ -10,8 +10,9 @@ import pytest
 from anything3d.errors import ConfigError
 from pipeline import source
 from pipeline.config import Config
+from pipeline.location import open_store
 from pipeline.run import Selection, run
-from pipeline.store import ROWS_PER_GROUP, Part, Store, open_store
+from pipeline.store import ROWS_PER_GROUP, Part, Store
 from schemas.records import CaptionRecord
 
 ROWS = [CaptionRecord(f"sa_{n:03d}", f"caption {n}", -n / 7, "") for n in range(3 * ROWS_PER_GROUP + 2)]
