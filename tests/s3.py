@@ -1,0 +1,125 @@
+"""An S3 on loopback that keeps keys exactly as they come over the wire, and whose faults can be switched on."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import md5
+from html import escape, unescape
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from re import findall, fullmatch
+from unittest.mock import patch
+from urllib.parse import parse_qs, unquote, urlsplit
+
+BUCKET = "b"
+
+
+class Server(ThreadingHTTPServer):
+    """`objects` has what lies in the bucket, by key; `asked` every request as method, path and query."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.objects: dict[str, bytes] = {}
+        self.asked: list[tuple[str, str, str]] = []
+        self.honours_if_none_match = True
+        self.forbids: set[str] = set()  # methods that are answered with 403
+
+
+@contextmanager
+def serve() -> Iterator[Server]:
+    """The server, with its address and made-up keys in the environment."""
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        settings = {
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
+            "AWS_ALLOW_HTTP": "true",
+        }
+        with patch.dict(os.environ, settings):
+            yield server
+        server.shutdown()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def log_message(self, *_: object) -> None: ...
+
+    def parse_request(self) -> bool:
+        if not super().parse_request():
+            return False
+        parts = urlsplit(self.path)
+        self.key, self.query = unquote(parts.path).removeprefix(f"/{BUCKET}").removeprefix("/"), parse_qs(parts.query)
+        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.asked.append((self.command, parts.path, parts.query))
+        if self.command in self.server.forbids:
+            self._answer(403, _error("AccessDenied"))
+            return False
+        return True
+
+    def do_GET(self) -> None:
+        if "list-type" in self.query:
+            return self._answer(200, self._listing())
+        data = self.server.objects.get(self.key)
+        if data is None:
+            return self._answer(404, _error("NoSuchKey"))
+        headers = {"ETag": f'"{md5(data).hexdigest()}"', "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
+        wanted = fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if not wanted:
+            return self._answer(200, data, headers)
+        first, last = int(wanted[1]), min(int(wanted[2] or len(data)), len(data) - 1)
+        return self._answer(
+            206, data[first : last + 1], {**headers, "Content-Range": f"bytes {first}-{last}/{len(data)}"}
+        )
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_PUT(self) -> None:
+        if self.headers.get("If-None-Match") and self.server.honours_if_none_match and self.key in self.server.objects:
+            return self._answer(412, _error("PreconditionFailed"))
+        self.server.objects[self.key] = self.body
+        return self._answer(200, headers={"ETag": f'"{md5(self.body).hexdigest()}"'})
+
+    def do_DELETE(self) -> None:
+        self.server.objects.pop(self.key, None)
+        self._answer(204)
+
+    def do_POST(self) -> None:
+        keys = [unescape(key) for key in findall("<Key>(.*?)</Key>", self.body.decode())]
+        for key in keys:
+            self.server.objects.pop(key, None)
+        deleted = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
+        self._answer(200, f"<DeleteResult>{deleted}</DeleteResult>".encode())
+
+    def _listing(self) -> bytes:
+        prefix, delimiter = self.query.get("prefix", [""])[0], self.query.get("delimiter", [""])[0]
+        keys = sorted(key for key in self.server.objects if key.startswith(prefix))
+        rests = {key: key.removeprefix(prefix) for key in keys}
+        folders = {prefix + rest.split(delimiter)[0] for rest in rests.values() if delimiter and delimiter in rest}
+        here = [key for key in keys if not delimiter or delimiter not in rests[key]]
+        text = "".join(
+            f"<Contents><Key>{escape(key)}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+            f"<ETag>&quot;x&quot;</ETag><Size>{len(self.server.objects[key])}</Size></Contents>"
+            for key in here
+        )
+        text += "".join(
+            f"<CommonPrefixes><Prefix>{escape(folder)}{delimiter}</Prefix></CommonPrefixes>"
+            for folder in sorted(folders)
+        )
+        return f"<ListBucketResult><IsTruncated>false</IsTruncated>{text}</ListBucketResult>".encode()
+
+    def _answer(self, code: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
+        self.send_response(code)
+        for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+def _error(code: str) -> bytes:
+    return f"<Error><Code>{code}</Code></Error>".encode()
