@@ -1,28 +1,45 @@
 """Photos and pictures as bytes: decoding that is bounded before it begins, and the few encodings that are written.
 
-Pixels are kept as stored: SA-1B's masks are in stored pixel coordinates, so `decode_image` applies no EXIF orientation.
-Only `decode_upright` does, for photos that people point into.
-A JPEG that is damaged in its middle decodes without complaint (libjpeg fills in); one that is cut is refused.
+Places are kept as stored: SA-1B's masks are in stored pixel coordinates, so `decode_image` applies no EXIF orientation.
+Only `decode_upright` does, for photos that people point into. Colours are what a viewer shows: `anything3d/color.py`.
+
+libjpeg fills in what is damaged and only warns, and Pillow is deaf to it. So JPEGs are decoded by simplejpeg, strictly:
+every warning is a refusal, harmless ones too, as bytes too many are what most damage looks like. Both are
+libjpeg-turbo and give equal pixels. Some damage is another sound JPEG: of single flipped bits in the coded pixels,
+libjpeg notices 14 to 31 % by kind of JPEG (half of those that change more than 1 % of the pixels), of 512 zeroed bytes
+85 %, of 512 random ones 99 %.
+PNGs are held to their checksums and to the number of their pixels.
 """
 
 import io
 import struct
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import simplejpeg
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
-from PIL import Image, ImageOps
+from jaxtyping import Bool, Float, UInt8, UInt16
+from PIL import Image
 from torch import Tensor
 
+from anything3d import color
 from anything3d.errors import InputError
 
 FORMATS = ("JPEG", "PNG")
 ORIENTATION = 0x0112  # EXIF tag
+MODES = {1: "L", 3: "RGB", 4: "CMYK"}  # Pillow's, of what has no alpha
+SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # Pillow's modes -> simplejpeg's names
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+DEPTH, KIND = 24, 25  # places of a PNG's bits per number and of its colour type: IHDR is the first chunk
+GREY, GREY_ALPHA = 0, 4  # colour types
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # colour type -> numbers per pixel
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+CICP_SRGB = bytes([1, 13])  # its primaries and transfer function in a PNG's cICP
+INFLATED = 2**20  # bytes at once
 WHITE = 255
 SPOTLIGHT_PALE = 0.6  # share of white in what a spotlight leaves out
 DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error)  # what Pillow raises on it
@@ -57,16 +74,17 @@ def read_header(data: bytes, limits: ImageLimits) -> Header:
 
 
 def decode_image(data: bytes, limits: ImageLimits, size: tuple[int, int] | None = None) -> UInt8[Tensor, "H W 3"]:
-    """RGB of a JPEG or PNG of any mode: grey is repeated, alpha is laid over white, 16 bits become 8, CMYK by Pillow.
+    """sRGB of a JPEG or PNG of any mode: grey is repeated, what is transparent is laid over white, 16 bits become 8.
 
     `size` is the (height, width) that the annotations state; None if nothing is known of it.
 
-    Raises: InputError as `read_header`; image_truncated, image_mode; exif_mismatch or size_mismatch if `size` differs.
+    Raises: InputError as `read_header`; image_truncated, image_damaged, image_mode, image_profile; exif_mismatch or
+    size_mismatch if `size` differs.
     """
     with _open(data, limits) as picture:
         if size is not None and size != (picture.height, picture.width):
             raise _wrong_size(picture, size)
-        return torch.from_numpy(np.array(_rgb(_load(picture)), dtype=np.uint8))
+        return torch.from_numpy(_pixels(picture, data))
 
 
 def decode_upright(data: bytes, limits: ImageLimits) -> UInt8[Tensor, "H W 3"]:
@@ -75,14 +93,8 @@ def decode_upright(data: bytes, limits: ImageLimits) -> UInt8[Tensor, "H W 3"]:
     Raises: InputError as `decode_image`; image_exif if the orientation cannot be read.
     """
     with _open(data, limits) as picture:
-        _load(picture)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")  # Pillow warns of EXIF that it cannot read, and goes on without
-                upright = ImageOps.exif_transpose(picture)
-        except (*DAMAGE, Warning) as error:
-            raise InputError("image_exif", f"broken EXIF: {error}; save the photo without it") from error
-        return torch.from_numpy(np.array(_rgb(upright), dtype=np.uint8))
+        pixels = torch.from_numpy(_pixels(picture, data))
+        return _upright(pixels, _orientation(picture)).contiguous()
 
 
 def decode_png(data: bytes) -> UInt8[Tensor, "H W C"]:
@@ -93,6 +105,7 @@ def decode_png(data: bytes) -> UInt8[Tensor, "H W C"]:
     with _open(data, ImageLimits()) as picture:
         if picture.format != "PNG" or picture.mode not in ("L", "RGB", "RGBA"):
             raise InputError("image_mode", f"{picture.format}, {picture.mode}; an 8-bit L, RGB or RGBA PNG expected")
+        _check_png(data)
         pixels = torch.from_numpy(np.array(_load(picture), dtype=np.uint8))
         return pixels[..., None] if pixels.ndim == 2 else pixels
 
@@ -170,9 +183,7 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
     if not data.startswith((b"\xff\xd8", b"\x89PNG")):
         raise InputError("image_format", f"begins with {data[:8]!r}; {' or '.join(FORMATS)} expected")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of bombs above its own limit; ours is lower
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        picture = _read(data)
     except Image.DecompressionBombError as error:
         raise InputError("image_bomb", f"{error}; at most {limits.max_megapixels} MP are allowed") from error
     except DAMAGE as error:
@@ -187,8 +198,14 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
     return picture
 
 
+def _read(data: bytes) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of bombs above Pillow's own limit: ours is lower; of MPO: its first is taken
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
 def _load(picture: Image.Image) -> Image.Image:
-    """Decode all pixels; only this finds out that the file was cut."""
+    """Decode all pixels of a PNG."""
     try:
         picture.load()
     except DAMAGE as error:
@@ -196,29 +213,149 @@ def _load(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    match picture.mode:
-        case "RGB":
-            return picture
-        case "1" | "L" | "CMYK" | "YCbCr":
-            return picture.convert("RGB")
-        case "I;16" | "I;16B" | "I;16L" | "I":  # Pillow reads a 16-bit grey PNG as one of these
-            levels = np.array(picture, dtype=np.int64).clip(0, 65535)
-            return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
-        case "LA" | "PA" | "P" | "RGBA":
-            rgba = picture.convert("RGBA")  # a palette may have transparent entries
-            return Image.alpha_composite(Image.new("RGBA", rgba.size, (WHITE,) * 4), rgba).convert("RGB")
-        case mode:
-            raise InputError("image_mode", f"pixel format {mode}; 1, L, LA, P, RGB, RGBA, CMYK, 16-bit grey are known")
+def _pixels(picture: Image.Image, data: bytes) -> UInt8[np.ndarray, "H W 3"]:
+    """sRGB over white of a picture whose header has been read."""
+    colors, opacity = _from_png(picture, data) if picture.format == "PNG" else (_from_jpeg(picture, data), None)
+    profiled = "icc_profile" in picture.info
+    if colors.shape[2] == 3 and not profiled and opacity is None:
+        return np.ascontiguousarray(colors)
+    shown = Image.frombuffer(MODES[colors.shape[2]], picture.size, colors.tobytes())
+    shown = color.by_profile(shown, picture.info["icc_profile"]) if profiled else shown.convert("RGB")
+    if opacity is not None:
+        shown.paste((WHITE,) * 3, mask=Image.fromarray(WHITE - opacity))
+    return np.array(shown)
+
+
+def _from_jpeg(picture: Image.Image, data: bytes) -> UInt8[np.ndarray, "H W C"]:
+    """Numbers of a grey, RGB or CMYK JPEG (C = 1, 3, 4). CMYK is taken as Adobe writes it, inverted, as viewers do."""
+    channels = len(picture.getbands())
+    pixels = np.empty((picture.height, picture.width, channels), np.uint8)
+    try:
+        found = simplejpeg.decode_jpeg(data, SPACES[picture.mode], buffer=pixels, strict=True)
+    except ValueError as error:
+        raise InputError(_verdict(str(error)), f"libjpeg says: {error}; look at the photo and save it again") from error
+    if found.shape != pixels.shape:  # two headers
+        raise InputError("image_damaged", f"{found.shape[1]}x{found.shape[0]} px are coded, {picture.size} announced")
+    return WHITE - found if picture.mode == "CMYK" else found
+
+
+def _verdict(message: str) -> str:
+    """Reason code of what libjpeg says of a JPEG."""
+    if "Premature end of JPEG file" in message:
+        return "image_truncated"
+    return "image_mode" if "subsampling" in message else "image_damaged"
+
+
+def _from_png(picture: Image.Image, data: bytes) -> tuple[UInt8[np.ndarray, "H W C"], UInt8[np.ndarray, "H W"] | None]:
+    """Grey or RGB (C = 1, 3), sRGB unless there is a profile, and the opacity if anything may be transparent."""
+    _check_png(data)
+    levels, opacity = _levels(picture, data), None
+    if levels.shape[2] in (2, 4):
+        opacity = color.eight_bits(levels[..., -1:], None)[..., 0]
+        levels = levels[..., :-1]
+    elif (key := picture.info.get("transparency")) is not None:  # one colour, in numbers of the file's own depth
+        scale = {2: 85, 4: 17}.get(data[DEPTH], 1)  # Pillow widens to 8 bits
+        opacity = np.where((levels == np.multiply(key, scale)).all(axis=2), 0, WHITE).astype(np.uint8)
+    told = not picture.info.keys() & {"icc_profile", "srgb"}
+    found = color.tone(picture.info.get("gamma"), picture.info.get("chromaticity")) if told else None
+    return color.eight_bits(levels, found), opacity
+
+
+def _levels(picture: Image.Image, data: bytes) -> UInt8[np.ndarray, "H W C"] | UInt16[np.ndarray, "H W C"]:
+    """A PNG's numbers in 8 or 16 bits: grey, grey and alpha, RGB, or RGBA (C = 1, 2, 3, 4)."""
+    if picture.mode == "P":
+        picture = _load(picture).convert("RGBA" if "transparency" in picture.info else "RGB")
+    elif data[DEPTH] == 16 and data[KIND] == GREY_ALPHA:  # Pillow would give 8 bits of each; its RGBA has as many bytes
+        return np.array(_load_as(data, "RGBA")).view(">u2").astype(np.uint16)
+    elif data[DEPTH] == 16 and data[KIND] != GREY:  # Pillow knows no 16-bit colour: once the high bytes, once the low
+        high, low = (np.array(_load_as(data, f"{picture.mode};16{order}"), np.uint16) for order in "BL")
+        return high << 8 | low
+    levels = np.array(_load(picture))
+    levels = levels.astype(np.uint8) * WHITE if levels.dtype == np.bool_ else levels
+    return levels[..., None] if levels.ndim == 2 else levels
+
+
+def _load_as(data: bytes, layout: str) -> Image.Image:
+    """A PNG with its bytes put into pixels by another of Pillow's layouts of equal width."""
+    picture = _read(data)
+    picture.tile = [picture.tile[0]._replace(args=layout)]
+    return _load(picture)
+
+
+def _check_png(data: bytes) -> None:
+    """Checksums, end, and number of pixels: Pillow looks at no checksum of the pixels and leaves missing ones black.
+
+    Raises: InputError image_damaged, image_truncated, image_profile.
+    """
+    if data[12:16] != b"IHDR" or data[KIND] not in CHANNELS:
+        raise InputError("image_header", f"begins with {data[: DEPTH + 2].hex()}; a PNG begins with its IHDR")
+    inflater, missing = zlib.decompressobj(), _coded_bytes(data)
+    try:
+        for kind, body in _chunks(data):
+            if kind == b"cICP" and body[:2] != CICP_SRGB:
+                raise InputError("image_profile", f"its cICP is {body.hex()}, not sRGB; save the photo as sRGB")
+            while kind == b"IDAT" and missing > 0 and (piece := inflater.decompress(body, INFLATED)):
+                missing -= len(piece)
+                body = inflater.unconsumed_tail
+    except zlib.error as error:
+        raise InputError("image_damaged", f"the pixels do not inflate: {error}") from error
+    if missing > 0:
+        raise InputError("image_truncated", f"{missing} bytes of pixels are missing")
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and body of a PNG's chunks, each held to its checksum; what follows the last one is nobody's business."""
+    place = len(SIGNATURE)
+    while place + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, place)
+        kind, body = data[place + 4 : place + 8], data[place + 8 : place + 8 + length]
+        stated = data[place + 8 + length : place + 12 + length]
+        if len(stated) == 4 and zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(stated, "big"):
+            raise InputError("image_damaged", f"the checksum of {kind!r} at byte {place} does not match")
+        if len(stated) < 4:
+            break
+        yield kind, body
+        if kind == b"IEND":
+            return
+        place += 12 + length
+    raise InputError("image_truncated", f"the PNG ends at byte {len(data)}, before its IEND")
+
+
+def _coded_bytes(data: bytes) -> int:
+    """Bytes of a PNG's pixels before compression: of each row its filter and its numbers."""
+    width, height, depth, kind, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+    bits = depth * CHANNELS[kind]
+    passes = ADAM7 if interlaced else ((0, 0, 1, 1),)  # first column and row, steps
+    sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
+    return sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns > 0 and rows > 0)
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF's, 1 to 8; what XMP says of it is ignored, as viewers do."""
+    exif = Image.Exif()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Pillow warns of EXIF that it cannot read, and goes on without
+            exif.load(picture.info.get("exif", b""))
+            found = exif.get(ORIENTATION, 1)
+    except (*DAMAGE, Warning) as error:
+        raise InputError("image_exif", f"broken EXIF: {error}; save the photo without it") from error
+    return found if found in range(1, 9) else 1
+
+
+def _upright(pixels: UInt8[Tensor, "_ _ 3"], orientation: int) -> UInt8[Tensor, "_ _ 3"]:
+    """Pixels turned from how they are stored to how they are shown. Source: EXIF 2.32, tag 274."""
+    if orientation >= 5:
+        pixels = pixels.transpose(0, 1)
+    rows_back, columns_back = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    return pixels.flip([axis for axis, back in enumerate((rows_back, columns_back)) if back])
 
 
 def _wrong_size(picture: Image.Image, size: tuple[int, int]) -> InputError:
     """exif_mismatch if the annotations may have been made on the turned picture, size_mismatch otherwise."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # broken EXIF: it only decides between two codes here
-            orientation = picture.getexif().get(ORIENTATION, 1)
-    except DAMAGE:
+        orientation = _orientation(picture)
+    except InputError:  # it only decides between two codes here
         orientation = 1
     found = f"the picture is {picture.width}x{picture.height}, its annotations say {size[1]}x{size[0]}"
     if orientation != 1:

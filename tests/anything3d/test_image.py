@@ -1,8 +1,10 @@
 """Photos: pixel formats, limits, damage, and the encodings that are written."""
 
+import base64
 import contextlib
 import io
 import struct
+import tracemalloc
 import zlib
 
 import hypothesis.strategies as st
@@ -10,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from PIL import Image
+from PIL import Image, ImageOps
 
 from anything3d.errors import InputError
 from anything3d.image import (
+    ADAM7,
+    CHANNELS,
     ORIENTATION,
     ImageLimits,
     crops_from_png,
@@ -29,6 +33,10 @@ from anything3d.image import (
 )
 
 LIMITS = ImageLimits()
+ARITHMETIC = (
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAgGBgcGBQgHBwcJCQgKDBQNDAsLDBkSEw8UHRofHh0aHBwgJC4nICIsIxwcKDcpLDAx"
+    "NDQ0Hyc5PTgyPC4zNDL/yQALCAAQABABAREA/8wABgAQEAX/2gAIAQEAAD8AIP/Z"
+)
 
 
 def encoded(picture, format="PNG", **options):
@@ -123,6 +131,160 @@ def test_a_broken_header_is_refused():
 def test_a_cut_file_is_refused(format):
     data = encoded(Image.fromarray(gradient(64, 64)), format)
     assert reason(data[: len(data) * 2 // 3]) == "image_truncated"
+
+
+def photograph(height=120, width=160):
+    """Something that JPEG has to spend bytes on."""
+    few = np.random.default_rng(1).integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), dtype=np.uint8)
+    return Image.fromarray(few).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def coded(jpeg):
+    """Where the coded pixels of a JPEG begin."""
+    place = 2
+    while jpeg[place + 1] != 0xDA:
+        place += 2 + int.from_bytes(jpeg[place + 2 : place + 4], "big")
+    return place + 2 + int.from_bytes(jpeg[place + 2 : place + 4], "big")
+
+
+KINDS = [{}, {"progressive": True}, {"optimize": True}, {"restart_marker_rows": 1}]
+
+
+@pytest.mark.parametrize("options", KINDS)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_the_strict_decoder_and_pillow_give_equal_pixels(mode, options):
+    for subsampling in ("4:4:4", "4:2:2", "4:2:0") if mode != "CMYK" else ("4:4:4",):
+        for size in ((1, 1), (17, 33), (64, 9)):
+            data = encoded(photograph(*size).convert(mode), "JPEG", subsampling=subsampling, **options)
+            with Image.open(io.BytesIO(data)) as theirs:
+                assert np.array_equal(decode_image(data, LIMITS), np.array(theirs.convert("RGB")))
+
+
+@pytest.mark.parametrize("options", KINDS)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_whose_middle_is_damaged_is_refused(mode, options):
+    data = encoded(photograph().convert(mode), "JPEG", quality=95, **options)
+    half = (coded(data) + len(data)) // 2
+    noise = np.random.default_rng(2).integers(0, 256, 1024, dtype=np.uint8).tobytes()
+    for damage in (noise, noise[:512], data[half - 1024 : half]):
+        assert reason(data[:half] + damage + data[half + len(damage) :]) in ("image_damaged", "image_truncated")
+    assert reason(data[:half] + data[half + 512 :]) in ("image_damaged", "image_truncated")
+    assert reason(data[: half // 2] + bytes(len(data) - half // 2)) in ("image_damaged", "image_truncated")
+
+
+def test_libjpeg_notices_a_good_part_of_single_flipped_bits():
+    """A flip may give another sound JPEG, of which nobody can know that it is another."""
+    random, found = np.random.default_rng(3), 0
+    data = encoded(photograph(), "JPEG", quality=95)
+    for _ in range(200):
+        place = random.integers(coded(data), len(data) - 2)
+        flipped = data[:place] + bytes([data[place] ^ 1 << random.integers(8)]) + data[place + 1 :]
+        try:
+            decode_image(flipped, LIMITS)
+        except InputError as error:
+            found += error.reason in ("image_damaged", "image_truncated")
+    assert found > 20
+
+
+@pytest.mark.parametrize("tail", [b"", b"\0" * 5000, b"\0\0\xff\xd9"])
+def test_a_jpeg_that_ends_too_early_is_refused_whatever_follows(tail):
+    data = encoded(photograph(), "JPEG")
+    for end in (len(data) // 3, len(data) * 2 // 3):
+        assert reason(data[:end] + tail) in ("image_damaged", "image_truncated")
+    assert reason(data[:-2]) == "image_truncated"
+
+
+def test_what_libjpeg_only_warns_of_is_refused_and_what_it_does_not_is_not():
+    data = encoded(photograph(), "JPEG")
+    segment = 4 + int.from_bytes(data[4:6], "big")
+    assert reason(data[:-2] + b"\x01" * 8 + data[-2:]) == "image_damaged"  # bytes too many after the pixels
+    assert reason(data[:segment] + b"\x01\x02" + data[segment:]) == "image_damaged"  # ... and between two segments
+    for sound in (data[:-2] + b"\xff" * 3 + data[-2:], data + b"more behind the end"):
+        assert torch.equal(decode_image(sound, LIMITS), decode_image(data, LIMITS))
+
+
+def test_a_jpeg_with_two_headers_is_refused():
+    small, large = (encoded(photograph(*size), "JPEG") for size in ((16, 16), (160, 160)))
+    start = large.index(b"\xff\xc0")
+    frame = large[start : start + 2 + int.from_bytes(large[start + 2 : start + 4], "big")]
+    start = small.index(b"\xff\xc0")
+    assert reason(small[:start] + frame + small[start:]) in ("image_damaged", "image_mode")
+    higher = small[: start + 5] + struct.pack(">HH", 160, 16) + small[start + 9 :]  # its pixels are sound
+    assert reason(higher) in ("image_damaged", "image_truncated")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_a_sampling_that_the_strict_decoder_does_not_know_is_refused_as_such(mode):
+    data = bytearray(encoded(photograph().convert(mode), "JPEG", subsampling="4:4:4"))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 11 : frame + 18 : 3] = b"\x31\x11\x11"  # sampling factors: colours at a third of the width
+    assert reason(bytes(data)) == "image_mode"
+
+
+def test_an_arithmetic_coded_jpeg_is_read():
+    """jpegtran -arithmetic of a grey 16 x 16 JPEG."""
+    data = base64.b64decode(ARITHMETIC)
+    assert decode_image(data, LIMITS).float().mean() == pytest.approx(128, abs=2)
+
+
+def test_a_png_is_held_to_its_checksums_its_end_and_its_pixels():
+    data = encoded(Image.fromarray(gradient(64, 64)))
+    start = data.index(b"IDAT")
+    length = int.from_bytes(data[start - 4 : start], "big")
+    wrong = data[: start + 4 + length] + b"\0\0\0\0" + data[start + 8 + length :]
+    assert reason(wrong) == "image_damaged"
+    assert reason(data[:-12]) == "image_truncated"
+    assert reason(data[:start] + b"IDAT" + data[start + 4 : start + 4 + length // 2]) == "image_truncated"
+    body = zlib.compress(zlib.decompress(data[start + 4 : start + 4 + length])[: 20 * 193])  # 20 of 64 rows
+    few = struct.pack(">I", len(body)) + b"IDAT" + body + struct.pack(">I", zlib.crc32(b"IDAT" + body))
+    assert reason(data[: start - 4] + few + data[start + 8 + length :]) == "image_truncated"
+    for sound in (data + b"more behind the end",):
+        assert torch.equal(decode_image(sound, LIMITS), decode_image(data, LIMITS))
+    with pytest.raises(InputError, match="image_damaged"):
+        decode_png(wrong)
+
+
+def test_a_png_whose_pixels_never_end_costs_no_memory():
+    body = zlib.compress(bytes(50_000_000))
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 8, 2, 0, 0, 0)), (b"IDAT", body), (b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
+    )
+    tracemalloc.start()
+    decode_image(data, LIMITS)
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+
+
+@given(st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "I;16"]), st.integers(1, 20), st.integers(1, 20))
+@settings(max_examples=60, deadline=None)
+def test_the_coded_size_of_every_png_is_foreseen(mode, height, width):
+    for interlaced in (False, True):
+        data = encoded(Image.new(mode, (width, height)))
+        depth, kind = data[24], data[25]
+        if interlaced:  # Pillow writes none; all numbers are 0, so are the filters
+            sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in ADAM7]
+            bits = depth * CHANNELS[kind]
+            body = bytes(sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if min(columns, rows) > 0))
+            header = data[16:28] + b"\1"
+            parts = [(b"IHDR", header), (b"IDAT", zlib.compress(body)), (b"IEND", b"")]
+            if kind == 3:
+                parts.insert(1, (b"PLTE", bytes(3)))
+            data = b"\x89PNG\r\n\x1a\n" + b"".join(
+                struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part))
+                for name, part in parts
+            )
+        assert decode_image(data, LIMITS).shape == (height, width, 3)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_all_orientations_are_shown_as_pillow_shows_them(format, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = encoded(Image.fromarray(gradient()), format, exif=exif)
+    with Image.open(io.BytesIO(data)) as picture:
+        assert np.array_equal(decode_upright(data, LIMITS), np.array(ImageOps.exif_transpose(picture)))
 
 
 @given(st.sampled_from(["JPEG", "PNG"]), st.data())
