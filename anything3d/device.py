@@ -1,5 +1,6 @@
 """The device, and the few global switches of torch that a worker sets once, before it loads a network."""
 
+import gc
 import os
 import re
 
@@ -40,3 +41,10 @@ def check_device(name: str) -> None:
     if number >= count:
         devices = f"{count} CUDA devices are" if count else "no CUDA device is"
         raise ConfigError("device", f"{devices} visible to torch, {name} is wanted; take cpu, or see nvidia-smi")
+
+
+def release_memory() -> None:
+    """Give back what Python and torch keep in reserve, after a computation ran out of memory."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -115,6 +115,12 @@ def open_store(location: str, *, create: bool = False) -> obstore.store.ObjectSt
     return LocalStore(folder, mkdir=create)
 
 
+def local_folder(location: str) -> Path | None:
+    """The folder that a location names on a local disk; None if it lies elsewhere."""
+    at = parse(location)
+    return Path(at.key).absolute() if at.service == "local" else None
+
+
 @contextmanager
 def explained(location: str) -> Iterator[None]:
     """Turns what the storage says of `location` into one line for people.

@@ -12,7 +12,7 @@ from anything3d.errors import Anything3DError, ConfigError
 from anything3d.image import decode_upright, encode_png, spotlight, thumbnail
 from anything3d.segment import SegmentConfig, Segmenter, Source, load_segmenter
 from anything3d.weights import Place, packaged
-from pipeline.cell import NoCheckpoint
+from pipeline.batch import NoCheckpoint
 from pipeline.config import Config
 from pipeline.gallery import Card, photo_page
 from pipeline.snapshot import asset_files, metadata

@@ -2,26 +2,48 @@
 
 A commit is written put-if-absent, so of any number of writers exactly one wins and the others adopt what it wrote.
 Readers start from commits, never from listings of parts. Nothing here deletes a part.
+
+What is read is compared with the digests that the commit states. A cell that is found damaged loses its commit, which
+is kept beside it as damaged-*.json, and so is computed again. On a local disk a file counts when it and its folder have
+reached the disk.
 """
 
+import errno
 import hashlib
 import io
 import json
+import logging
+import os
+import secrets
 import uuid
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
-from obstore.exceptions import AlreadyExistsError
+from obstore.exceptions import AlreadyExistsError, BaseError
 
-from pipeline.location import open_store
+from anything3d.errors import ConfigError, MachineError
+from pipeline.location import local_folder, open_store
 from schemas.arrow import from_table, to_table
 
+log = logging.getLogger(__name__)
 R = TypeVar("R")
-ROWS_PER_GROUP = 8  # of a part: what a reader of a few objects has to fetch around them
+ROWS_PER_GROUP = 8  # of a part: what a reader of a few objects has to decode around them
+WHOLE_BYTES = 4 << 20  # of a part; a larger one is not read whole for one column
+MARKER = "corpus.json"  # what makes a place a corpus
+PROBE, PROBED = "probe.txt", b"This file was written to see that the storage has put-if-absent.\n"
+FORMAT = 1  # of the corpus, as MARKER says it
+OLDER = "cells/index/"  # what a corpus without a marker has, from before there were markers
+
+
+class DamagedCell(MachineError):
+    """A cell whose commit or part is damaged or has gone. Its commit has been set aside: it will be computed again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +80,28 @@ class Commit:
         return self.rows.path.rsplit("/", 1)[0]
 
     def to_json(self) -> bytes:
-        return json.dumps(asdict(self), indent=1, sort_keys=True).encode() + b"\n"
+        """With a digest of itself, so that damage is seen."""
+        body = asdict(self)
+        return json.dumps({**body, "sha256": _sealed(body)}, indent=1, sort_keys=True).encode() + b"\n"
 
     @classmethod
     def from_json(cls, data: bytes) -> "Commit":
-        values = json.loads(data)
-        return cls(**{**values, "rows": Part(**values["rows"]), "rejects": Part(**values["rejects"])})
+        """Raises: ValueError if `data` is not, bit for bit, what `to_json` has made."""
+        try:
+            values = json.loads(data)
+            if values.pop("sha256") != _sealed(values):
+                raise ValueError("its digest is that of another text")
+            return cls(**{**values, "rows": Part(**values["rows"]), "rejects": Part(**values["rejects"])})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no commit: {error!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a listing says of a file."""
+
+    bytes: int
+    modified: datetime  # by the store's clock
 
 
 class Store:
@@ -72,10 +110,41 @@ class Store:
     def __init__(self, root: str) -> None:
         self.root = root
         self._store = open_store(root, create=True)
+        self._folder = local_folder(root)  # None: not on a local disk
+        self._probed = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Store, (self.root,)
 
     def check(self) -> None:
-        """Whatever the storage raises if nothing can be seen here: no such bucket, no right, no network."""
-        next(iter(obstore.list(self._store)), None)
+        """Make an empty place a corpus; see that any other one is a corpus, and that it keeps its promises.
+
+        Raises: ConfigError("place_in_use") if something else lies here, ConfigError("put_if_absent") if the storage has
+        no put-if-absent; whatever the storage raises if nothing can be seen here: no such bucket, no right, no network.
+        """
+        marker = self.find(MARKER)
+        if marker is None:
+            names = {str(entry["path"]) for entry in next(iter(obstore.list(self._store)), [])} - {PROBE}
+            older = MARKER in names or next(iter(obstore.list(self._store, prefix=OLDER)), None) is not None
+            if names and not older:
+                raise ConfigError(
+                    "place_in_use",
+                    f"{self.root} is no corpus and not empty: it has {', '.join(sorted(names)[:3])}"
+                    f"{', ...' if len(names) > 3 else ''}; give a new or an empty folder as --out",
+                )
+            text = json.dumps({"about": "a corpus of anything3d; see docs/corpus.md there", "format": FORMAT})
+            marker = self.create(MARKER, text.encode() + b"\n")
+        try:
+            known = json.loads(marker)["format"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                "place_in_use", f"{self.root}/{MARKER} is not one of ours; give another folder as --out"
+            ) from error
+        if known != FORMAT:
+            raise ConfigError(
+                "corpus_format", f"{self.root} has format {known}, this version writes {FORMAT}; give another --out"
+            )
+        self._probe()
 
     # plain objects
 
@@ -90,23 +159,66 @@ class Store:
             return None
 
     def write(self, path: str, data: bytes) -> None:
-        obstore.put(self._store, path, data)
+        if self._folder:
+            _write_local(self._folder / path, data, replace=True)
+        else:
+            obstore.put(self._store, path, data)
 
     def create(self, path: str, data: bytes) -> bytes:
-        """Put if absent: returns what lies at `path` afterwards, ours or the winner's."""
-        try:
-            obstore.put(self._store, path, data, mode="create", use_multipart=False)
-        except AlreadyExistsError:
-            return self.read(path)
-        return data
+        """Put if absent: returns what lies at `path` afterwards, ours or the winner's.
+
+        Raises: ConfigError("put_if_absent") if the storage has no such thing.
+        """
+        self._probe()
+        return data if self._put_if_absent(path, data) else self.read(path)
 
     def delete(self, paths: Sequence[str]) -> None:
-        if paths:
+        """Delete the files; those that have gone already are no error."""
+        if not paths:
+            return
+        try:
             obstore.delete(self._store, list(paths))
+        except FileNotFoundError:  # the storage stops at the first that has gone
+            for path in paths:
+                with suppress(FileNotFoundError):
+                    obstore.delete(self._store, [path])
 
     def paths(self, prefix: str) -> list[str]:
+        return sorted(self.entries(prefix))
+
+    def entries(self, prefix: str) -> dict[str, Entry]:
+        """What lies below a folder, by path."""
         found: Iterable[Sequence[Any]] = obstore.list(self._store, prefix=prefix)
-        return sorted(entry["path"] for page in found for entry in page)
+        return {entry["path"]: Entry(entry["size"], entry["last_modified"]) for page in found for entry in page}
+
+    def _put_if_absent(self, path: str, data: bytes) -> bool:
+        """Whether it was absent, and now is `data`."""
+        try:
+            if self._folder:
+                _write_local(self._folder / path, data, replace=False)
+            else:
+                obstore.put(self._store, path, data, mode="create", use_multipart=False)
+        except (AlreadyExistsError, FileExistsError):
+            return False
+        return True
+
+    def _probe(self) -> None:
+        """Try once whether the storage keeps the promise that all commits stand on."""
+        if self._probed:
+            return
+        refusal = f"{self.root}: this storage has no put-if-absent (If-None-Match); two runs could overwrite each other"
+        try:  # the first may find the file of an earlier probe; the second must find one
+            self._put_if_absent(PROBE, PROBED)
+            honest = not self._put_if_absent(PROBE, PROBED)
+        except NotImplementedError as error:
+            raise ConfigError("put_if_absent", refusal) from error
+        except BaseError as error:
+            if "NotImplemented" not in str(error) and "501" not in str(error):
+                raise
+            raise ConfigError("put_if_absent", refusal) from error
+        if not honest:
+            raise ConfigError("put_if_absent", refusal)
+        self._probed = True
 
     # parts
 
@@ -120,35 +232,101 @@ class Store:
         return part
 
     def read_part(self, part: Part, record: type[R], ids: Iterable[str] | None = None) -> list[R]:
-        """The rows of a part as `record`s: all, or those whose first column is in `ids` (other groups stay unread)."""
+        """The rows of a part as `record`s: all, or those whose first column is in `ids` (other groups stay undecoded).
+
+        Raises: DamagedCell if the part is not what its commit says.
+        """
         columns = list(record.__dataclass_fields__)  # type: ignore[attr-defined]
-        with self._parquet(part.path) as file:
-            if ids is None:
-                return from_table(file.read(columns=columns), record)
-            wanted = set(ids)
-            key = columns[0]
-            groups = [
-                group
-                for group in range(file.num_row_groups)
-                if not wanted.isdisjoint(file.read_row_group(group, columns=[key]).column(0).to_pylist())
-            ]
-            rows = from_table(file.read_row_groups(groups, columns=columns), record)
+        file = self._sound(part)
+        if ids is None:
+            return from_table(file.read(columns=columns), record)
+        wanted = set(ids)
+        key = columns[0]
+        groups = [
+            group
+            for group in range(file.num_row_groups)
+            if not wanted.isdisjoint(file.read_row_group(group, columns=[key]).column(0).to_pylist())
+        ]
+        rows = from_table(file.read_row_groups(groups, columns=columns), record)
         return [row for row in rows if getattr(row, key) in wanted]
 
-    def read_table(self, path: str) -> pa.Table:
-        with self._parquet(path) as file:
-            return file.read()
+    def read_part_table(self, part: Part) -> pa.Table:
+        """All columns of a part. Raises: DamagedCell as `read_part`."""
+        return self._sound(part).read()
 
     def read_column(self, part: Part, column: str) -> list[Any]:
-        with self._parquet(part.path) as file:
-            return file.read(columns=[column]).column(0).to_pylist()
+        """One column of a part. Of a large part only that column is read, whose pages have checksums of their own.
 
-    def _parquet(self, path: str) -> pq.ParquetFile:
-        return pq.ParquetFile(pa.PythonFile(_Reader(obstore.open_reader(self._store, path)), mode="r"))
+        Raises: DamagedCell as `read_part`.
+        """
+        if part.bytes > WHOLE_BYTES:
+            try:
+                with self._ranged(part.path) as file:
+                    values = file.read(columns=[column]).column(0).to_pylist()
+                if len(values) == part.rows:
+                    return values
+            except (pa.ArrowException, OSError, BaseError, ValueError, LookupError) as error:
+                log.warning("%s/%s: %s; reading all of it", self.root, part.path, error)
+        return self._sound(part).read(columns=[column]).column(0).to_pylist()
+
+    def read_table(self, path: str) -> pa.Table:
+        """A Parquet file that belongs to no cell."""
+        with self._ranged(path) as file:
+            return file.read()
+
+    def _sound(self, part: Part) -> pq.ParquetFile:
+        """A part whose bytes are those that the commit states; read twice before it is called damaged."""
+        wrong = ""
+        for _ in range(2):
+            data = self.find(part.path)
+            if data is not None and len(data) == part.bytes and hashlib.sha256(data).hexdigest() == part.sha256:
+                return pq.ParquetFile(pa.BufferReader(data))
+            wrong = (
+                "has gone" if data is None else f"has {len(data)} bytes of {part.bytes}, or another sha256 than stated"
+            )
+        folder = part.path.rpartition("/")[0]
+        self._set_commit_aside(folder, part)
+        raise DamagedCell("damaged_part", f"{self.root}/{part.path} {wrong}; the cell {folder} is computed again")
+
+    def _ranged(self, path: str) -> pq.ParquetFile:
+        source = pa.PythonFile(_Reader(obstore.open_reader(self._store, path)), mode="r")
+        return pq.ParquetFile(source, page_checksum_verification=True)
+
+    # commits
 
     def commit_at(self, folder: str) -> Commit | None:
-        data = self.find(f"{folder}/commit.json")
-        return None if data is None else Commit.from_json(data)
+        """The commit of the cell in `folder`; None if there is none. One that is damaged is set aside, and said."""
+        path = f"{folder}/commit.json"
+        data = self.find(path)
+        if data is None:
+            return None
+        try:
+            return Commit.from_json(data)
+        except ValueError as error:
+            log.warning("%s/%s is damaged (%s); its cell will be computed again", self.root, path, error)
+            self._set_aside(path, data)
+            return None
+
+    def create_commit(self, folder: str, commit: Commit) -> Commit:
+        """Put the commit if there is none; the one that stands."""
+        path = f"{folder}/commit.json"
+        stands = self.create(path, commit.to_json())
+        try:
+            return Commit.from_json(stands)
+        except ValueError as error:
+            self._set_aside(path, stands)
+            raise DamagedCell("damaged_commit", f"{self.root}/{path}: {error}") from error
+
+    def _set_commit_aside(self, folder: str, part: Part) -> None:
+        """If the commit still names the damaged part: somebody else may have computed the cell again."""
+        commit = self.commit_at(folder)
+        if commit is not None and part in (commit.rows, commit.rejects):
+            self._set_aside(f"{folder}/commit.json", commit.to_json())
+
+    def _set_aside(self, path: str, data: bytes) -> None:
+        self.write(f"{path.rpartition('/')[0]}/damaged-{uuid.uuid4().hex}.json", data)
+        if self.find(path) == data:
+            self.delete([path])
 
 
 class _Reader(io.RawIOBase):
@@ -174,5 +352,58 @@ def parquet_bytes(table: pa.Table) -> bytes:
     """The table as a Parquet file; binary columns are stored as they are (they hold compressed formats)."""
     sink = pa.BufferOutputStream()
     compression = {field.name: "NONE" if pa.types.is_binary(field.type) else "ZSTD" for field in table.schema}
-    pq.write_table(table, sink, row_group_size=ROWS_PER_GROUP, compression=compression, use_dictionary=False)
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=ROWS_PER_GROUP,
+        compression=compression,
+        use_dictionary=False,
+        write_page_checksum=True,
+    )
     return sink.getvalue().to_pybytes()
+
+
+def _sealed(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _write_local(path: Path, data: bytes, *, replace: bool) -> None:
+    """The whole file or nothing, on the disk with the folders that lead to it when this returns.
+
+    The bytes go to a name that the store's listings leave out (a `#` and a number at the end) and then get theirs.
+
+    Raises: FileExistsError if there is one and it is not to be replaced.
+    """
+    _make_folder(path.parent)
+    draft = path.with_name(f"{path.name}#{secrets.randbelow(10**12)}")
+    try:
+        with draft.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            draft.replace(path)
+        else:
+            path.hardlink_to(draft)
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems have no such call for folders
+            raise
+    finally:
+        os.close(handle)

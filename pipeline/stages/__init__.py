@@ -7,7 +7,8 @@ from functools import cache
 
 from anything3d.device import use_threads
 from anything3d.weights import trained
-from pipeline.cell import Recipe, Stage
+from pipeline.batch import Stage
+from pipeline.cell import Recipe
 from pipeline.config import Config, fingerprint
 from pipeline.stages.caption import CaptionStage
 from pipeline.stages.index import IndexStage

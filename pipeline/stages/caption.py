@@ -6,7 +6,7 @@ from anything3d.caption import CaptionConfig, load_captioner
 from anything3d.image import crops_from_png
 from anything3d.seed import generators
 from anything3d.weights import Place
-from pipeline.cell import Checkpoint, Outcome
+from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.unit import Unit
 from schemas.records import CaptionRecord, ObjectRecord

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from anything3d.weights import Place
-from pipeline.cell import Checkpoint, Outcome
+from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.source import IndexConfig, Shard, pair, scan, stem
 from pipeline.unit import Unit

@@ -8,7 +8,7 @@ from anything3d.image import crops_from_png
 from anything3d.invert import InvertConfig, load_inverter
 from anything3d.seed import generators
 from anything3d.weights import Place
-from pipeline.cell import Checkpoint, Outcome
+from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.unit import Unit
 from schemas.records import CaptionRecord, ConceptRecord, ObjectRecord

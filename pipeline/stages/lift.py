@@ -10,7 +10,7 @@ from anything3d.lift import LiftConfig, Lifted, load_lifter
 from anything3d.reference import ReferenceCamera, stack
 from anything3d.seed import generators
 from anything3d.weights import Place
-from pipeline.cell import Checkpoint, Outcome
+from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.unit import Unit
 from schemas.records import CloudRecord, ObjectRecord

@@ -6,7 +6,7 @@ from anything3d.errors import Anything3DError
 from anything3d.field import Field
 from anything3d.mesh import Mesh, MeshConfig, extract, facts, to_glb, to_ply
 from anything3d.weights import Place
-from pipeline.cell import Checkpoint, Outcome
+from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.unit import Unit
 from schemas.records import FieldRecord, MeshRecord

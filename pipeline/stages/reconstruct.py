@@ -9,7 +9,7 @@ from anything3d.image import crops_from_png
 from anything3d.reconstruct import Evidence, ReconstructConfig, Reconstructed, load_reconstructor
 from anything3d.seed import generators
 from anything3d.weights import Place
-from pipeline.cell import Checkpoint, NoCheckpoint, Outcome
+from pipeline.batch import Checkpoint, NoCheckpoint, Outcome
 from pipeline.config import Config
 from pipeline.stages.lift import reference_cameras
 from pipeline.unit import Unit

@@ -14,7 +14,7 @@ from anything3d.score import Reconstruction, ScoreConfig, Scored, load_scorer
 from anything3d.seed import generators
 from anything3d.weights import Place
 from pipeline import source
-from pipeline.cell import Checkpoint, Outcome
+from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.stages.lift import reference_cameras
 from pipeline.unit import Unit

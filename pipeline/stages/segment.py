@@ -7,7 +7,7 @@ from anything3d.errors import Anything3DError, Skipped
 from anything3d.image import decode_image, encode_png
 from anything3d.segment import Found, SegmentConfig, load_segmenter, name_of
 from anything3d.weights import Place
-from pipeline.cell import Checkpoint, Outcome
+from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.source import Shard
 from pipeline.unit import Unit

@@ -1,11 +1,13 @@
 """The memoised function at the heart: commits, balance, failing batches, poison, resume. Real stages, real store."""
 
+import json
 import os
-import re
 import signal
 import site
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -16,7 +18,7 @@ import pyarrow as pa
 import pytest
 
 from anything3d.errors import Skipped
-from pipeline import cell
+from pipeline import batch, cell, ledger
 from pipeline.cell import BalanceError, Recipe
 from pipeline.store import Store
 from pipeline.unit import Input, Unit, slices
@@ -160,26 +162,81 @@ def test_a_batch_that_raises_is_tried_item_by_item(store):
     assert rejects == {"bee": ("failed", "ValueError")}
 
 
+def die(root: str, trouble: dict[str, str], times: int = cell.DEATHS_BEFORE_ISOLATION) -> None:
+    """Processes that work on the cell until an item kills them."""
+    for _ in range(times):
+        process = get_context("spawn").Process(target=run_in, args=(root, trouble))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+
+
+def run_in(root: str, trouble: dict[str, str]) -> None:
+    run(Store(root), trouble)
+
+
 def test_an_item_that_kills_its_process_is_isolated_and_its_neighbours_survive(store):
-    unit = after_words(store)
-    folder = cell.folder_of(LENGTHS, unit)
-    for death in range(cell.DEATHS_BEFORE_ISOLATION):
-        store.write(f"{folder}/attempts/{death}.json", b"{}")  # what a killed actor leaves behind
-    commit, _ = cell.run(LENGTHS, unit, store, partial(lengths, {"dog": "kill", "elk": "raise"}))
+    trouble = {"dog": "kill", "elk": "raise"}
+    die(store.root, trouble)
+    commit, _ = run(store, trouble)
     rows, rejects = outcome(store, commit)
     assert rows == ["ant", "bee", "cow", "fox"]
     assert rejects == {"dog": ("crashed", "process_died"), "elk": ("failed", "ValueError")}
+    assert store.paths(f"{commit.folder}/attempts") == []
 
 
-def test_a_cell_that_goes_on_dying_is_given_up_and_says_what_to_delete(store):
-    unit = after_words(store)
-    folder = cell.folder_of(LENGTHS, unit)
-    for death in range(cell.MOST_DEATHS):
-        store.write(f"{folder}/attempts/{death}.json", b"{}")
-    with pytest.raises(cell.PoisonCell, match=rf"{re.escape(folder)}.*delete that"):
-        cell.run(LENGTHS, unit, store, partial(lengths, {}))
-    store.delete(store.paths(f"{folder}/attempts"))
-    assert cell.run(LENGTHS, unit, store, partial(lengths, {}))[1]
+class Together(Lengths):
+    """Says of every word how many it was computed with, which no caller may see; `trouble` as for Lengths."""
+
+    def __call__(self, items, unit, checkpoint):
+        found = [self.one(item[0].word) for item in items]
+        return [[LengthRecord(row[0].word, len(items))] if isinstance(row, list) and row else row for row in found]
+
+
+def run_together(root: str, trouble: dict[str, str]) -> dict[str, int]:
+    store = Store(root)
+    commit, _ = cell.run(LENGTHS, after_words(store), store, partial(Together, trouble))
+    return {row.word: row.length for row in store.read_part(commit.rows, LengthRecord)}
+
+
+def test_kills_change_no_row(store, tmp_path):
+    """After two deaths the batch runs in a process of its own, and still as the batch that it is."""
+    die(store.root, {"dog": "kill"})
+    assert run_together(store.root, {}) == dict.fromkeys(["ant", "bee", "cow", "dog", "elk", "fox"], 6)
+
+
+@pytest.mark.parametrize("trouble", ["raise", "kill"])
+def test_those_who_do_nothing_wrong_are_computed_together(store, tmp_path, trouble):
+    """An item that always raises or kills gives its neighbours the same rows at the first try and after two kills."""
+    sick = {"dog": trouble}
+    if trouble == "raise":
+        assert run_together(str(tmp_path / "other"), sick) == dict.fromkeys(["ant", "bee", "cow", "elk", "fox"], 5)
+    die(store.root, {"dog": "kill"})
+    assert run_together(store.root, sick) == dict.fromkeys(["ant", "bee", "cow", "elk", "fox"], 5)
+
+
+def test_any_number_of_dead_attempts_needs_no_hand(store):
+    folder = cell.folder_of(LENGTHS, after_words(store))
+    gone = {**ledger.whoami(), "process_started": "1"}  # the number of a process that has ended
+    for death in range(20):
+        store.write(f"{folder}/attempts/{death}.json", json.dumps(gone).encode())
+    commit, made = run(store)
+    assert (made, commit.attempts, commit.counts["rows"]) == (True, 21, 6)
+    assert store.paths(f"{folder}/attempts") == []
+
+
+def test_the_living_and_those_just_heard_of_elsewhere_are_not_dead(store, tmp_path):
+    """One of this process, two of another machine, of which one has had no heartbeat for long, and one torn."""
+    elsewhere = json.dumps({**ledger.whoami(), "machine": "elsewhere"}).encode()
+    says = {"own": json.dumps(ledger.whoami()).encode(), "fresh": elsewhere, "stale": elsewhere, "torn": b""}
+    for name, data in says.items():
+        store.write(f"cells/x/attempts/{name}.json", data)
+    age = time.time() - 2 * ledger.LEASE_S
+    os.utime(tmp_path / "cells/x/attempts/stale.json", (age, age))
+    with ledger.Attempt(store, "cells/x") as attempt:
+        assert attempt.deaths == 1
+        attempt.close_the_dead()
+    assert store.paths("cells/x/attempts") == [f"cells/x/attempts/{name}.json" for name in ("fresh", "own", "torn")]
 
 
 def test_an_attempt_that_is_seen_to_fail_is_no_death(store):
@@ -194,13 +251,21 @@ def test_an_attempt_that_is_seen_to_fail_is_no_death(store):
         assert store.paths(f"{cell.folder_of(LENGTHS, unit)}/attempts") == []
 
 
-def test_a_checkpoint_forgives_the_deaths_before_it_but_not_its_own_attempt(store):
-    for name in ("first", "second", "own"):
-        store.write(f"cells/x/attempts/{name}.json", b"{}")
-    checkpoint = cell.StoredCheckpoint(store, "cells/x", "own")
-    checkpoint.save(b"step 40")
-    assert checkpoint.load() == b"step 40"
-    assert store.paths("cells/x/attempts") == ["cells/x/attempts/own.json"]
+def test_a_failed_write_of_a_checkpoint_changes_no_row(store, monkeypatch):
+    """A disk that fails once: the call is made again from the checkpoint before, with all of its items."""
+    monkeypatch.setattr(batch, "WAITS_S", (0.0,))
+    write, failed = Store.write, []
+
+    def fail_once(self, path, data):
+        if "/checkpoints/" in path and data.endswith(b"5") and not failed:
+            failed.append(path)
+            raise OSError(28, "No space left on device")
+        write(self, path, data)
+
+    monkeypatch.setattr(Store, "write", fail_once)
+    commit, _ = cell.run(LENGTHS, after_words(store), store, partial(Slow, frozenset()))
+    assert failed
+    assert {row.length for row in store.read_part(commit.rows, LengthRecord)} == {6}
 
 
 def test_a_cell_commits_where_the_code_was_copied_and_not_installed(tmp_path):
@@ -217,7 +282,7 @@ def test_a_cell_commits_where_the_code_was_copied_and_not_installed(tmp_path):
         "from pipeline import cell; from pipeline.store import Store; from pipeline.unit import Input, Unit\n"
         "from schemas.records import ImageRecord\n"
         "unit = Unit('s', ('s',), {'shard': Input('s.tar', 'd0')})\n"
-        "stage = lambda items, unit, checkpoint: [[ImageRecord('sa_1', 's', 0, 1, 2, 3)]]\n"
+        "stage = lambda items, unit, checkpoint: [[ImageRecord('sa_1', 's', 0, 1, '', 2, 3, '')]]\n"
         "print(cell.run(cell.Recipe('x', 'f', ('shard',), (), ImageRecord), unit, Store('corpus'), lambda: stage))\n"
     )
     environment = {**os.environ, "PYTHONPATH": f"{code}:{libraries}"}
@@ -228,20 +293,54 @@ def test_a_cell_commits_where_the_code_was_copied_and_not_installed(tmp_path):
     assert "'torch': '2" in done.stdout
 
 
-def test_deaths_that_got_further_do_not_count_and_the_checkpoint_is_kept(store, tmp_path):
-    for _ in range(4):
-        assert exit_code(str(tmp_path), 2, 4, 6, 8) == -signal.SIGKILL
-    assert exit_code(str(tmp_path), 2, 4, 6, 8) == 0
+def test_a_cell_that_was_killed_goes_on_from_its_checkpoint_with_all_of_its_items(store, tmp_path):
+    for kills in ((2,), (4,)):
+        assert exit_code(str(tmp_path), *kills) == -signal.SIGKILL
+    assert exit_code(str(tmp_path)) == 0
     commit = cell.find(LENGTHS, after_words(store), store)
-    assert {row.length for row in store.read_part(commit.rows, LengthRecord)} == {6}  # one batch: nothing was isolated
-    assert commit.attempts == 2
+    assert {row.length for row in store.read_part(commit.rows, LengthRecord)} == {6}
 
 
-def test_deaths_after_the_last_step_do_count(store, tmp_path):
-    for _ in range(cell.DEATHS_BEFORE_ISOLATION):
-        assert exit_code(str(tmp_path), 10) == -signal.SIGKILL
-    assert exit_code(str(tmp_path), 10) == 0
-    assert cell.find(LENGTHS, after_words(store), store).counts["crashed"] == 6
+def test_a_batch_in_which_everybody_kills_is_all_rejected(store):
+    sick = {"ant": "kill", "bee": "kill"}
+    (two,) = slices(after_words(store), ("ant", "bee"), 2)
+    for name in ("first", "second"):
+        dead = {**ledger.whoami(), "process_started": "1"}
+        store.write(f"{cell.folder_of(LENGTHS, two)}/attempts/{name}.json", json.dumps(dead).encode())
+    assert cell.run(LENGTHS, two, store, partial(lengths, sick))[0].counts["crashed"] == 2
+
+
+def test_an_isolated_process_ends_with_the_one_that_started_it(tmp_path):
+    """SIGKILL asks nobody: the process of the isolated items has to see for itself that it is alone."""
+    die(str(tmp_path), {"dog": "kill"})
+    process = get_context("spawn").Process(target=run_in_with, args=(str(tmp_path), str(tmp_path / "fifo")))
+    os.mkfifo(tmp_path / "fifo")
+    process.start()
+    with open(tmp_path / "fifo") as told:
+        child = int(told.readline())
+        process.kill()
+        process.join()
+        assert told.read() == ""  # the child's end of the pipe is closed: it has ended
+    assert ledger.started(child) == ""
+
+
+class Hanging(Lengths):
+    """Says which process it is in, and then waits for ever."""
+
+    def __init__(self, fifo: str) -> None:
+        super().__init__({})
+        self.fifo = fifo
+
+    def __call__(self, items, unit, checkpoint):
+        with open(self.fifo, "w") as tell:
+            tell.write(f"{os.getpid()}\n")
+            tell.flush()
+            threading.Event().wait()
+
+
+def run_in_with(root: str, fifo: str) -> None:
+    store = Store(root)
+    cell.run(LENGTHS, after_words(store), store, partial(Hanging, fifo))
 
 
 @pytest.mark.parametrize("trouble", ["nothing", "twice"])
@@ -261,9 +360,8 @@ def test_a_rejected_item_does_not_travel_on(store):
 
 
 def test_the_digest_says_what_the_rows_say_and_not_how_they_came(store, tmp_path):
+    die(str(tmp_path / "other"), {"dog": "kill"}, times=1)
     other = Store(str(tmp_path / "other"))
-    folder = cell.folder_of(LENGTHS, after_words(other))
-    other.write(f"{folder}/attempts/x.json", b"{}")
     first, second = run(store, {"cow": "skip"})[0], run(other, {"cow": "skip"})[0]
     assert (first.digest, first.attempts, second.attempts) == (second.digest, 1, 2)
     assert run(Store(str(tmp_path / "third")))[0].digest != first.digest
@@ -288,10 +386,11 @@ def test_of_two_writers_one_wins_and_the_other_adopts(store):
 
 
 def test_a_checkpoint_survives_and_a_torn_one_reads_as_none(store):
-    checkpoint = cell.StoredCheckpoint(store, "cells/x", "own")
+    checkpoint = cell.StoredCheckpoint(store, "cells/x", ["ant", "bee"])
     assert checkpoint.load() is None
     checkpoint.save(b"step 50")
     assert checkpoint.load() == b"step 50"
-    torn = store.read("cells/x/checkpoints/state")[:-1]
-    store.write("cells/x/checkpoints/state", torn)
+    assert cell.StoredCheckpoint(store, "cells/x", ["ant"]).load() is None  # of another batch
+    (path,) = store.paths("cells/x/checkpoints")
+    store.write(path, store.read(path)[:-1])
     assert checkpoint.load() is None

@@ -8,8 +8,7 @@ import ray
 from anything3d.errors import WeightsError
 from anything3d.mini.world import write_world
 from anything3d.weights import PACKAGED
-from pipeline import cell, cluster
-from pipeline.cell import PoisonCell
+from pipeline import cluster
 from pipeline.config import load
 from pipeline.progress import Progress
 from pipeline.run import shard_unit
@@ -37,15 +36,6 @@ def stream(unit, stage, config, out, said):
     progress = Progress(said.append)
     progress.expect(stage, 1, 0)
     return cluster.stream([unit], [recipes(config)[stage]], config, str(out), progress)
-
-
-def test_a_poison_cell_arrives_as_it_was_raised(unit, tmp_path):
-    config = load([])
-    folder = cell.folder_of(recipes(config)["index"], unit)
-    for death in range(cell.MOST_DEATHS):
-        Store(str(tmp_path / "out")).write(f"{folder}/attempts/{death}.json", b"{}")
-    with pytest.raises(PoisonCell, match="poison_cell"):
-        stream(unit, "index", config, tmp_path / "out", [])
 
 
 def test_weights_that_differ_from_the_drivers_are_a_weights_error(unit, tmp_path):

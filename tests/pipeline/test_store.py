@@ -1,8 +1,10 @@
 """The store on local disk and on S3 (a real server on loopback): put-if-absent, parts, partial reads."""
 
+import http.server
 import logging
 import os
 import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,9 +14,15 @@ from pipeline import source
 from pipeline.config import Config
 from pipeline.location import open_store
 from pipeline.run import Selection, run
-from pipeline.store import ROWS_PER_GROUP, Part, Store
+from pipeline.store import ROWS_PER_GROUP, Commit, DamagedCell, Part, Store
 from schemas.records import CaptionRecord
 
+S3_KEYS = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_REGION": "us-east-1",
+    "AWS_ALLOW_HTTP": "true",
+}
 ROWS = [CaptionRecord(f"sa_{n:03d}", f"caption {n}", -n / 7, "") for n in range(3 * ROWS_PER_GROUP + 2)]
 
 
@@ -30,13 +38,7 @@ def s3():
     server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
     server.start()
     address = f"http://127.0.0.1:{port}"
-    settings = {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": address,
-        "AWS_ALLOW_HTTP": "true",
-    }
+    settings = {**S3_KEYS, "AWS_ENDPOINT_URL": address}
     boto3.client(
         "s3", endpoint_url=address, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test"
     ).create_bucket(Bucket="corpora")
@@ -84,8 +86,201 @@ def test_a_part_without_rows_reads_as_no_rows(store):
 def test_what_is_not_there_is_none_or_an_error(store):
     assert store.find("nothing") is None
     assert store.commit_at("nowhere") is None
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(DamagedCell, match=r"nowhere\.parquet has gone"):
         store.read_part(Part("nowhere.parquet", 0, "", 0), CaptionRecord)
+
+
+def committed(store):
+    """A cell with ROWS, and its commit."""
+    rows, rejects = (
+        store.write_part("cells/x", "rows", ROWS, CaptionRecord),
+        store.write_part("cells/x", "no", [], CaptionRecord),
+    )
+    commit = Commit("x", "u", "f", "d", rows, rejects, {}, {"inputs": 1}, "a", 1, 0.5, 0.0, {"torch": "2"})
+    store.create("cells/x/commit.json", commit.to_json())
+    return commit
+
+
+def flipped(data, place):
+    return data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", ["flipped", "first", "last", "cut", "emptied", "gone", "swapped"])
+def test_a_damaged_part_is_named_and_its_cell_has_no_commit_any_more(tmp_path, damage):
+    store = Store(str(tmp_path))
+    commit = committed(store)
+    path, sound = tmp_path / commit.rows.path, store.read(commit.rows.path)
+    match damage:
+        case "flipped":
+            path.write_bytes(flipped(sound, len(sound) // 2))
+        case "first":
+            path.write_bytes(flipped(sound, 0))
+        case "last":
+            path.write_bytes(flipped(sound, len(sound) - 1))
+        case "cut":
+            path.write_bytes(sound[:-9])
+        case "emptied":
+            path.write_bytes(b"")
+        case "gone":
+            path.unlink()
+        case "swapped":
+            path.write_bytes(store.read(store.write_part("cells/x", "rows", ROWS[1:], CaptionRecord).path))
+    with pytest.raises(DamagedCell, match=r"cells/x/rows-\w+\.parquet .* cells/x is computed again"):
+        store.read_part(commit.rows, CaptionRecord, [ROWS[0].object_id])
+    assert store.commit_at("cells/x") is None
+    (aside,) = tmp_path.glob("cells/x/damaged-*.json")
+    assert Commit.from_json(aside.read_bytes()) == commit
+
+
+@pytest.mark.parametrize("whole", [0, 1 << 20])
+def test_a_column_is_right_or_its_cell_is_damaged_wherever_a_bit_flips(tmp_path, whole, monkeypatch):
+    """Both ways to read it: whole, and by ranges as a large part."""
+    monkeypatch.setattr("pipeline.store.WHOLE_BYTES", whole)
+    store = Store(str(tmp_path))
+    part = committed(store).rows
+    path, sound, ids = tmp_path / part.path, store.read(part.path), [row.object_id for row in ROWS]
+    damaged = 0
+    for place in range(0, len(sound), 7):
+        path.write_bytes(flipped(sound, place))
+        try:
+            assert store.read_column(part, "object_id") == ids, place
+        except DamagedCell:
+            damaged += 1
+    assert damaged > 10
+
+
+def test_a_part_that_somebody_has_computed_again_costs_no_second_commit(tmp_path):
+    store = Store(str(tmp_path))
+    old = committed(store)
+    store.write(old.rows.path, b"")
+    store.delete(["cells/x/commit.json"])
+    new = committed(store)
+    with pytest.raises(DamagedCell):  # of a reader who still holds the old commit
+        store.read_part(old.rows, CaptionRecord)
+    assert store.commit_at("cells/x") == new
+
+
+@pytest.mark.parametrize("says", [b"", b"{", b"[]", b"null", b"{}", b'{"stage": 1}', b"\xff\x00", "one letter"])
+def test_a_damaged_commit_is_none_and_another_one_can_be_made(tmp_path, says, caplog):
+    store = Store(str(tmp_path))
+    sound = committed(store).to_json()
+    store.write("cells/x/commit.json", sound.replace(b'"rows": 26', b'"rows": 27') if says == "one letter" else says)
+    assert store.commit_at("cells/x") is None
+    assert "cells/x/commit.json is damaged" in caplog.text
+    commit = committed(store)
+    assert store.commit_at("cells/x") == commit
+
+
+def test_an_empty_place_becomes_a_corpus_and_one_in_use_is_left_alone(tmp_path):
+    for _ in range(2):
+        Store(str(tmp_path / "empty")).check()
+    assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == ["corpus.json", "probe.txt"]
+    used = tmp_path / "used"
+    (used / "objects").mkdir(parents=True)
+    (used / "objects" / "mine.obj").write_text("mine")
+    with pytest.raises(ConfigError, match=r"place_in_use: .*used is no corpus and not empty: it has objects/mine\.obj"):
+        Store(str(used)).check()
+    assert sorted(path.name for path in used.rglob("*")) == ["mine.obj", "objects"]
+    (used / "corpus.json").write_text('{"name": "my web site"}')
+    with pytest.raises(ConfigError, match="place_in_use"):
+        Store(str(used)).check()
+    (tmp_path / "empty" / "corpus.json").write_text('{"format": 9}')
+    with pytest.raises(ConfigError, match="corpus_format"):
+        Store(str(tmp_path / "empty")).check()
+
+
+def test_a_corpus_from_before_the_marker_is_one(tmp_path):
+    Store(str(tmp_path)).write("cells/index/f/u/commit.json", b"{}")
+    for _ in range(2):
+        Store(str(tmp_path)).check()
+    assert (tmp_path / "corpus.json").exists()
+
+
+def test_a_file_reaches_the_disk_whole_or_not_at_all_and_its_folder_with_it(tmp_path, monkeypatch):
+    """What is synced, in order: the draft, then the folder in which it got its name."""
+    store, synced, fsync = Store(str(tmp_path)), [], os.fsync
+
+    def seen(handle):
+        synced.append(os.readlink(f"/proc/self/fd/{handle}"))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", seen)
+    store.write("a/b/file", b"data")
+    names = [path.removeprefix(str(tmp_path)).partition("#")[0] for path in synced]
+    assert names == ["", "/a", "/a/b/file", "/a/b"]
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="full"):
+        store.write("a/b/file", b"other")
+    assert (store.read("a/b/file"), store.paths("a")) == (b"data", ["a/b/file"])
+    assert [path.name for path in (tmp_path / "a/b").iterdir()] == ["file"]
+
+
+def full(handle):
+    raise OSError(28, "disk full")
+
+
+def test_deleting_what_has_gone_is_no_error_and_the_rest_goes(store):
+    for name in ("d/1", "d/3"):
+        store.write(name, b"x")
+    store.delete(["d/0", "d/1", "d/2", "d/3"])
+    assert store.paths("d") == []
+
+
+@pytest.mark.parametrize("promise", ["kept", "ignored", "refused"])
+def test_a_storage_without_put_if_absent_is_refused(promise, monkeypatch):
+    """A real server on loopback, which keeps, ignores or refuses If-None-Match."""
+    with ConditionalPuts(promise) as address:
+        for name, value in {**S3_KEYS, "AWS_ENDPOINT_URL": address}.items():
+            monkeypatch.setenv(name, value)
+        store = Store("s3://b/corpus")
+        if promise == "kept":
+            assert [store.create("commit.json", word) for word in (b"one", b"two")] == [b"one", b"one"]
+        else:
+            with pytest.raises(ConfigError, match="put_if_absent: s3://b/corpus: this storage has no put-if-absent"):
+                store.create("commit.json", b"one")
+
+
+class ConditionalPuts:
+    """As much of S3 as two puts and a get need."""
+
+    def __init__(self, promise):
+        files = {}
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def log_message(self, *args):
+                pass
+
+            def answer(self, status, body=b""):
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.send_header("ETag", '"x"')
+                self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_PUT(self):
+                data = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.headers.get("If-None-Match") and promise == "refused":
+                    return self.answer(501, b"<Error><Code>NotImplemented</Code></Error>")
+                if self.headers.get("If-None-Match") and promise == "kept" and self.path in files:
+                    return self.answer(412)
+                files[self.path] = data
+                return self.answer(200)
+
+            def do_GET(self):
+                return self.answer(200, files[self.path]) if self.path in files else self.answer(404)
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever)
+
+    def __enter__(self):
+        self._thread.start()
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __exit__(self, *error):
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
 
 
 def test_paths_are_sorted_and_deleting_nothing_is_fine(store):

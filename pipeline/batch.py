@@ -1,0 +1,275 @@
+"""The outcomes of a batch of items, whatever happens while they are computed. No Ray in here.
+
+What an item's rows say depends neither on a neighbour that fails nor on how often a process was killed. When a batch
+raises or dies, every item is tried alone to find who is at fault; the others are then computed together. The same
+culprits give the same batches, in this process or in another one, at the first try or after a kill.
+
+A fault of the machine (memory, storage, network, device, operating system) is no verdict on an item. It is tried again
+and then ends the run.
+"""
+
+import logging
+import os
+import re
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection, get_context, parent_process
+from typing import Any, Protocol
+
+from obstore.exceptions import BaseError
+
+from anything3d.errors import Anything3DError, ConfigError, MachineError, WeightsError
+from pipeline.unit import Unit
+
+WAITS_S = (1.0, 4.0)  # before a call is tried again after a fault of the machine
+FAULT = "machine"  # reason of a fault that may pass while this process lives
+DEATHS_ALONE = 2  # times that an item has to kill its own process before it is rejected
+OUT_OF_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|std::bad_alloc|ALLOC_FAILED", re.IGNORECASE
+)
+DEVICE = re.compile(
+    r"\b(CUDA|cuDNN|CUBLAS|CUSOLVER|CUSPARSE|CUFFT|NCCL|HIP|NVML)\b.*error|CU[A-Z]+_STATUS_|"
+    r"No CUDA GPUs are available|Found no NVIDIA driver|CUDA-capable",
+    re.IGNORECASE,
+)
+
+log = logging.getLogger(__name__)
+Outcome = list[Any] | Anything3DError  # of one item: its rows (RejectRecords of its parts among them), or why not
+
+
+class Checkpoint(Protocol):
+    """Inner state of one long call; lives until the cell commits."""
+
+    def load(self) -> bytes | None: ...
+    def save(self, state: bytes) -> None: ...
+
+
+class Stage(Protocol):
+    """One verb of the pipeline. Built once per actor; called with a batch of items."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> int: ...  # raised when equal config would give different rows
+    @property
+    def reads(self) -> tuple[str, ...]: ...  # SOURCES or stages; an item is one record of every stage named
+    @property
+    def record(self) -> type[Any]: ...
+    def __call__(self, items: Sequence[Any], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]: ...
+
+
+class Loader(Protocol):
+    """Gives the loaded stage, loading it on the first call: a cell that exists must not cost a model."""
+
+    def __call__(self) -> Stage: ...
+
+
+class NoCheckpoint:
+    """For a call whose inner state nobody keeps."""
+
+    def load(self) -> bytes | None:
+        return None
+
+    def save(self, state: bytes) -> None:
+        del state
+
+
+class Crashed(Anything3DError):
+    """An item that kills its process."""
+
+    kind = "crashed"
+
+
+class BatchFailed(Exception):
+    """A call that raised or died; `outcome` is the reject of its item, if it had only one."""
+
+    def __init__(self, outcome: Anything3DError) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
+
+
+class OutOfMemory(MachineError):
+    """The memory of the machine or of its device does not suffice for a call."""
+
+
+class DeviceLost(MachineError):
+    """The device has failed, and with it every later call in the same process."""
+
+
+Checkpoints = Callable[[Sequence[str]], Checkpoint]  # of the batch with these ids
+Call = Callable[[Sequence[str], Sequence[Any]], list[Outcome]]  # raises BatchFailed or what ends the run
+
+
+def compute(
+    load: Loader, ids: Sequence[str], items: Sequence[Any], unit: Unit, checkpoints: Checkpoints, *, apart: bool
+) -> tuple[list[Outcome], list[int]]:
+    """The outcomes of all items, and how often each was tried. `apart`: in throw-away processes, not in this one.
+
+    Raises: ConfigError, WeightsError or MachineError, which end the run.
+    """
+    if not items:
+        return [], []
+    if not apart:
+        return _settle(lambda some, their: _persistent(_Here(load, unit, checkpoints), some, their), unit, ids, items)
+    with _Apart(load, unit, checkpoints) as process:
+        return _settle(lambda some, their: _persistent(process, some, their), unit, ids, items)
+
+
+def _settle(call: Call, unit: Unit, ids: Sequence[str], items: Sequence[Any]) -> tuple[list[Outcome], list[int]]:
+    try:
+        return call(ids, items), [1] * len(ids)
+    except BatchFailed as failed:
+        if len(ids) == 1:
+            return [failed.outcome], [1]
+        log.warning("%s: the batch failed, trying its items one by one\n%s", unit.name, failed.outcome)
+    alone = [_alone(call, name, item) for name, item in zip(ids, items, strict=True)]
+    innocent = [place for place, found in enumerate(alone) if not isinstance(found, BatchFailed)]
+    outcomes = [found.outcome if isinstance(found, BatchFailed) else found for found in alone]
+    if len(innocent) > 1:  # perhaps all of them: a passing trouble, as a process that the system killed
+        try:
+            together = call([ids[place] for place in innocent], [items[place] for place in innocent])
+        except BatchFailed as failed:  # nobody alone does it: each keeps the outcome that it had alone
+            log.warning("%s: the others failed together, too\n%s", unit.name, failed.outcome)
+        else:
+            for place, outcome in zip(innocent, together, strict=True):
+                outcomes[place] = outcome
+    return outcomes, [2] * len(ids)
+
+
+def _alone(call: Call, name: str, item: object) -> Outcome | BatchFailed:
+    try:
+        return call([name], [item])[0]
+    except BatchFailed as failed:
+        return failed
+
+
+def _persistent(call: Call, ids: Sequence[str], items: Sequence[Any]) -> list[Outcome]:
+    """What `call` says, tried again after faults of the machine, with half of the items after it ran out of memory.
+
+    Raises: as `call`; the fault, when it does not pass.
+    """
+    waits = iter(WAITS_S)
+    while True:
+        try:
+            return call(ids, items)
+        except OutOfMemory as error:
+            release_memory()
+            half = len(ids) // 2
+            if half:
+                log.warning("%d items at once: %s; trying %d", len(ids), error, half)
+                return _persistent(call, ids[:half], items[:half]) + _persistent(call, ids[half:], items[half:])
+            fault: MachineError = error
+        except DeviceLost as error:
+            if not isinstance(call, _Apart):  # nothing in this process can use the device any more
+                raise
+            fault = error
+        except MachineError as error:
+            if error.reason != FAULT:
+                raise
+            fault = error
+        if (wait := next(waits, None)) is None:
+            raise fault
+        log.warning("%s; trying again in %.0f s", fault, wait)
+        time.sleep(wait)
+
+
+class _Here:
+    """Calls the stage in this process."""
+
+    def __init__(self, load: Loader, unit: Unit, checkpoints: Checkpoints) -> None:
+        self._load, self._unit, self._checkpoints = load, unit, checkpoints
+
+    def __call__(self, ids: Sequence[str], items: Sequence[Any]) -> list[Outcome]:
+        try:
+            outcomes = self._load()(items, self._unit, self._checkpoints(ids))
+        except (ConfigError, WeightsError, MachineError):
+            raise
+        except Anything3DError as error:
+            raise BatchFailed(error) from error
+        except Exception as error:
+            if fault := machine_fault(error):
+                raise fault from error
+            raise BatchFailed(Anything3DError(type(error).__name__, _traceback())) from error
+        return outcomes
+
+
+class _Apart:
+    """Calls the stage in a process of its own, which serves until it dies or its machine fails."""
+
+    def __init__(self, load: Loader, unit: Unit, checkpoints: Checkpoints) -> None:
+        self._call = _Here(load, unit, checkpoints)
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "_Apart":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end()
+
+    def __call__(self, ids: Sequence[str], items: Sequence[Any]) -> list[Outcome]:
+        for _ in range(DEATHS_ALONE if len(ids) == 1 else 1):
+            self._pool = self._pool or ProcessPoolExecutor(1, get_context("spawn"), initializer=_end_with_parent)
+            try:
+                return self._pool.submit(self._call, ids, items).result()
+            except BrokenProcessPool:
+                log.warning("%s killed the process that worked on it", ", ".join(ids))
+                self._end()
+            except MachineError:
+                self._end()
+                raise
+        raise BatchFailed(Crashed("process_died", f"{ids[0]} killed the process that worked on it, alone"))
+
+    def _end(self) -> None:
+        if self._pool:
+            self._pool.shutdown()
+        self._pool = None
+
+
+def _end_with_parent() -> None:
+    """Let this process die when the one that started it does: a killed process cannot end its children."""
+    parent = parent_process()
+    assert parent is not None
+    sentinel = parent.sentinel
+
+    def wait() -> None:
+        connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def machine_fault(error: BaseException) -> MachineError | None:
+    """What the machine has to do with an exception; None if it is the item's or the code's.
+
+    torch's classes are known by their names, as this file does not import it.
+    """
+    names = {kind.__name__ for kind in type(error).__mro__}
+    said = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
+    if isinstance(error, MemoryError) or "OutOfMemoryError" in names:
+        return OutOfMemory("out_of_memory", said)
+    if "AcceleratorError" in names:
+        return DeviceLost("device", said)
+    if isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)):
+        return OutOfMemory("out_of_memory", said)
+    if isinstance(error, RuntimeError) and DEVICE.search(str(error)):
+        return DeviceLost("device", said)
+    if isinstance(error, BaseError | ImportError):
+        return MachineError(FAULT, said)
+    if isinstance(error, OSError) and not type(error).__module__.startswith("PIL"):  # Pillow means the picture by it
+        return MachineError(FAULT, said)
+    return None
+
+
+def release_memory() -> None:
+    """Give back what this process keeps in reserve."""
+    from anything3d.device import release_memory as release
+
+    release()
+
+
+def _traceback() -> str:
+    return traceback.format_exc(limit=-4).strip()[-2000:]

@@ -1,0 +1,115 @@
+"""The ledger of a cell: who is at work on it, and how many have died at it.
+
+An attempt has a file as long as it lives: written when it begins, written again by a heartbeat, removed when it ends,
+however it ends. A file whose writer is dead is a death. On the same machine the process says whether it lives; of other
+machines, the age of the file by the store's own clock does.
+"""
+
+import json
+import logging
+import os
+import socket
+import threading
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from obstore.exceptions import BaseError
+
+from pipeline.store import Store
+
+HEARTBEAT_S = 30.0
+LEASE_S = 150.0  # age of a file whose writer, on another machine, is taken for dead
+
+log = logging.getLogger(__name__)
+
+
+class Attempt:
+    """An attempt on a cell, as a context; `deaths` are those of others on the same cell before it."""
+
+    def __init__(self, store: Store, folder: str) -> None:
+        self.name = uuid.uuid4().hex
+        self.deaths = 0
+        self._store, self._folder = store, f"{folder}/attempts"
+        self._path = f"{self._folder}/{self.name}.json"
+        self._said = json.dumps(whoami()).encode()
+        self._ended = threading.Event()
+        self._dead: list[str] = []
+
+    def __enter__(self) -> "Attempt":
+        self._store.write(self._path, self._said)
+        self._dead = dead(self._store, self._folder, self._path)
+        self.deaths = len(self._dead)
+        threading.Thread(target=self._beat, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        with suppress(BaseError, OSError):  # the storage may be what ended it; a file that stays counts as one death
+            self._store.delete([self._path])
+
+    def close_the_dead(self) -> None:
+        """Remove the files of the deaths before it: the cell exists, nobody asks for them again."""
+        self._store.delete(self._dead)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(HEARTBEAT_S):
+            try:
+                self._store.write(self._path, self._said)
+            except (BaseError, OSError) as error:  # the next beat tries again; a death too many changes no row
+                log.warning("no heartbeat at %s: %s", self._path, error)
+
+
+def dead(store: Store, folder: str, own: str) -> list[str]:
+    """Paths of the attempts in `folder` whose writers have died. The file `own` has just been written."""
+    entries = store.entries(folder)
+    if own not in entries:  # somebody has cleaned up meanwhile
+        return []
+    now, here = entries[own].modified, machine()
+    found = []
+    for path, entry in entries.items():
+        if path == own:
+            continue
+        says = _read(store, path)
+        if says and says.get("machine") == here and says.get("process_started"):
+            if started(says.get("pid")) != says["process_started"]:
+                found.append(path)
+        elif (now - entry.modified).total_seconds() > LEASE_S:
+            found.append(path)
+    return found
+
+
+def whoami() -> dict[str, Any]:
+    """What the ledger keeps of an attempt, also for those who ask which process on which machine died."""
+    pid = os.getpid()
+    return {"machine": machine(), "host": socket.gethostname(), "pid": pid, "process_started": started(pid)}
+
+
+def machine() -> str:
+    """The running system and the process numbers in it: a container has numbers of its own."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:  # no Linux: nobody else has this name, so ages decide
+        return f"{socket.gethostname()}/{uuid.getnode()}"
+
+
+def started(pid: object) -> str:
+    """When the process with that number started, in the system's ticks; "" if there is none, or it has ended."""
+    if not isinstance(pid, int):
+        return ""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def _read(store: Store, path: str) -> dict[str, Any] | None:
+    """What an attempt's file says; None if it says nothing that can be read."""
+    try:
+        says = json.loads(store.find(path) or b"")
+    except ValueError:
+        return None
+    return says if isinstance(says, dict) else None

@@ -1,0 +1,93 @@
+"""Faults of the machine: tried again, with fewer items where memory ran out, and never a verdict on an item."""
+
+import pytest
+import torch
+from obstore.exceptions import GenericError
+from PIL import UnidentifiedImageError
+
+from anything3d.errors import MachineError
+from pipeline import batch
+from pipeline.unit import Unit
+
+IDS = ["ant", "bee", "cow", "dog", "elk", "fox"]
+UNIT = Unit("words", tuple(IDS))
+
+
+class Faulty:
+    """Counts letters, after the faults that it is given, one a call; with `most`, of no more words at once."""
+
+    name, version, reads, record = "lengths", 1, ("words",), int
+
+    def __init__(self, faults, most=6) -> None:
+        self.faults, self.most, self.sizes = list(faults), most, []
+
+    def __call__(self, items, unit, checkpoint):
+        self.sizes.append(len(items))
+        if self.faults:
+            raise self.faults.pop(0)
+        if len(items) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return [[len(item)] for item in items]
+
+
+def compute(stage):
+    checkpoints = lambda ids: batch.NoCheckpoint()  # noqa: E731
+    return batch.compute(lambda: stage, IDS, IDS, UNIT, checkpoints, apart=False)
+
+
+FAULTS = [
+    OSError(5, "Input/output error"),
+    FileNotFoundError(2, "No such file", "/mnt/shards/sa_1.tar"),
+    TimeoutError("storage"),
+    GenericError("Generic S3 error: 503 SlowDown"),
+    ImportError("libcudart.so.12: cannot open shared object file"),
+]
+LOST = [
+    torch.AcceleratorError("CUDA error: device-side assert triggered"),
+    RuntimeError("CUDA error: an illegal memory access was encountered"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+    RuntimeError("No CUDA GPUs are available"),
+]
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr(batch, "WAITS_S", (0.0, 0.0))
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_a_fault_of_the_machine_is_tried_again_and_is_never_a_verdict(fault):
+    with pytest.raises(MachineError, match=type(fault).__name__):
+        compute(Faulty([fault] * 9))
+    stage = Faulty([fault] * 2)
+    assert compute(stage) == ([[3]] * 6, [1] * 6)
+    assert stage.sizes == [6, 6, 6]
+
+
+@pytest.mark.parametrize("fault", LOST, ids=str)
+def test_a_lost_device_ends_the_attempt_at_once(fault):
+    stage = Faulty([fault])
+    with pytest.raises(batch.DeviceLost):
+        compute(stage)
+    assert stage.sizes == [6]
+
+
+@pytest.mark.parametrize("fault", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")], ids=str)
+def test_out_of_memory_is_tried_again_with_fewer_items(fault):
+    stage = Faulty([fault], most=2)
+    assert compute(stage)[0] == [[3]] * 6
+    assert stage.sizes == [6, 3, 1, 2, 3, 1, 2]
+    with pytest.raises(batch.OutOfMemory):
+        compute(Faulty([], most=0))
+
+
+def test_a_fault_of_an_item_that_is_tried_alone_ends_the_run_all_the_same():
+    """The batch raises for the cow's sake; while the items are tried one by one, the disk goes."""
+    with pytest.raises(MachineError):
+        compute(Faulty([ValueError("cow"), *[OSError(5, "Input/output error")] * 9]))
+
+
+def test_what_a_picture_or_a_caption_is_at_fault_for_is_no_fault_of_the_machine():
+    assert batch.machine_fault(UnidentifiedImageError("cannot identify image file")) is None
+    assert batch.machine_fault(ValueError("CUDA error in a caption")) is None
+    assert batch.machine_fault(RuntimeError("shapes do not match")) is None
