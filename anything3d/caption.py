@@ -6,6 +6,7 @@ neighbours nor on their order.
 """
 
 import dataclasses
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from anything3d import seed
 from anything3d.clip import Preprocessor, check_tokenizer, load_network, load_preprocessor
 from anything3d.errors import ConfigError, NumericsError
+from anything3d.finite import check_network
 from anything3d.image import over
 from anything3d.weights import Place, directory
 
@@ -70,24 +72,44 @@ class Captioner:
     pad_id: int
 
     @torch.inference_mode()
-    def __call__(self, crops: Float[Tensor, "B 4 S S"], generators: Sequence[torch.Generator]) -> list[Captioned]:
+    def __call__(
+        self, crops: Float[Tensor, "B 4 S S"], generators: Sequence[torch.Generator]
+    ) -> list[Captioned | NumericsError]:
         """Captions of crops (RGBA in [0, 1]) over white; row b is sampled with `generators[b]`, one draw for each
         sample.
 
-        Raises: NumericsError if a caption has no letter or digit, or its probability is not finite.
+        Outcomes: NumericsError if a caption has no letter or digit, or its probability is not finite.
+
+        Raises: WeightsError as `check_network`.
         """
-        weight = next(self.vision.parameters())
-        pixels = self.preprocess(over(crops.to(weight.device, torch.float32), WHITE)).to(weight.dtype)
         samples = self.config.samples
-        image = self.vision(pixel_values=pixels).last_hidden_state.repeat_interleave(samples, 0)
+        image = self._look(over(crops, WHITE)).repeat_interleave(samples, 0)
         ids = self._continue_prompt(image, [child(g) for g in generators for _ in range(samples)])
         log_probabilities = self._log_probabilities(image, ids).tolist()
         start = len(self.prompt_ids)
-        found = [
-            captioned(self.decode(row[start:]), value)
-            for row, value in zip(ids.tolist(), log_probabilities, strict=True)
-        ]
-        return [choose(found[b : b + samples], self.config.keyword) for b in range(0, len(found), samples)]
+        lost = [not math.isfinite(value) for value in log_probabilities]
+        by_object = [any(lost[b : b + samples]) for b in range(0, len(lost), samples)]
+        check_network(by_object, self._is_sound, self.config.weights, image.dtype)
+        said = list(zip([self.decode(row[start:]) for row in ids.tolist()], log_probabilities, strict=True))
+        return [self._choose(said[b : b + samples]) for b in range(0, len(said), samples)]
+
+    def _choose(self, said: Sequence[tuple[str, float]]) -> Captioned | NumericsError:
+        """An object's caption, of its samples."""
+        try:
+            return choose([captioned(*one) for one in said], self.config.keyword)
+        except NumericsError as error:
+            return error
+
+    def _look(self, rgb: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B N C"]:
+        weight = next(self.vision.parameters())
+        pixels = self.preprocess(rgb.to(weight.device, torch.float32)).to(weight.dtype)
+        return self.vision(pixel_values=pixels).last_hidden_state
+
+    def _is_sound(self) -> bool:
+        """Whether what it says of plain white is finite."""
+        side = self.preprocess.crop_px
+        prompt = torch.tensor([[*self.prompt_ids, self.end_id]], device=next(self.vision.parameters()).device)
+        return bool(self._log_probabilities(self._look(torch.ones(1, 3, side, side)), prompt).isfinite().all())
 
     def _continue_prompt(
         self, image: Float[Tensor, "B N C"], generators: Sequence[torch.Generator]
@@ -156,14 +178,14 @@ def captioned(text: str, log_probability: float) -> Captioned:
     Raises: NumericsError if it has no letter or digit, or its probability is not finite.
     """
     text = clean(text)
-    if not any(character.isalnum() for character in text):
-        raise NumericsError(
-            "empty_caption", f"the captioner said {text!r}; look at the crop, or raise caption.min_tokens"
-        )
     if not -float("inf") < log_probability <= 0:
         raise NumericsError(
             "caption_not_finite",
             f"caption {text!r} has log-probability {log_probability}; run the captioner in float32",
+        )
+    if not any(character.isalnum() for character in text):
+        raise NumericsError(
+            "empty_caption", f"the captioner said {text!r}; look at the crop, or raise caption.min_tokens"
         )
     return Captioned(text, log_probability)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from anything3d.errors import InputError
@@ -27,13 +27,15 @@ class State:
     color_moments: Float[Tensor, "2 B C R R R"]
     randomness: UInt8[Tensor, "B N"]  # state of each object's generator
     losses: Float[Tensor, "B L"]  # running means of the unweighted losses, in the order of losses.LossTerms
+    dropped: Int[Tensor, "B"]  # predictions of the denoiser that were not finite
 
     @classmethod
     def begin(cls, field: Field, generators: Sequence[torch.Generator], n_losses: int) -> "State":
         """Before the first step."""
         density, color = field.density_grid.detach().cpu(), field.color_grid.detach().cpu()
         moments = (torch.zeros(2, *density.shape), torch.zeros(2, *color.shape))
-        return cls(0, density, color, *moments, _randomness(generators), torch.zeros(len(field), n_losses))
+        losses, dropped = torch.zeros(len(field), n_losses), torch.zeros(len(field), dtype=torch.int64)
+        return cls(0, density, color, *moments, _randomness(generators), losses, dropped)
 
     @classmethod
     def capture(
@@ -43,6 +45,7 @@ class State:
         optimizer: Optimizer,
         generators: Sequence[torch.Generator],
         losses: Float[Tensor, "B L"],
+        dropped: Int[Tensor, "B"],
     ) -> "State":
         """A copy of everything that the next step depends on."""
         grids = (field.density_grid, field.color_grid)
@@ -51,7 +54,8 @@ class State:
             torch.stack([optimizer.state[grid][name] for name in names]) for grid in grids
         )
         density, color = (grid.detach().clone() for grid in grids)
-        tensors = (density, color, density_moments, color_moments, _randomness(generators), losses.clone())
+        moments = (density_moments, color_moments)
+        tensors = (density, color, *moments, _randomness(generators), losses.clone(), dropped.clone())
         return cls(step, *(tensor.cpu() for tensor in tensors))
 
     def field(self, config: FieldConfig) -> Field:

@@ -89,6 +89,11 @@ class Clip:
         pooled = self.text(input_ids=ids, attention_mask=attention).pooler_output
         return F.normalize(self.text_projection(pooled).float(), dim=-1)
 
+    def is_sound(self) -> bool:
+        """Whether what it says of plain white is finite."""
+        side = self.image_size
+        return bool(self.image_embeddings(torch.ones(1, 3, side, side)).isfinite().all())
+
     def _pixels(self, rgb: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 S S"]:
         return self.preprocess(rgb.to(self.device, torch.float32)).to(self.dtype)
 

@@ -15,12 +15,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from anything3d import seed
 from anything3d.adapter import TEXT, UNET, Adapter, Factors, adapted
 from anything3d.clip import Network, check_tokenizer, load_network
 from anything3d.errors import ConfigError, InputError, WeightsError
+from anything3d.finite import infinite_as_nan
 from anything3d.stored import read_tensors
 from anything3d.weights import Place, directory
 
+SOUND_TIMESTEPS = 8  # at which `is_sound` asks
 Settings = TypeVar("Settings")  # a tokenizer or a noise schedule
 
 
@@ -116,7 +119,7 @@ class Denoiser:
 
     def decode_latents(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
         """Images in [0, 1]. Differentiable where it does not clip."""
-        return (self.decode(latents.to(self.dtype)) / 2 + 0.5).clamp(0, 1)
+        return (infinite_as_nan(self.decode(latents.to(self.dtype))) / 2 + 0.5).clamp(0, 1)
 
     def adapt(self, rank: int, generators: Sequence[torch.Generator]) -> Adapter:
         """An adapter for each object, to be trained; no change yet."""
@@ -211,6 +214,18 @@ class Denoiser:
             adapter and adapter.each(lambda factor: torch.cat([factor, factor])),
         ).chunk(2)
         return unguided + cfg_scale * (guided - unguided)
+
+    @torch.no_grad()
+    def is_sound(self, hint: bool) -> bool:
+        """Whether what it says of plain white, without a prompt, is finite, from the first timestep to the last."""
+        white = torch.ones(1, 3, self.image_size, self.image_size, device=self.device)
+        latents, text = self.encode_image(white).float(), self.encode_text([""])
+        noise = seed.randn(latents.shape[1:], [torch.Generator().manual_seed(0)], self.device)
+        for t in torch.linspace(0, len(self.alphas_cumprod) - 1, SOUND_TIMESTEPS).long().to(self.device):
+            noisy = self.add_noise(latents, noise, t[None])
+            if not self.predict_noise(noisy, t[None], text, white if hint else None).isfinite().all():
+                return False
+        return True
 
     def _prepend(self, prefix: str, concept: Concept) -> Concept:
         """The concept's prompts behind the words of `prefix`."""

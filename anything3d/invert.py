@@ -20,6 +20,7 @@ from anything3d import seed
 from anything3d.adapter import TEXT, UNET
 from anything3d.diffusion import Concept, Denoiser, load_denoiser
 from anything3d.errors import ConfigError, NumericsError
+from anything3d.finite import check_network
 from anything3d.image import over
 from anything3d.weights import Place
 
@@ -114,6 +115,8 @@ class Inverter:
         losses are stated. An embedding or loss that is not finite is NumericsError("inversion_diverged") for its object
         only. Each object has moments, noises, an adapter and a loss of its own, so the result does not depend on what
         else is in the batch.
+
+        Raises: WeightsError as `check_network`.
         """
         denoiser, config = self.denoiser, self.config
         with torch.no_grad():
@@ -129,10 +132,12 @@ class Inverter:
             before = self._losses(latents, start, held_out).tolist()
             after = self._losses(latents, found, held_out).tolist()
         finite = found.embeddings.isfinite().flatten(1).all(1).tolist()
+        lost = [not math.isfinite(loss) for loss in before]
+        check_network(lost, lambda: denoiser.is_sound(hint=False), config.weights, denoiser.dtype)
         return [
             Inverted(found[b : b + 1], before[b], after[b], steps)
             if finite[b] and math.isfinite(before[b]) and math.isfinite(after[b])
-            else NumericsError("inversion_diverged", f"loss {before[b]:.4g} -> {after[b]:.4g}; lower invert.lr")
+            else _failed(before[b], after[b])
             for b in range(len(crops))
         ]
 
@@ -230,6 +235,11 @@ class Inverter:
 def load_inverter(config: InvertConfig, place: Place) -> Inverter:
     """Raises: WeightsError or ConfigError as `load_denoiser`."""
     return Inverter(load_denoiser(config.weights, place), config)
+
+
+def _failed(before: float, after: float) -> NumericsError:
+    remedy = "lower invert.lr, or try another dtype" if math.isfinite(before) else "no step was made; try another dtype"
+    return NumericsError("inversion_diverged", f"loss {before:.4g} -> {after:.4g}; {remedy}")
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from anything3d import pointe, seed
 from anything3d.clip import Clip, load_clip
 from anything3d.cloud import Cloud, distinct_points, normalise
 from anything3d.errors import Anything3DError, ConfigError, InputError, NumericsError, WeightsError
+from anything3d.finite import MAX_DROPPED, check_network
 from anything3d.image import over
 from anything3d.pointe import official
 from anything3d.reference import ReferenceCamera, Views, direction_grid, directions_near, search, target_of
@@ -102,8 +103,10 @@ class Lifter:
     ) -> list[Lifted | Anything3DError]:
         """For each crop (RGBA in [0, 1], alpha = mask) its cloud and reference camera, or why there is none.
 
-        Outcomes: InputError("empty_mask"), NumericsError("degenerate_cloud"). The result does not depend on what else
-        is in the batch; `generators` are one per object.
+        Outcomes: InputError("empty_mask"), NumericsError("cloud_not_finite" or "degenerate_cloud"). The result does not
+        depend on what else is in the batch; `generators` are one per object.
+
+        Raises: WeightsError as `check_network`.
         """
         crops = crops.to(self.device)
         images = over(crops, 1.0)
@@ -115,8 +118,33 @@ class Lifter:
         view = self._refine(cloud, crops, views, rows * drafts.shape[1] + chosen)
         has_mask = (crops[:, 3] > 0.5).flatten(1).any(1)
         has_shape = sound.any(1) & is_shape(cloud)
+        dropped = (~drafts.isfinite().flatten(2).all(2)).float().mean(1).tolist()
+        finite = _is_finite(cloud)
+        self._check_networks(dropped, finite.tolist())
         lifted = _lifted(cloud, view, chosen, self.config.distance)
-        return [_outcome(*row) for row in zip(lifted, has_mask.tolist(), has_shape.tolist(), strict=True)]
+        found = zip(lifted, has_mask.tolist(), dropped, finite.tolist(), has_shape.tolist(), strict=True)
+        return [_outcome(*row) for row in found]
+
+    def _check_networks(self, dropped: Sequence[float], finite: Sequence[bool]) -> None:
+        """Raises: WeightsError if a network, and not the objects, must be the cause of NaN or Inf.
+
+        `dropped` is the share of each object's drafts that are not finite, `finite` says whether its cloud is.
+        """
+        config, white = self.config, torch.ones(1, 3, self.clip.image_size, self.clip.image_size, device=self.device)
+
+        def draft() -> Float[Tensor, "1 K 6 N"]:
+            return self._draft(white, [torch.Generator().manual_seed(0)])
+
+        def denser() -> Cloud:
+            return self._densify(draft()[:, 0], white, [torch.Generator().manual_seed(0)])
+
+        lost = [share > MAX_DROPPED for share in dropped]
+        if lost and all(lost):  # of NaN from CLIP a base network makes NaN
+            check_network([not self.clip.is_sound()], lambda: False, config.clip_weights, self.clip.dtype)
+        check_network(lost, lambda: bool(draft().isfinite().all()), config.weights, _dtype(self.base))
+        broken = [not sound for sound in finite]
+        upsampler, dtype = config.upsampler_weights, _dtype(self.upsampler)
+        check_network(broken, lambda: bool(_is_finite(denser()).all()), upsampler, dtype)
 
     def _draft(
         self, images: Float[Tensor, "B 3 S S"], generators: Sequence[torch.Generator]
@@ -264,11 +292,23 @@ def _lifted(cloud: Cloud, view: Views, chosen: Int[Tensor, "B"], distance: float
     ]
 
 
-def _outcome(lifted: Lifted, has_mask: bool, has_shape: bool) -> Lifted | Anything3DError:
+def _is_finite(cloud: Cloud) -> Bool[Tensor, "B"]:
+    return cloud.points.isfinite().flatten(1).all(1) & cloud.colors.isfinite().flatten(1).all(1)
+
+
+def _dtype(network: Denoiser) -> torch.dtype:
+    module = network.network if isinstance(network, official.OfficialDenoiser) else network
+    return next(module.parameters()).dtype
+
+
+def _outcome(lifted: Lifted, has_mask: bool, dropped: float, finite: bool, has_shape: bool) -> Lifted | Anything3DError:
     if not has_mask:
         return InputError("empty_mask", "no pixel of the crop has alpha above 1/2; a mask is needed")
+    if dropped > MAX_DROPPED or not finite:
+        message = f"{dropped:.0%} of the drafts, at most {MAX_DROPPED:.0%} may, or the dense cloud have NaN or Inf"
+        return NumericsError("cloud_not_finite", f"{message}; try another dtype")
     if not has_shape:
         return NumericsError(
-            "degenerate_cloud", f"every draft, or the dense cloud, has a NaN or fewer than {MIN_POINTS} distinct points"
+            "degenerate_cloud", f"every draft, or the dense cloud, has fewer than {MIN_POINTS} distinct points"
         )
     return lifted

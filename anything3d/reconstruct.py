@@ -11,12 +11,13 @@ Qian et al. 2023, for the reference losses; Points-to-3D, Yu et al. 2023, for th
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from anything3d import losses, seed
@@ -29,11 +30,12 @@ from anything3d.depth import condition, splat
 from anything3d.diffusion import Concept, Denoiser, load_denoiser
 from anything3d.errors import ConfigError, InputError, NumericsError
 from anything3d.field import Field, FieldConfig
+from anything3d.finite import check_network
 from anything3d.latents import to_rgb
 from anything3d.likeness import likeness
 from anything3d.losses import LossConfig, LossTerms
 from anything3d.render import RenderConfig, Rendering, composite, render
-from anything3d.sds import SdsConfig, sample_timesteps, sds_gradient
+from anything3d.sds import SdsConfig, counted_gradient, sample_timesteps
 from anything3d.views import ViewConfig, Views, sample_views
 from anything3d.weights import Place
 
@@ -119,6 +121,7 @@ class Reconstructed:
     losses: dict[str, float]  # by the names of LossTerms
     opacity: float  # of what was distilled: mean inside the crop's mask, from the reference camera
     fog: float  # the same, mean outside it, but for what may be hidden
+    dropped: float  # share of the denoiser's predictions that were not finite and left out, 0..1
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,14 +163,15 @@ class Reconstructor:
 
         `generators` (one per object) are moved on, or set to where `state` left them.
 
-        Raises: InputError("bad_checkpoint") if `state` belongs to another batch, grid or number of steps.
+        Raises: InputError("bad_checkpoint") if `state` does not `fit`.
         """
         config, guide, device = self.config, self._guide(evidence), self.denoiser.device
         if state is None:
             start = State.begin(self._first_field(evidence, generators), generators, len(LossTerms._fields))
         else:
-            start = _check(State.from_bytes(state), len(evidence.crops), config)
+            start = self.fit(state, len(evidence.crops))
         field, running = start.field(config.field).to(device), start.losses.to(device)
+        dropped = start.dropped.to(device)
         rates = ((field.density_grid, config.lr_density), (field.color_grid, config.lr_color))
         kind = torch.optim.Adamax if config.optimizer == "adamax" else torch.optim.Adam
         optimizer: Optimizer = kind([{"params": grid, "lr": rate} for grid, rate in rates])
@@ -178,10 +182,18 @@ class Reconstructor:
         for step in range(start.step, config.steps):
             progress = step / config.steps
             seen = coarse if progress < config.coarse_until else guide
-            terms = self._step(seen, field, optimizer, progress, generators)
+            terms, lost = self._step(seen, field, optimizer, progress, generators)
             running = running + (terms - running) / min(step + 1, MEMORY)
+            dropped = dropped + lost
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-                yield State.capture(step + 1, field, optimizer, generators, running)
+                yield State.capture(step + 1, field, optimizer, generators, running, dropped)
+
+    def fit(self, state: bytes, n_objects: int) -> State:
+        """The state of `State.to_bytes`, from which a run of so many objects can go on.
+
+        Raises: InputError("bad_checkpoint") if it is of another layout, batch, grid or number of steps.
+        """
+        return _check(State.from_bytes(state), n_objects, self.config)
 
     def _first_field(self, evidence: Evidence, generators: Sequence[torch.Generator]) -> Field:
         match self.config.start:
@@ -197,7 +209,10 @@ class Reconstructor:
     def finish(self, evidence: Evidence, state: State) -> list[Reconstructed | NumericsError]:
         """The fields of the last state, each judged from its reference camera, and beside the surface of its cloud.
 
-        The errors are NumericsError "field_not_finite", "field_empty" and "field_fog"; each concerns one object only.
+        The errors are NumericsError "denoiser_not_finite", "field_not_finite", "clip_not_finite", "field_empty" and
+        "field_fog"; each concerns one object only.
+
+        Raises: WeightsError as `check_network`.
         """
         config = self.config
         field = state.field(config.field).to(self.denoiser.device)
@@ -206,15 +221,34 @@ class Reconstructor:
         surface, rises = self._beside_clouds(evidence, field)
         inside, outside = self._opacities(evidence, field)
         finite = field.density_grid.isfinite().flatten(1).all(1) & field.color_grid.isfinite().flatten(1).all(1)
-        rows = zip(finite.tolist(), inside.tolist(), outside.tolist(), state.losses.tolist(), rises, strict=True)
+        finite &= inside.isfinite() & outside.isfinite() & state.losses.isfinite().all(1).to(finite.device)
+        dropped = (state.dropped / (config.views.count * max(state.step, 1))).tolist()
+        self._check_networks(finite.tolist(), dropped, rises)
+        rows = zip(
+            finite.tolist(), dropped, inside.tolist(), outside.tolist(), state.losses.tolist(), rises, strict=True
+        )
         found: list[Reconstructed | NumericsError] = []
-        for b, (sound, opacity, fog, terms, rise) in enumerate(rows):
+        for b, (sound, lost, opacity, fog, terms, rise) in enumerate(rows):
             worse = rise is not None and rise < -config.max_fall
             kept = (surface if worse else field).row(b).cpu()
             losses = dict(zip(LossTerms._fields, terms, strict=True))
-            made = Reconstructed(kept, "cloud" if worse else "field", rise, losses, opacity, fog)
-            found.append(_judge(sound, opacity, fog, config) or made)
+            made = Reconstructed(kept, "cloud" if worse else "field", rise, losses, opacity, fog, lost)
+            found.append(_judge(sound, lost, opacity, fog, rise, config) or made)
         return found
+
+    def _check_networks(self, finite: Sequence[bool], dropped: Sequence[float], rises: Sequence[float | None]) -> None:
+        """Raises: WeightsError if denoiser or CLIP, and not the objects, must be the cause of NaN or Inf."""
+        config, denoiser = self.config, self.denoiser
+        lost = [
+            share > config.sds.max_dropped or (share > 0 and not sound)  # of a broken VAE, one ends the field
+            for share, sound in zip(dropped, finite, strict=True)
+        ]
+        hint = bool(config.sds.hint_scale)
+        check_network(lost, lambda: denoiser.is_sound(hint), config.weights, denoiser.dtype)
+        judged = [rise for rise, sound in zip(rises, finite, strict=True) if sound and rise is not None]
+        if self.clip is not None:
+            unlike = [not math.isfinite(rise) for rise in judged]
+            check_network(unlike, self.clip.is_sound, config.clip_weights, self.clip.dtype)
 
     def _beside_clouds(self, evidence: Evidence, field: Field) -> tuple[Field, list[float | None]]:
         """The clouds' surfaces, and by how much more the fields look like their photos than those do."""
@@ -263,14 +297,16 @@ class Reconstructor:
         hint: Float[Tensor, "BV 3 H W"],
         progress: float,
         generators: Sequence[torch.Generator],
-    ) -> Float[Tensor, "B"]:
+    ) -> tuple[Float[Tensor, "B"], Int[Tensor, "B"]]:
         """Half the mean square distance of each object's latents to where the denoiser would move them.
 
-        Its gradient is the score-distillation gradient, over the number of latents.
+        Its gradient is the score-distillation gradient, over the number of latents. The second is how many predictions
+        were dropped: the denoiser's of finite pictures; those of a field that is not finite are the field's fault.
         """
         config, denoiser, n_objects = self.config, self.denoiser, len(generators)
         if config.losses.sds == 0:
-            return hint.new_zeros(n_objects)  # the baseline without a denoiser: cloud and photo alone
+            zeros = hint.new_zeros(n_objects)
+            return zeros, zeros.long()  # the baseline without a denoiser: cloud and photo alone
         low, high = config.background
         grey = low + (high - low) * seed.rand((config.views.count, 1), generators, hint.device).flatten(0, 1)
         image = composite(rendering, grey.expand(-1, rendering.color.shape[1]))
@@ -282,9 +318,12 @@ class Reconstructor:
         texts = guide.texts[views.prefix, owner], guide.no_text[owner]
         seen_hint = hint if config.sds.hint_scale else None
         t = t.to(latents.device)
-        gradient = sds_gradient(latents.detach(), denoiser, texts, seen_hint, t, noise, config.sds, guide.adapter)
+        gradient, lost = counted_gradient(
+            latents.detach(), denoiser, texts, seen_hint, t, noise, config.sds, guide.adapter
+        )
+        lost &= image.detach().isfinite().flatten(1).all(1)
         goal = (latents - gradient).detach()
-        return (latents - goal).square().reshape(n_objects, -1).mean(1) / 2
+        return (latents - goal).square().reshape(n_objects, -1).mean(1) / 2, lost.view(n_objects, -1).sum(1)
 
     def _step(
         self,
@@ -293,8 +332,11 @@ class Reconstructor:
         optimizer: Optimizer,
         progress: float,
         generators: Sequence[torch.Generator],
-    ) -> Float[Tensor, "B L"]:
-        """One update of all objects; their unweighted losses. `progress` runs from 0 to 1."""
+    ) -> tuple[Float[Tensor, "B L"], Int[Tensor, "B"]]:
+        """One update of all objects; their unweighted losses, and how many predictions were dropped.
+
+        `progress` runs from 0 to 1.
+        """
         config, n_objects, size = self.config, len(field), guide.target.shape[-1]
 
         # See every object from random views and from the photo's
@@ -310,7 +352,7 @@ class Reconstructor:
         depth, _, silhouette = splat(cloud, views.camera, size, radius)
         if self.denoiser.image_size != size:  # a hint is as sharp as the denoiser can read it
             depth, _, _ = splat(cloud, views.camera, self.denoiser.image_size, radius)
-        sds = self._distil(guide, random, views, condition(depth), progress, generators)
+        sds, lost = self._distil(guide, random, views, condition(depth), progress, generators)
 
         # Add up what each object lacks
         background = seed.rand((3,), generators, guide.target.device)
@@ -330,7 +372,7 @@ class Reconstructor:
         optimizer.zero_grad(set_to_none=True)
         terms.weigh(config.losses, progress).sum().backward()
         optimizer.step()
-        return torch.stack(terms, dim=1).detach()
+        return torch.stack(terms, dim=1).detach(), lost
 
 
 def load_reconstructor(config: ReconstructConfig, place: Place) -> Reconstructor:
@@ -341,7 +383,9 @@ def load_reconstructor(config: ReconstructConfig, place: Place) -> Reconstructor
 
 def _check(state: State, n_objects: int, config: ReconstructConfig) -> State:
     grid = (n_objects, 1, *(config.field.resolution,) * 3)
-    if state.density_grid.shape != grid or state.step > config.steps:
+    per_object = (tuple(state.losses.shape), tuple(state.dropped.shape))
+    expected = ((n_objects, len(LossTerms._fields)), (n_objects,))
+    if state.density_grid.shape != grid or per_object != expected or state.step > config.steps:
         raise InputError(
             "bad_checkpoint",
             f"step {state.step} of grids {tuple(state.density_grid.shape)} does not lead to step {config.steps} of "
@@ -350,12 +394,20 @@ def _check(state: State, n_objects: int, config: ReconstructConfig) -> State:
     return state
 
 
-def _judge(finite: bool, opacity: float, fog: float, config: ReconstructConfig) -> NumericsError | None:
+def _judge(
+    finite: bool, dropped: float, opacity: float, fog: float, rise: float | None, config: ReconstructConfig
+) -> NumericsError | None:
     """Why a field is no object, if it is none."""
+    if dropped > config.sds.max_dropped:
+        limit = f"at most {config.sds.max_dropped:.0%} may be (reconstruct.sds.max_dropped)"
+        message = f"{dropped:.1%} of the denoiser's predictions are NaN or Inf, {limit}; try another dtype"
+        return NumericsError("denoiser_not_finite", message)
     if not finite:
         return NumericsError(
             "field_not_finite", "the field has a NaN or Inf; lower reconstruct.lr_density or sds.cfg_scale"
         )
+    if rise is not None and not math.isfinite(rise):
+        return NumericsError("clip_not_finite", f"the CLIP similarity to the photo rises by {rise}; try another dtype")
     if opacity < config.min_opacity:
         message = (
             f"mean opacity inside the mask is {opacity:.3f}, at least {config.min_opacity} (reconstruct.min_opacity)"

@@ -6,6 +6,7 @@ frames follows from these two azimuths; nothing is fitted (no ICP), so a wrong a
 should. A wrong elevation does not tilt an upright object; it costs where the object was made to fit the photo.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from anything3d.clip import Clip, load_clip
 from anything3d.cloud import Cloud
 from anything3d.errors import ConfigError, NumericsError
 from anything3d.field import Field
+from anything3d.finite import check_network
 from anything3d.image import over
 from anything3d.likeness import WHITE, similarity, turntable
 from anything3d.mesh import Mesh
@@ -28,6 +30,7 @@ from anything3d.weights import Place
 
 FSCORE_TAU = 0.05  # of the longest side; the `5pct` in the score's name
 SOLID = 0.5  # alpha above which a pixel belongs to a silhouette
+CLIP_NOT_FINITE = "clip_not_finite"  # the reason where a similarity is NaN or Inf
 NO_TRUTH = "no ground truth: compared with the photo only"
 NORMALIZATION = (
     "the prediction is turned about the vertical into the true canonical frame, by the two cameras' azimuths (no ICP); "
@@ -95,21 +98,24 @@ class Scorer:
     def __call__(self, made: Reconstruction, target: Target | None, generator: torch.Generator) -> Scored:
         """All scores of one object; `generator` draws the surface samples.
 
-        Raises: NumericsError if the mesh or the cloud has no extent, or the field is not finite.
+        Raises: NumericsError if the mesh or the cloud has no extent, or the field or a score is not finite;
+        WeightsError as `check_network`.
         """
         size = self.config.size_px
         reference = self._render(made, made.reference)
-        if not bool(reference.color.isfinite().all()):
-            raise NumericsError("field_not_finite", "the field has a NaN or Inf at the reference camera")
         white_crop = over(made.crop[None].float().cpu(), WHITE)
         psnr, iou = compare(reference, resize(white_crop, size), resize(made.crop[None, 3:].float().cpu(), size)[:, 0])
         config = self.config
         around = turntable(made.reference, config.views, config.turntable_elevation_deg)
         views = composite(self._render(made, around), WHITE)
+        clip_similarity = float(similarity(self.clip, views, made.crop[None]))
+        if not math.isfinite(clip_similarity):
+            check_network([True], self.clip.is_sound, config.clip_weights, self.clip.dtype)
+            raise NumericsError(CLIP_NOT_FINITE, f"the CLIP similarity is {clip_similarity}; try another dtype")
         return Scored(
             reference_psnr_db=float(psnr),
             reference_mask_iou=float(iou),
-            clip_similarity=float(similarity(self.clip, views, made.crop[None])),
+            clip_similarity=clip_similarity,
             truth=None if target is None else against_truth(made, target, self.config, generator),
             normalization=NO_TRUTH if target is None else NORMALIZATION,
             reference=straight_rgba(reference)[0],
@@ -124,7 +130,7 @@ class Scorer:
 def against_truth(made: Reconstruction, target: Target, config: ScoreConfig, generator: torch.Generator) -> TruthScores:
     """How far one object is from its ground truth; `generator` draws the surface samples.
 
-    Raises: NumericsError if the mesh or the cloud has no extent.
+    Raises: NumericsError if the mesh or the cloud has no extent, or the field is not finite.
     """
     n = config.points
     turn = frame_turn(made.reference, target)
@@ -147,8 +153,13 @@ def against_truth(made: Reconstruction, target: Target, config: ScoreConfig, gen
 
 
 def render_on_cpu(field: Field, camera: Camera, size: int, samples: int) -> Rendering:
-    """On the field's device, brought to the CPU."""
+    """On the field's device, brought to the CPU.
+
+    Raises: NumericsError("field_not_finite"): as numbers of 8 bits, and in silhouettes, a NaN would not be seen.
+    """
     seen = render(field, camera.to(field.density_grid.device), size, RenderConfig(samples=samples))
+    if not bool(seen.color.isfinite().all() and seen.alpha.isfinite().all()):
+        raise NumericsError("field_not_finite", "the field has a NaN or Inf, seen from a camera of the scores")
     return Rendering(seen.color.cpu(), seen.alpha.cpu(), seen.depth.cpu(), seen.weights.cpu())
 
 

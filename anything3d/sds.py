@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Literal, assert_never
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from anything3d import seed
 from anything3d.adapter import Adapter
 from anything3d.diffusion import Denoiser
 from anything3d.errors import ConfigError
+from anything3d.finite import MAX_DROPPED
 
 Weighting = Literal["sds", "uniform", "fantasia3d"]
 
@@ -30,8 +31,11 @@ class SdsConfig:
     t_max_end: float = 0.25  # of T, at the end; linear between
     weighting: Weighting = "sds"
     hint_scale: float = 1.0  # of the ControlNet's residuals
+    max_dropped: float = MAX_DROPPED  # share of an object's predictions that may be not finite; more rejects it
 
     def __post_init__(self) -> None:
+        if not 0 <= self.max_dropped < 1:
+            raise ConfigError("config_value", f"sds.max_dropped is {self.max_dropped}; must be a share below 1")
         if not 0 <= self.t_min <= min(self.t_max, self.t_max_end) or max(self.t_max, self.t_max_end) > 1:
             raise ConfigError(
                 "config_value",
@@ -80,11 +84,28 @@ def sds_gradient(
 ) -> Float[Tensor, "B C h w"]:
     """Gradient of the score-distillation loss with respect to the clean latents, float32.
 
-    w(t) (eps_guided - eps); the network's Jacobian is left out. `texts` is (prompt, no prompt). Where the prediction is
-    not finite the gradient is 0, so that one bad step does not end an object; no other row is touched.
+    w(t) (eps_guided - eps); the network's Jacobian is left out. `texts` is (prompt, no prompt). A prediction that is
+    not finite is dropped: its row is 0, so that one bad step does not end an object; no other row is touched.
     """
+    return counted_gradient(latents, denoiser, texts, hint, t, noise, config, adapter)[0]
+
+
+@torch.no_grad()
+def counted_gradient(
+    latents: Float[Tensor, "B C h w"],
+    denoiser: Denoiser,
+    texts: tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"]],
+    hint: Float[Tensor, "B 3 H W"] | None,
+    t: Int[Tensor, "B"],
+    noise: Float[Tensor, "B C h w"],
+    config: SdsConfig,
+    adapter: Adapter | None = None,
+) -> tuple[Float[Tensor, "B C h w"], Bool[Tensor, "B"]]:
+    """`sds_gradient`, and which predictions were dropped; nothing waits for the device."""
     predicted = denoiser.guided_noise(
         denoiser.add_noise(latents, noise, t), t, texts, hint, config.cfg_scale, config.hint_scale, adapter
     )
     w = weight(config.weighting, denoiser.alphas_cumprod[t]).view(-1, 1, 1, 1)
-    return torch.nan_to_num(w * (predicted - noise), nan=0.0, posinf=0.0, neginf=0.0)
+    gradient = w * (predicted - noise)
+    dropped = ~gradient.isfinite().flatten(1).all(1)
+    return torch.where(dropped.view(-1, 1, 1, 1), 0.0, gradient), dropped

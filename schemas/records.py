@@ -109,6 +109,9 @@ class FieldRecord:
     ]
     opacity: Annotated[float, pa.float64(), "0 to 1, mean inside the mask at the reference view, of what was distilled"]
     fog: Annotated[float, pa.float64(), "0 to 1, mean outside it, likewise"]
+    dropped: Annotated[
+        float, pa.float64(), "0 to 1, share of the denoiser's predictions that were NaN or Inf and left out"
+    ] = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anything3d import seed
+from anything3d.finite import infinite_as_nan
 from anything3d.pointe.networks import PointDenoiser
 from anything3d.pointe.schedule import Schedule, alphas_cumprod, discrete_time
 
@@ -108,7 +109,7 @@ class _Denoise:
                 clean = prediction
             case unknown:
                 assert_never(unknown)
-        clean = clean.clamp(-1, 1)
+        clean = infinite_as_nan(clean).clamp(-1, 1)
         if not self.guided:
             return clean
         conditional, unconditional = clean.chunk(2)

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from anything3d.errors import ConfigError, WeightsError
+from anything3d.finite import infinite_as_nan
 from anything3d.pointe.config import ClipSizes, NetworkConfig, SdfConfig, parse_clip, parse_network
 from anything3d.pointe.loading import described
 from anything3d.pointe.schedule import Schedule
@@ -65,6 +66,7 @@ def load_denoiser(name: str, place: Place) -> OfficialDenoiser:
     except TypeError as error:  # entries that they do not know
         raise WeightsError("weights_mismatch", f"{name} is no network of the point-e package: {error}") from error
     fill(network, read_tensors(path), path)
+    network.register_forward_hook(lambda module, inputs, output: infinite_as_nan(output))  # the sampler clamps
     return OfficialDenoiser(network.to(place.device, torch.float32).eval().requires_grad_(False), config, clip)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from anything3d.caption import CaptionConfig, load_captioner
+from anything3d.errors import Anything3DError
 from anything3d.image import crops_from_png
 from anything3d.seed import generators
 from anything3d.weights import Place
@@ -31,6 +32,8 @@ class CaptionStage:
         crops = crops_from_png([row.crop_png for row in objects])
         captions = self._captioner(crops, generators(self._seed, self.name, [row.object_id for row in objects]))
         return [
-            [CaptionRecord(row.object_id, caption.text, caption.log_probability, caption.keyword)]
+            caption
+            if isinstance(caption, Anything3DError)
+            else [CaptionRecord(row.object_id, caption.text, caption.log_probability, caption.keyword)]
             for row, caption in zip(objects, captions, strict=True)
         ]

@@ -1,10 +1,11 @@
 """reconstruct: a radiance Field distilled from the denoiser, held to the cloud and the crop. SDS, Poole et al. 2022."""
 
+import logging
 from collections.abc import Sequence
 
 from anything3d.cloud import from_plies
 from anything3d.diffusion import concepts_from_bytes
-from anything3d.errors import NumericsError
+from anything3d.errors import InputError, NumericsError
 from anything3d.image import crops_from_png
 from anything3d.reconstruct import Evidence, ReconstructConfig, Reconstructed, load_reconstructor
 from anything3d.seed import generators
@@ -15,12 +16,15 @@ from pipeline.stages.lift import reference_cameras
 from pipeline.unit import Unit
 from schemas.records import CloudRecord, ConceptRecord, FieldRecord, ObjectRecord
 
+SEEDLESS = ("denoiser_not_finite", "clip_not_finite")  # reasons that another seed does not change
+
+log = logging.getLogger(__name__)
 Item = tuple[ObjectRecord, ConceptRecord, CloudRecord]
 
 
 class ReconstructStage:
     name = "reconstruct"
-    version = 3
+    version = 4
     reads = ("segment", "invert", "lift")
     record = FieldRecord
 
@@ -34,7 +38,11 @@ class ReconstructStage:
 
     def __call__(self, items: Sequence[Item], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
         first = self._reconstruct(items, self.name, checkpoint)
-        collapsed = [place for place, found in enumerate(first) if isinstance(found, NumericsError)]
+        collapsed = [
+            place
+            for place, found in enumerate(first)
+            if isinstance(found, NumericsError) and found.reason not in SEEDLESS
+        ]
         tried_again = [items[place] for place in collapsed]
         second = self._reconstruct(tried_again, f"{self.name}/again", NoCheckpoint()) if collapsed else []
         again = dict(zip(collapsed, second, strict=True))
@@ -55,17 +63,29 @@ class ReconstructStage:
             camera=reference_cameras(clouds),
         )
         randomness = generators(self._seed, name, [row.object_id for row in objects])
-        for state in self._reconstructor.run(evidence, randomness, checkpoint.load()):
+        for state in self._reconstructor.run(evidence, randomness, self._saved(checkpoint, len(objects))):
             checkpoint.save(state.to_bytes())
         return self._reconstructor.finish(evidence, state)
+
+    def _saved(self, checkpoint: Checkpoint, n_objects: int) -> bytes | None:
+        """What was saved, if a run can go on from it."""
+        saved = checkpoint.load()
+        try:
+            if saved is not None:
+                self._reconstructor.fit(saved, n_objects)
+        except InputError as error:
+            log.warning("%s: starting again, the checkpoint is no use: %s", self.name, error)
+            return None
+        return saved
 
     def _outcome(
         self, object_id: str, first: Reconstructed | NumericsError, second: Reconstructed | NumericsError | None
     ) -> Outcome:
-        """The better attempt's record, or why both collapsed. `second` is None if the first did not."""
+        """The better attempt's record, or why there is none. `second` is None if there was one attempt."""
         found, attempts = (first, 1) if second is None else (second, 2)
         if isinstance(found, NumericsError):
-            return NumericsError(found.reason, f"twice, with two seeds; {found.message}")
+            twice = "twice, with two seeds; " if second else ""
+            return NumericsError(found.reason, f"{twice}{found.message}")
         losses = found.losses
         record = FieldRecord(
             object_id,
@@ -79,5 +99,6 @@ class ReconstructStage:
             losses["reference_mask"],
             found.opacity,
             found.fog,
+            found.dropped,
         )
         return [record]

@@ -1,16 +1,18 @@
 """score: every object against its own photo, and against the ground truth that lies beside a mini-world shard."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
 from anything3d import mask, truth
 from anything3d.cloud import from_ply
-from anything3d.errors import Anything3DError, InputError
+from anything3d.errors import Anything3DError, ConfigError, InputError, NumericsError
 from anything3d.field import Field
+from anything3d.finite import check_network
 from anything3d.image import crops_from_png, encode_png, encode_webp
 from anything3d.mesh import from_glb
-from anything3d.score import Reconstruction, ScoreConfig, Scored, load_scorer
+from anything3d.score import CLIP_NOT_FINITE, Reconstruction, ScoreConfig, Scored, load_scorer
 from anything3d.seed import generators
 from anything3d.weights import Place
 from pipeline import source
@@ -43,14 +45,17 @@ class ScoreStage:
         outcomes: list[Outcome] = []
         for item in items:
             try:
-                outcomes.append([self._score(item, known.path if known.digest else None)])
-            except Anything3DError as error:
+                outcomes.append([self._score(item, known.path if known.digest else None, known.digest)])
+            except (InputError, NumericsError) as error:
                 outcomes.append(error)
+        clip, weights = self._scorer.clip, self._scorer.config.clip_weights
+        unlike = [isinstance(outcome, Anything3DError) and outcome.reason == CLIP_NOT_FINITE for outcome in outcomes]
+        check_network(unlike, clip.is_sound, weights, clip.dtype)
         return outcomes
 
-    def _score(self, item: Item, truth_path: str | None) -> ScoreRecord:
+    def _score(self, item: Item, truth_path: str | None, digest: str) -> ScoreRecord:
         row = item[0]
-        found = find_truth(row, _read_truth(truth_path)) if truth_path else None
+        found = find_truth(row, read_truth(truth_path, digest)) if truth_path else None
         target = read_target(found, truth_path) if found and truth_path else None
         scored = self._scorer(reconstruction(item), target, generators(self._seed, self.name, [row.object_id])[0])
         return _record(row.object_id, scored, found)
@@ -66,8 +71,22 @@ class Found:
 
 
 @lru_cache(maxsize=4)
-def _read_truth(path: str) -> truth.Truth:
-    return truth.read(source.read(path))
+def read_truth(path: str, digest: str) -> truth.Truth:
+    """What a truth.json says; `digest` is what it was found to be when the run began.
+
+    Raises: ConfigError if it is broken.
+    """
+    with _named(path):
+        return truth.read(source.read(path))
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Let errors say which truth.json is wrong."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(error.reason, f"{path}: {error.message}") from error
 
 
 def reconstruction(item: Item) -> Reconstruction:
@@ -97,14 +116,15 @@ def find_truth(row: ObjectRecord, known: truth.Truth) -> Found | None:
 def read_target(found: Found, truth_path: str) -> truth.Target:
     """The true object's surface and views, which lie beside truth.json.
 
-    Raises: InputError("bad_truth") if one is missing or broken.
+    Raises: ConfigError("bad_truth") if one is missing, broken, or not what truth.json names.
     """
     folder, item = truth_path.rsplit("/", 1)[0], found.item
     try:
         surface, views = source.read(f"{folder}/{item.surface}"), source.read(f"{folder}/{item.views}")
     except FileNotFoundError as error:
-        raise InputError("bad_truth", f"{truth_path} names {item.surface} and {item.views}; one is missing") from error
-    return truth.target(found.plan, item, surface, views)
+        raise ConfigError("bad_truth", f"{truth_path} names {item.surface} and {item.views}; one is missing") from error
+    with _named(truth_path):
+        return truth.target(found.plan, item, surface, views)
 
 
 def _record(object_id: str, scored: Scored, found: Found | None) -> ScoreRecord:

@@ -165,6 +165,34 @@ def test_a_caption_of_unknown_probability_is_an_error():
         captioned("a mug", math.nan)
 
 
+class Broken(torch.nn.Module):
+    """An eye that sees NaN in these rows."""
+
+    def __init__(self, vision: torch.nn.Module, rows: slice) -> None:
+        super().__init__()
+        self.vision, self.rows = vision, rows
+
+    def forward(self, **inputs):
+        seen = self.vision(**inputs)
+        seen.last_hidden_state[self.rows] = torch.nan
+        return seen
+
+
+@pytest.mark.parametrize("decoding", ["beam", "nucleus"])
+def test_nan_rejects_its_object_and_of_all_objects_ends_the_run(request: pytest.FixtureRequest, crops, decoding: str):
+    captioner: Captioner = request.getfixturevalue(decoding)
+    names = ["a", "b", "c", "d"]
+    sound = captioner(crops, generators(0, "caption", names))
+    one = replace(captioner, vision=Broken(captioner.vision, slice(1, 2)))(crops, generators(0, "caption", names))
+    assert isinstance(one[1], NumericsError)
+    assert one[1].reason == "caption_not_finite"
+    assert [one[0], *one[2:]] == [sound[0], *sound[2:]]
+    for count in (1, 4):
+        broken = replace(captioner, vision=Broken(captioner.vision, slice(None)))
+        with pytest.raises(WeightsError, match="in float32 says NaN or Inf of every object"):
+            broken(crops[:count], generators(0, "caption", names[:count]))
+
+
 def test_a_folder_without_its_tokenizer_is_refused(config: CaptionConfig, tmp_path: Path):
     for file in Path(config.weights).iterdir():
         if not file.name.startswith("tokenizer"):

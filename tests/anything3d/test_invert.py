@@ -211,6 +211,44 @@ def test_a_crop_that_is_not_finite_ends_its_own_object_only(inverter):
         torch.testing.assert_close(alone.concept.embeddings, whole.concept.embeddings, rtol=0, atol=1e-4)
 
 
+class Broken(nn.Module):
+    """A UNet that says NaN of these rows, and whatever the real one says of the others."""
+
+    def __init__(self, unet: nn.Module, rows: slice) -> None:
+        super().__init__()
+        self.unet, self.rows = unet, rows
+
+    def forward(self, noisy, t, **conditions):
+        answer = self.unet(noisy, t, **conditions)[0].clone()
+        answer[self.rows] = torch.nan
+        return (answer,)
+
+
+def broken(inverter: Inverter, rows: slice) -> Inverter:
+    denoiser = dataclasses.replace(inverter.denoiser, unet=Broken(inverter.denoiser.unet, rows))
+    return Inverter(denoiser, dataclasses.replace(inverter.config, steps=1))
+
+
+@pytest.mark.parametrize("rows", [[0, 1], [0]], ids=["batch", "alone"])
+def test_a_network_that_says_nan_of_all_objects_ends_the_run(inverter, rows):
+    with pytest.raises(WeightsError, match=r"weights_not_finite: .* in float32 says NaN or Inf of every object"):
+        invert(broken(inverter, slice(None)), rows)
+
+
+def test_a_nan_of_one_object_of_several_is_its_own(inverter):
+    sound, lost = invert(broken(inverter, slice(CONFIG.held_out, None)), [0, 1])
+    assert isinstance(sound, Inverted)
+    assert isinstance(lost, NumericsError)
+    assert lost.reason == "inversion_diverged"
+
+
+def test_an_object_alone_whose_own_crop_is_nan_does_not_end_the_run(inverter):
+    crop = crops()[:1]
+    crop[0, 0, 5, 5] = float("nan")
+    (found,) = inverter(crop, CAPTIONS[:1], seed.generators(0, "invert", IDS[:1]))
+    assert isinstance(found, NumericsError)
+
+
 def test_a_diverging_rate_ends_the_object(inverter):
     (found,) = invert(with_config(inverter, lr=float("inf"), steps=2), [0])
     assert isinstance(found, NumericsError)

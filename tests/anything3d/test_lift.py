@@ -107,17 +107,60 @@ def test_a_crop_without_mask_fails_alone(lifter):
     assert second.reason == "empty_mask"
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("which", ["base", "upsampler", "clip"])
+def test_a_network_that_says_nan_or_inf_of_all_objects_ends_the_run(lifter, which, value, count):
+    base, upsampler = mini.build(1).base, mini.build(1).upsampler
+    for network in (base, upsampler):
+        torch.nn.init.constant_(network.output_proj.bias, value)
+    broken = dataclasses.replace(
+        lifter,
+        base=base.eval() if which == "base" else lifter.base,
+        upsampler=upsampler.eval() if which == "upsampler" else lifter.upsampler,
+    )
+    if which == "clip":
+        vision = BrokenVision(lifter.clip.vision, value)
+        broken = dataclasses.replace(lifter, clip=dataclasses.replace(lifter.clip, vision=vision))
+    name = {"base": "weights", "upsampler": "upsampler_weights", "clip": "clip_weights"}[which]
+    with pytest.raises(WeightsError, match=rf"{getattr(lifter.config, name)} in float32 says NaN or Inf"):
+        broken(random_crops(count), generators(count))
+
+
+class BrokenVision(torch.nn.Module):
+    """CLIP's eye, with this value in all that it says."""
+
+    def __init__(self, vision, value):
+        super().__init__()
+        self.vision, self.value = vision, value
+
+    def forward(self, **inputs):
+        seen = self.vision(**inputs)
+        seen.last_hidden_state = seen.last_hidden_state + self.value
+        seen.pooler_output = seen.pooler_output + self.value
+        return seen
+
+
+def test_a_draft_that_is_not_finite_rejects_its_object_only(lifter):
+    def sample(network, schedule, noise, **settings):
+        clouds = lifter.sample(network, schedule, noise, **settings).clone()
+        if schedule == "base":
+            clouds[0, :, 3] = torch.nan  # the first draft of the first object
+        return clouds
+
+    lost, sound = dataclasses.replace(lifter, sample=sample)(random_crops(2), generators(2))
+    assert isinstance(sound, Lifted)
+    assert isinstance(lost, NumericsError)
+    assert lost.reason == "cloud_not_finite"
+
+
 def test_clouds_without_shape_are_numerics_errors(lifter):
-    network = mini.build(1).base
-    torch.nn.init.constant_(network.shape.grid.bias, torch.nan)
-    upsampler = mini.build(1).upsampler
-    torch.nn.init.constant_(upsampler.output_proj.bias, torch.nan)
-    flat = dataclasses.replace(lifter, base=network.eval(), upsampler=lifter.upsampler)
-    poisoned = dataclasses.replace(lifter, upsampler=upsampler.eval())
-    for broken in (flat, poisoned):
-        for outcome in broken(random_crops(2), generators(2)):
-            assert isinstance(outcome, NumericsError)
-            assert outcome.reason == "degenerate_cloud"
+    def sample(network, schedule, noise, **settings):
+        return torch.zeros_like(noise)
+
+    for outcome in dataclasses.replace(lifter, sample=sample)(random_crops(2), generators(2)):
+        assert isinstance(outcome, NumericsError)
+        assert outcome.reason == "degenerate_cloud"
 
 
 def test_point_e_axes_and_units_become_canonical():

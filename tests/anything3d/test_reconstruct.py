@@ -3,17 +3,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from anything3d import seed
 from anything3d.camera import POINT_E_DISTANCE, POINT_E_FOV_DEG, Camera, orbit, rays
 from anything3d.checkpoint import State
 from anything3d.cloud import Cloud
-from anything3d.errors import ConfigError, InputError, NumericsError
+from anything3d.errors import ConfigError, InputError, NumericsError, WeightsError
 from anything3d.field import Field, FieldConfig
 from anything3d.losses import LossConfig, LossTerms
 from anything3d.mini import diffusion as mini_diffusion
 from anything3d.reconstruct import Evidence, ReconstructConfig, Reconstructed, Reconstructor, load_reconstructor
 from anything3d.render import RenderConfig, composite, render
+from anything3d.sds import SdsConfig
 from anything3d.views import ViewConfig
 from anything3d.weights import Place
 
@@ -200,6 +202,116 @@ def test_a_nan_stays_with_its_object(reconstructor):
     assert isinstance(sound, Reconstructed)
     assert isinstance(broken, NumericsError)
     assert broken.reason == "field_not_finite"
+
+
+class Broken(nn.Module):
+    """A UNet that says NaN of these rows at some calls, and whatever the real one says else."""
+
+    def __init__(self, unet: nn.Module, rows: slice = slice(None), calls: range = range(1000)) -> None:
+        super().__init__()
+        self.unet, self.rows, self.calls, self.called = unet, rows, calls, 0
+
+    def forward(self, noisy, t, **conditions):
+        answer = self.unet(noisy, t, **conditions)[0].clone()
+        if self.called in self.calls:
+            answer[self.rows] = torch.nan
+        self.called += 1
+        return (answer,)
+
+
+def broken(reconstructor: Reconstructor, max_dropped: float = 0.05, **where: object) -> Reconstructor:
+    lenient = with_config(reconstructor, sds=SdsConfig(max_dropped=max_dropped), min_opacity=0.0, max_fog=1.0)
+    denoiser = dataclasses.replace(reconstructor.denoiser, unet=Broken(reconstructor.denoiser.unet, **where))
+    return Reconstructor(lenient.config, denoiser, None)
+
+
+@pytest.mark.parametrize("azimuths", [[30.0], [30.0, 120.0]], ids=["alone", "batch"])
+def test_a_denoiser_that_says_nan_of_all_objects_ends_the_run(reconstructor, azimuths):
+    worker, evidence = broken(reconstructor), evidence_of(reconstructor, azimuths)
+    state = last_state(worker, evidence, IDS[: len(azimuths)])
+    assert state.dropped.tolist() == [CONFIG.steps * CONFIG.views.count] * len(azimuths)
+    with pytest.raises(WeightsError, match=r"weights_not_finite: .* in float32 says NaN or Inf"):
+        worker.finish(evidence, state)
+
+
+@pytest.mark.parametrize("part", ["unet", "controlnet", "vae"])
+def test_whichever_network_is_broken_the_run_ends(weights, part):
+    worker = load_reconstructor(dataclasses.replace(CONFIG, weights=str(weights), max_fall=2.0), Place())
+    denoiser = worker.denoiser
+    with torch.no_grad():
+        if part == "unet":
+            denoiser.unet.conv_out.bias.fill_(torch.inf)
+        elif part == "controlnet":
+            denoiser.controlnet.controlnet_mid_block.bias.fill_(torch.inf)
+    if part == "vae":
+        encode = denoiser.encode
+        denoiser = dataclasses.replace(denoiser, encode=lambda pixels: encode(pixels) * torch.inf)
+    worker = Reconstructor(worker.config, denoiser, None)
+    evidence = evidence_of(worker, [30.0])
+    with pytest.raises(WeightsError, match="weights_not_finite"):
+        worker.finish(evidence, last_state(worker, evidence, IDS[:1]))
+
+
+def test_more_dropped_predictions_than_the_share_reject_their_object_only(reconstructor):
+    """Rows of a call: the views of object 0, then 1, without and with the prompt. One step of four is lost for 1."""
+    rows, evidence = slice(CONFIG.views.count, 2 * CONFIG.views.count), evidence_of(reconstructor, [30.0, 120.0])
+    for limit, calls, share in ((0.05, range(1), 0.25), (0.3, range(1), 0.25), (0.3, range(2), 0.5)):
+        worker = broken(reconstructor, limit, rows=rows, calls=calls)
+        sound, lossy = worker.finish(evidence, last_state(worker, evidence, IDS))
+        assert isinstance(sound, Reconstructed)
+        assert sound.dropped == 0
+        if share > limit:
+            assert isinstance(lossy, NumericsError)
+            assert lossy.reason == "denoiser_not_finite"
+            assert f"{share:.1%}" in lossy.message
+        else:
+            assert isinstance(lossy, Reconstructed)
+            assert lossy.dropped == share
+
+
+def test_an_object_alone_that_makes_a_sound_network_say_nan_does_not_end_the_run(reconstructor):
+    worker, evidence = broken(reconstructor, calls=range(4)), evidence_of(reconstructor, [30.0])
+    (lost,) = worker.finish(evidence, last_state(worker, evidence, IDS[:1]))
+    assert isinstance(lost, NumericsError)
+    assert lost.reason == "denoiser_not_finite"
+
+
+def test_dropped_predictions_are_counted_across_a_restart(reconstructor):
+    evidence = evidence_of(reconstructor, [30.0, 120.0])
+    whole, first, second = (
+        broken(reconstructor, calls=range(1, 3)),
+        broken(reconstructor, calls=range(1, 3)),
+        broken(reconstructor, calls=range(1)),  # after two steps, its calls are counted anew
+    )
+    undisturbed = last_state(whole, evidence, IDS)
+    saved = next(first.run(evidence, seed.generators(0, "reconstruct", IDS)))
+    resumed = last_state(second, evidence, IDS, saved.to_bytes())
+    assert saved.dropped.tolist() == [CONFIG.views.count] * 2
+    assert resumed.to_bytes() == undisturbed.to_bytes()
+    assert resumed.dropped.tolist() == [2 * CONFIG.views.count] * 2
+
+
+def test_a_similarity_that_is_nan_is_no_verdict_for_the_field(weights):
+    worker = load_reconstructor(dataclasses.replace(CONFIG, weights=str(weights), max_fog=1.0), Place())
+    with torch.no_grad():
+        worker.clip.visual_projection.weight.fill_(torch.nan)
+    evidence = evidence_of(worker, [30.0])
+    with pytest.raises(WeightsError, match="clip in float32"):
+        worker.finish(evidence, last_state(worker, evidence, IDS[:1]))
+
+
+def test_a_state_of_an_older_layout_is_no_state(reconstructor):
+    from safetensors.torch import load, save
+
+    evidence = evidence_of(reconstructor, [30.0, 120.0])
+    state = next(iter(reconstructor.run(evidence, seed.generators(0, "reconstruct", IDS))))
+    tensors = load(state.to_bytes())
+    former = {name: value for name, value in tensors.items() if name != "dropped"}
+    fewer = tensors | {"losses": tensors["losses"][:, :4].contiguous()}
+    for older in (former, fewer):
+        with pytest.raises(InputError, match="bad_checkpoint"):
+            reconstructor.fit(save(older), 2)
+    assert reconstructor.fit(state.to_bytes(), 2).step == state.step
 
 
 @pytest.mark.parametrize(("raw", "reason"), [(-20.0, "field_empty"), (20.0, "field_fog")])

@@ -8,7 +8,7 @@ import torch
 
 from anything3d.camera import Camera, orbit, project
 from anything3d.cloud import Cloud
-from anything3d.errors import ConfigError, NumericsError
+from anything3d.errors import ConfigError, NumericsError, WeightsError
 from anything3d.field import Field, FieldConfig
 from anything3d.mesh import Mesh, MeshConfig, extract
 from anything3d.metrics import sample_surface
@@ -208,6 +208,27 @@ def test_a_field_with_a_nan_is_an_error(scorer: Scorer, made: Reconstruction):
         field.color_grid.fill_(float("nan"))
     with pytest.raises(NumericsError, match="field_not_finite"):
         scorer(replace(made, field=field), None, generator())
+
+
+def test_a_nan_that_only_the_turntable_sees_is_an_error(scorer: Scorer, made: Reconstruction):
+    """Numbers of 8 bits have no NaN, silhouettes neither."""
+    field = made.field.row(0)
+    away = made.reference.pose[0, :3, 3] < 0
+    with torch.no_grad():
+        corner = [slice(0, 2) if behind else slice(-2, None) for behind in away.logical_not().tolist()]
+        field.color_grid[..., corner[2], corner[1], corner[0]] = float("nan")
+        field.density_grid[..., corner[2], corner[1], corner[0]] = 3.0
+    with pytest.raises(NumericsError, match="field_not_finite"):
+        scorer(replace(made, field=field), None, generator())
+
+
+def test_a_clip_that_says_nan_ends_the_run(scorer: Scorer, made: Reconstruction):
+    width = scorer.clip.visual_projection.in_features
+    projection = torch.nn.Linear(width, 8, bias=False)
+    torch.nn.init.constant_(projection.weight, torch.nan)
+    broken = replace(scorer, clip=replace(scorer.clip, visual_projection=projection))
+    with pytest.raises(WeightsError, match="weights_not_finite"):
+        broken(made, None, generator())
 
 
 def test_settings_out_of_range_stop_the_run(scorer: Scorer):

@@ -10,7 +10,7 @@ from anything3d import seed
 from anything3d.diffusion import Denoiser, load_denoiser
 from anything3d.errors import ConfigError
 from anything3d.mini import diffusion as mini
-from anything3d.sds import SdsConfig, sample_timesteps, sds_gradient, weight
+from anything3d.sds import SdsConfig, counted_gradient, sample_timesteps, sds_gradient, weight
 from anything3d.weights import Place
 
 CONSTANT = 0.25  # exact in float16
@@ -138,6 +138,27 @@ def test_a_prediction_that_is_not_finite_gives_no_gradient_and_leaves_the_others
     guarded = sds_gradient(latents, denoiser, texts(denoiser), None, T, noise, SdsConfig())
     assert (guarded[1] == 0).all()
     torch.testing.assert_close(guarded[[0, 2]], sound[[0, 2]])
+    counted, dropped = counted_gradient(latents, denoiser, texts(denoiser), None, T, noise, SdsConfig())
+    assert torch.equal(counted, guarded)
+    assert dropped.tolist() == [False, True, False]
+
+
+class OneBadValue(nn.Module):
+    """A network whose answer to the second row has a single Inf."""
+
+    def forward(self, noisy, t, encoder_hidden_states, **_):
+        answer = torch.zeros_like(noisy)
+        answer[1::3, 2, 5, 5] = torch.inf
+        return (answer,)
+
+
+def test_a_prediction_is_dropped_as_a_whole(denoiser):
+    latents, noise = normal(0, 3, 4, 16, 16), normal(1, 3, 4, 16, 16)
+    network = dataclasses.replace(denoiser, unet=OneBadValue())
+    gradient, dropped = counted_gradient(latents, network, texts(denoiser), None, T, noise, SdsConfig())
+    assert (gradient[1] == 0).all()
+    assert (gradient[[0, 2]] != 0).all()
+    assert dropped.tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize(("progress", "highest"), [(0.0, 599), (0.5, 425), (1.0, 250)])
@@ -163,7 +184,9 @@ def test_weights_at_the_ends_of_the_schedule():
     assert weight("fantasia3d", alpha_bar).tolist() == [0.0, 0.375, 0.0]
 
 
-@pytest.mark.parametrize("setting", [{"t_min": 0.3}, {"t_min": -0.1}, {"t_max": 1.1}, {"cfg_scale": -1.0}])
+@pytest.mark.parametrize(
+    "setting", [{"t_min": 0.3}, {"t_min": -0.1}, {"t_max": 1.1}, {"cfg_scale": -1.0}, {"max_dropped": 1.0}]
+)
 def test_settings_out_of_range_are_refused(setting):
     with pytest.raises(ConfigError, match="config_value"):
         SdsConfig(**setting)

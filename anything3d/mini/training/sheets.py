@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anything3d import mask, seed
 from anything3d.camera import POINT_E_FOV_DEG, orbit
-from anything3d.caption import CaptionConfig, load_captioner
+from anything3d.caption import CaptionConfig, Captioned, load_captioner
 from anything3d.clip import load_clip
 from anything3d.cloud import Cloud
 from anything3d.depth import splat
@@ -119,7 +119,8 @@ def _blip(work: Path) -> Image.Image:
     pictures = crops(held_out, rows, torch.Generator().manual_seed(0))
     opaque = torch.cat([pictures, torch.ones_like(pictures[:, :1])], dim=1)
     said = captioner(opaque, seed.generators(0, "sheet", [str(row) for row in range(24)]))
-    cells = [(picture, row.text) for picture, row in zip(pictures, said, strict=True)]
+    words = [row.text if isinstance(row, Captioned) else str(row) for row in said]
+    cells = list(zip(pictures, words, strict=True))
     return table([cells[:8], cells[8:16], cells[16:]])
 
 
