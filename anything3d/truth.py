@@ -1,12 +1,16 @@
 """Ground truth beside a shard: read, checked, and matched with masks. docs/mini-world.md has the format.
 
-`truth.json` (format `anything3d-truth-1`) lists the objects of every image, each with its surface (points as PLY, or a
-mesh as GLB) and views of it alone. Azimuth and elevation say where the photo's camera stands in the object's own
-canonical frame (camera.py).
+`truth.json` (format `anything3d-truth-2`) lists the objects of every image, each with its surface (points as PLY, or a
+mesh as GLB) and views of it alone, and the sha256 of both files: the bytes of truth.json stand for all of the truth.
+Azimuth and elevation say where the photo's camera stands in the object's own canonical frame (camera.py).
 """
 
+import hashlib
 import json
 import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal, TypeVar
@@ -18,12 +22,14 @@ from torch import Tensor
 from anything3d import mask as masks
 from anything3d.camera import Camera, orbit
 from anything3d.cloud import from_ply
-from anything3d.errors import InputError, NumericsError
+from anything3d.errors import ConfigError, InputError, NumericsError
 from anything3d.image import decode_png
 from anything3d.mesh import from_glb
 from anything3d.metrics import sample_surface
 
-FORMAT = "anything3d-truth-1"
+FORMAT = "anything3d-truth-2"
+FORMER = "anything3d-truth-1"  # without the sha256 of its files
+SHA256 = re.compile(r"[0-9a-f]{64}")
 MATCH_IOU = 0.5  # of a mask with the true one, from which on it is that object's; COCO's lowest threshold
 RIGID = 1e-3  # how far a pose's rotation may be from orthonormal, per entry
 MOST_VIEWS = 64  # of one object
@@ -69,6 +75,8 @@ class TrueObject:
     surface: str  # canonical frame
     surface_kind: Literal["points", "mesh"]  # PLY or GLB
     views: str
+    surface_sha256: str
+    views_sha256: str
     view_cameras: Camera | None  # of the views, canonical frame; None: those of the view plan
     symmetry_deg: float  # smallest turn about y that leaves the shape as it is; 0: any turn, 360: none
     held_out: bool  # not among what the mini networks were trained on
@@ -107,14 +115,17 @@ class Target:
 def read(data: bytes) -> Truth:
     """The contents of truth.json.
 
-    Raises: InputError("bad_truth") that names the place and the value, if anything is missing or out of range.
+    Raises: ConfigError("bad_truth") that names the place and the value, if anything is missing or out of range.
     """
     try:
         root = json.loads(data)
     except ValueError as error:
-        raise InputError("bad_truth", f"truth.json is not JSON: {error}") from error
+        raise ConfigError("bad_truth", f"truth.json is not JSON: {error}") from error
     if (found := take(root, "format", str, "truth")) != FORMAT:
-        raise InputError("bad_truth", f"format is {found!r}, this library reads {FORMAT!r}")
+        old = (
+            "; it lacks the sha256 of its files: write the truth again (`anything3d world`)" if found == FORMER else ""
+        )
+        raise ConfigError("bad_truth", f"format is {found!r}, this library reads {FORMAT!r}{old}")
     images = take(root, "images", dict, "truth")
     return Truth(
         shard=take(root, "shard", str, "truth"),
@@ -126,13 +137,14 @@ def read(data: bytes) -> Truth:
 def mask_ious(image: TrueImage, mask: Bool[Tensor, "H W"]) -> Float[Tensor, "N"]:
     """IoU of `mask` with the true mask of every object of `image`, in their order.
 
-    Raises: InputError if the mask's size is not the image's, or a true mask is damaged.
+    Raises: ConfigError if the mask's size is not the image's, or a true mask is damaged.
     """
     if mask.shape != (image.height, image.width):
-        raise InputError("bad_truth", f"mask of {tuple(mask.shape)} px for a photo of {image.height} x {image.width}")
+        raise ConfigError("bad_truth", f"mask of {tuple(mask.shape)} px for a photo of {image.height} x {image.width}")
     ious = []
     for item in image.objects:
-        true = masks.decode(item.mask, image.height, image.width).to(mask.device)
+        with _blamed(item.caption or "an object"):
+            true = masks.decode(item.mask, image.height, image.width).to(mask.device)
         ious.append(float((true & mask).sum()) / max(1, int((true | mask).sum())))
     return torch.tensor(ious)
 
@@ -148,15 +160,24 @@ def match(image: TrueImage, mask: Bool[Tensor, "H W"]) -> int | None:
 def target(plan: ViewPlan, item: TrueObject, surface: bytes, views_png: bytes) -> Target:
     """The object's surface points and novel views, from the contents of its two files.
 
-    Raises: InputError if either file is broken or not of the size that `plan` and the object's cameras say.
+    Raises: ConfigError if either file is broken, has another sha256, or is not of the size that `plan` and the object's
+    cameras say.
     """
+    files = ((item.surface, surface, item.surface_sha256), (item.views, views_png, item.views_sha256))
+    for path, data, sha256 in files:
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ConfigError(
+                "bad_truth", f"{path} is not the file that truth.json names by its sha256; write the truth again"
+            )
     cameras = plan.cameras(item.azimuth_deg) if item.view_cameras is None else item.view_cameras
-    strip = decode_png(views_png)
+    with _blamed(item.views):
+        strip = decode_png(views_png)
     n, size = len(cameras), plan.size_px
     if strip.shape != (size, n * size, 4):
-        raise InputError("bad_truth", f"{item.views} is {tuple(strip.shape)}, expected {(size, n * size, 4)}")
+        raise ConfigError("bad_truth", f"{item.views} is {tuple(strip.shape)}, expected {(size, n * size, 4)}")
     views = strip.reshape(size, n, size, 4).permute(1, 3, 0, 2).float() / 255
-    points = _surface_points(item, surface)
+    with _blamed(item.surface):
+        points = _surface_points(item, surface)
     return Target(points, views, cameras, item.azimuth_deg, item.elevation_deg, item.symmetry_deg)
 
 
@@ -168,13 +189,22 @@ def _surface_points(item: TrueObject, surface: bytes) -> Float[Tensor, "N 3"]:
     try:
         return sample_surface(mesh.vertices, mesh.faces, MESH_POINTS, torch.Generator().manual_seed(0))
     except NumericsError as error:
-        raise InputError("bad_truth", f"{item.surface} has no surface: {len(mesh.faces)} triangles") from error
+        raise ConfigError("bad_truth", f"{item.surface} has no surface: {len(mesh.faces)} triangles") from error
+
+
+@contextmanager
+def _blamed(what: str) -> Iterator[None]:
+    """What is wrong with a file of the truth is no fault of an item."""
+    try:
+        yield
+    except InputError as error:
+        raise ConfigError("bad_truth", f"{what}: {error}") from error
 
 
 def take(record: object, name: str, kind: type[T], where: str) -> T:
     """`record[name]`, checked to be of `kind`."""
     if not isinstance(record, dict) or name not in record:
-        raise InputError("bad_truth", f"{where} has no {name!r}")
+        raise ConfigError("bad_truth", f"{where} has no {name!r}")
     return checked(record[name], kind, f"{where}.{name}")
 
 
@@ -183,30 +213,30 @@ def checked(value: object, kind: type[T], where: str) -> T:
     if kind is float and type(value) is int:
         value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise InputError("bad_truth", f"{where} is {str(value)[:80]!r}, expected {kind.__name__}")
+        raise ConfigError("bad_truth", f"{where} is {str(value)[:80]!r}, expected {kind.__name__}")
     if isinstance(value, float) and not math.isfinite(value):
-        raise InputError("bad_truth", f"{where} is {value}, expected a finite number")
+        raise ConfigError("bad_truth", f"{where} is {value}, expected a finite number")
     return value
 
 
 def _number(record: object, name: str, low: float, high: float, where: str) -> float:
     value = take(record, name, float, where)
     if not low <= value <= high:
-        raise InputError("bad_truth", f"{where}.{name} is {value}, allowed are {low} to {high}")
+        raise ConfigError("bad_truth", f"{where}.{name} is {value}, allowed are {low} to {high}")
     return value
 
 
 def _whole(record: object, name: str, low: int, high: int, where: str) -> int:
     value = take(record, name, int, where)
     if not low <= value <= high:
-        raise InputError("bad_truth", f"{where}.{name} is {value}, allowed are {low} to {high}")
+        raise ConfigError("bad_truth", f"{where}.{name} is {value}, allowed are {low} to {high}")
     return value
 
 
 def _numbers(values: object, count: int, where: str) -> tuple[float, ...]:
     row = checked(values, list, where)
     if len(row) != count:
-        raise InputError("bad_truth", f"{where} has {len(row)} values, expected {count}")
+        raise ConfigError("bad_truth", f"{where} has {len(row)} values, expected {count}")
     return tuple(checked(value, float, f"{where}[{index}]") for index, value in enumerate(row))
 
 
@@ -234,7 +264,7 @@ def _true_object(item: object, where: str) -> TrueObject:
     record = checked(item, dict, where)
     surface_kind: Literal["points", "mesh"] = "mesh" if "mesh" in record else "points"
     if surface_kind == "mesh" and "points" in record:
-        raise InputError("bad_truth", f"{where} has both 'points' and 'mesh'; give one")
+        raise ConfigError("bad_truth", f"{where} has both 'points' and 'mesh'; give one")
     return TrueObject(
         annotation=_whole(record, "annotation", 0, 2**31, where),
         shape=take(record, "shape", str, where),
@@ -249,6 +279,8 @@ def _true_object(item: object, where: str) -> TrueObject:
         surface=_path(record, surface_kind, where),
         surface_kind=surface_kind,
         views=_path(record, "views", where),
+        surface_sha256=_sha256(record, surface_kind, where),
+        views_sha256=_sha256(record, "views", where),
         view_cameras=_view_cameras(record, where),
         symmetry_deg=_symmetry_deg(record, where),
         held_out=take(record, "held_out", bool, where),
@@ -260,7 +292,7 @@ def _symmetry_deg(record: dict[str, object], where: str) -> float:
         return NO_SYMMETRY_DEG
     turn = _number(record, "symmetry_deg", 0.0, 360.0, where)
     if turn and abs(360 / turn - round(360 / turn)) > 1e-3:
-        raise InputError("bad_truth", f"{where}.symmetry_deg is {turn}, allowed are 0 and 360 over a whole number")
+        raise ConfigError("bad_truth", f"{where}.symmetry_deg is {turn}, allowed are 0 and 360 over a whole number")
     return turn
 
 
@@ -270,7 +302,7 @@ def _view_cameras(record: dict[str, object], where: str) -> Camera | None:
     where = f"{where}.view_cameras"
     rows = checked(record["view_cameras"], list, where)
     if not 1 <= len(rows) <= MOST_VIEWS:
-        raise InputError("bad_truth", f"{where} has {len(rows)} cameras, allowed are 1 to {MOST_VIEWS}")
+        raise ConfigError("bad_truth", f"{where} has {len(rows)} cameras, allowed are 1 to {MOST_VIEWS}")
     cameras = [_camera(checked(row, dict, f"{where}[{index}]"), f"{where}[{index}]") for index, row in enumerate(rows)]
     return Camera(torch.cat([one.pose for one in cameras]), torch.cat([one.intrinsics for one in cameras]))
 
@@ -278,18 +310,25 @@ def _view_cameras(record: dict[str, object], where: str) -> Camera | None:
 def _camera(record: dict[str, object], where: str) -> Camera:
     rows = take(record, "pose", list, where)
     if len(rows) != 4:
-        raise InputError("bad_truth", f"{where}.pose has {len(rows)} rows, expected 4")
+        raise ConfigError("bad_truth", f"{where}.pose has {len(rows)} rows, expected 4")
     pose = torch.tensor([_numbers(row, 4, f"{where}.pose") for row in rows])
     rotation = pose[:3, :3]
     rigid = torch.allclose(rotation @ rotation.T, torch.eye(3), atol=RIGID) and float(torch.linalg.det(rotation)) > 0
     if not rigid or pose[3].tolist() != [0, 0, 0, 1]:
-        raise InputError("bad_truth", f"{where}.pose is not a rotation and a translation: {pose.tolist()}")
+        raise ConfigError("bad_truth", f"{where}.pose is not a rotation and a translation: {pose.tolist()}")
     return Camera(pose[None], torch.tensor([_numbers(record.get("intrinsics"), 4, f"{where}.intrinsics")]))
+
+
+def _sha256(record: object, name: str, where: str) -> str:
+    found = take(take(record, "sha256", dict, where), name, str, f"{where}.sha256")
+    if not SHA256.fullmatch(found):
+        raise ConfigError("bad_truth", f"{where}.sha256.{name} is {found[:80]!r}, expected 64 hexadecimal digits")
+    return found
 
 
 def _path(record: object, name: str, where: str) -> str:
     path = take(record, name, str, where)
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\\" in path:
-        raise InputError("bad_truth", f"{where}.{name} is {path[:80]!r}, expected a path below truth.json's folder")
+        raise ConfigError("bad_truth", f"{where}.{name} is {path[:80]!r}, expected a path below truth.json's folder")
     return path

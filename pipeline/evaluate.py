@@ -20,6 +20,7 @@ from pipeline import source
 from pipeline.location import explained
 from pipeline.snapshot import joined
 from pipeline.stages.score import Found, ScoreStage, find_truth, read_target, reconstruction
+from pipeline.stages.score import read_truth as read_digested_truth
 from pipeline.store import Commit, Store, parquet_bytes
 from schemas.arrow import to_table
 from schemas.corpus import OBJECT_RECORDS
@@ -55,8 +56,8 @@ def evaluate(corpus: str, truths: Sequence[str], say: Callable[[str], None] = pr
     `truths` are X.truth folders or truth.json files, local or URLs. An object that cannot be compared with its truth,
     as its mesh has no extent, is told to `say` and has no truth numbers.
 
-    Raises: ConfigError if the corpus, its snapshot or a truth is missing or cannot be reached, a photo is in two
-    truths, or the truths fit no object; InputError if a truth is broken.
+    Raises: ConfigError if the corpus, its snapshot or a truth is missing, broken or cannot be reached, a photo is
+    in two truths, or the truths fit no object.
     """
     corpus = source.absolute(corpus)
     body = newest_snapshot(corpus)
@@ -120,7 +121,8 @@ def read_truth(location: str) -> GivenTruth:
     path = source.absolute(path)
     with explained(path):
         try:
-            return GivenTruth(path, source.digest(path), truth.read(source.read(path)))
+            found = source.digest(path)
+            return GivenTruth(path, found, read_digested_truth(path, found))
         except FileNotFoundError as error:
             raise ConfigError("no_truth", f"no {path}; give a folder X.truth or a truth.json") from error
 

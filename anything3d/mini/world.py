@@ -5,6 +5,7 @@ in its scene), views/ (eight pictures of each object alone), depth/ and masks/ (
 the truth if at least 64 of its pixels can be seen. The same arguments give the same bytes on the same kind of machine.
 """
 
+import hashlib
 import io
 import json
 import shutil
@@ -32,6 +33,7 @@ from anything3d.mini.photo import Photo, render_objects, render_scene, sample_po
 from anything3d.mini.scene import Placed, Scene, sample_scene
 from anything3d.mini.shapes import HELD_OUT_PAIRS, SYMMETRY_DEG
 from anything3d.mini.words import caption
+from anything3d.truth import FORMAT
 
 SPLITS = ("training", "held-out")
 BLOCK = 100_000  # image ids that belong to one seed and split
@@ -83,7 +85,7 @@ def write_world(
     shutil.rmtree(partial, ignore_errors=True)
     with _one_thread():
         names, images = _write_scenes(partial, scenes, seed, held_out, size, progress)
-    truth = {"format": "anything3d-truth-1", "shard": out.name, **_plan(), "images": images}
+    truth = {"format": FORMAT, "shard": out.name, **_plan(), "images": images}
     (partial / "truth" / "truth.json").write_text(json.dumps(truth), encoding="ascii")
     _pack(partial / "members", _shuffle(names, seed), partial / "shard.tar")
     _replace(partial, out)
@@ -139,14 +141,15 @@ def _make(scene: Scene, size: tuple[int, int], image_id: int, annotation_id: int
         place = annotated.objects[index]
         stem = f"{name}-{place:04d}"
         record = _object_record(scene, index, photo, annotated.records[place]["segmentation"]["counts"])
-        record |= {"annotation": place, "points": f"points/{stem}.ply", "views": f"views/{stem}.png"}
-        objects.append(record)
         placed = scene.objects[index]
         light = scene.light.turned(placed.yaw_deg)
         points, colors = sample_points(placed.item, light, POINTS, generator)
-        files[f"points/{stem}.ply"] = to_ply(Cloud(points[None], colors[None]))
+        record |= {"annotation": place, "points": f"points/{stem}.ply", "views": f"views/{stem}.png"}
+        files[record["points"]] = to_ply(Cloud(points[None], colors[None]))
         rgba, _ = render_objects([placed.item], [light], _view_cameras(record["azimuth_deg"]), VIEW_PX)
-        files[f"views/{stem}.png"] = encode_png(_to_uint8(torch.cat(list(rgba), dim=-1)))
+        files[record["views"]] = encode_png(_to_uint8(torch.cat(list(rgba), dim=-1)))
+        record["sha256"] = {name: hashlib.sha256(files[record[name]]).hexdigest() for name in ("points", "views")}
+        objects.append(record)
     return Made(members, files, {"width": width, "height": height, "objects": objects}, len(annotated.records))
 
 

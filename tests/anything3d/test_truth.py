@@ -1,5 +1,7 @@
 """truth.json: what is read, what is refused, and which true object a mask shows."""
 
+import dataclasses
+import hashlib
 import json
 
 import pytest
@@ -9,7 +11,7 @@ from anything3d import mask as masks
 from anything3d import truth
 from anything3d.camera import orbit
 from anything3d.cloud import Cloud, to_ply
-from anything3d.errors import InputError
+from anything3d.errors import ConfigError
 from anything3d.image import encode_png
 from anything3d.mesh import Mesh, to_glb
 
@@ -35,13 +37,14 @@ def true_object(annotation: int, mask: torch.Tensor) -> dict:
         "mask_rle": masks.encode(mask),
         "points": f"points/sa_1-{annotation:04d}.ply",
         "views": f"views/sa_1-{annotation:04d}.png",
+        "sha256": {"points": "0" * 64, "views": "0" * 64},
         "held_out": False,
     }
 
 
 def record() -> dict:
     return {
-        "format": "anything3d-truth-1",
+        "format": "anything3d-truth-2",
         "shard": "mini-000000",
         "views": {
             "count": 4,
@@ -61,6 +64,16 @@ def read(root: dict) -> truth.Truth:
     return truth.read(json.dumps(root).encode())
 
 
+def named(item: truth.TrueObject, surface: bytes, views: bytes) -> truth.TrueObject:
+    """The object, as a truth.json has it that names these files."""
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in (("surface", surface), ("views", views))}
+    return dataclasses.replace(item, surface_sha256=digests["surface"], views_sha256=digests["views"])
+
+
+def target(found: truth.Truth, item: truth.TrueObject, surface: bytes, views: bytes) -> truth.Target:
+    return truth.target(found.plan, named(item, surface, views), surface, views)
+
+
 def test_a_sound_file_is_read():
     found = read(record())
     assert found.shard == "mini-000000"
@@ -74,7 +87,8 @@ def test_a_sound_file_is_read():
 @pytest.mark.parametrize(
     ("path", "value", "says"),
     [
-        ("format", "anything3d-truth-2", "truth-1"),
+        ("format", "anything3d-truth-1", "lacks the sha256 of its files: write the truth again"),
+        ("format", "anything3d-truth-3", "truth-2"),
         ("shard", 7, "expected str"),
         ("views.size", 16.5, "expected int"),
         ("views.size", True, "expected int"),
@@ -88,6 +102,9 @@ def test_a_sound_file_is_read():
         ("images.sa_1.objects.0.held_out", 0, "expected bool"),
         ("images.sa_1.objects.1.points", "../../etc/passwd", "below truth.json's folder"),
         ("images.sa_1.objects.1.views", "/views/a.png", "below truth.json's folder"),
+        ("images.sa_1.objects.1.sha256", None, "expected dict"),
+        ("images.sa_1.objects.1.sha256.points", "0" * 63, r"sha256\.points.*64 hexadecimal digits"),
+        ("images.sa_1.objects.1.sha256.views", 0, "expected str"),
         ("images.sa_1.objects.1.mesh", "meshes/a.glb", "both 'points' and 'mesh'"),
         ("images.sa_1.objects", [7], r"objects\[0\].*expected dict"),
         ("images.sa_1.objects.0.symmetry_deg", 361, "allowed are 0.0 to 360"),
@@ -108,7 +125,7 @@ def test_a_wrong_value_is_refused_with_its_place(path: str, value: object, says:
     for name in parents:
         place = place[int(name)] if isinstance(place, list) else place[name]
     place[last] = value
-    with pytest.raises(InputError, match=says) as caught:
+    with pytest.raises(ConfigError, match=says) as caught:
         read(root)
     assert caught.value.reason == "bad_truth"
 
@@ -117,18 +134,18 @@ def test_a_missing_value_and_no_json_at_all_are_refused():
     for name in ("format", "shard", "views", "images"):
         root = record()
         del root[name]
-        with pytest.raises(InputError, match=name):
+        with pytest.raises(ConfigError, match=name):
             read(root)
     root = record()
     del root["images"]["sa_1"]["objects"][0]["mask_rle"]
-    with pytest.raises(InputError, match=r"objects\[0\].*mask_rle"):
+    with pytest.raises(ConfigError, match=r"objects\[0\].*mask_rle"):
         read(root)
     root = record()
     del root["images"]["sa_1"]["objects"][1]["points"]
-    with pytest.raises(InputError, match=r"objects\[1\].*points"):
+    with pytest.raises(ConfigError, match=r"objects\[1\].*points"):
         read(root)
     for data in (b"", b"{", b"[]", b"\xff\xfe"):
-        with pytest.raises(InputError, match="bad_truth"):
+        with pytest.raises(ConfigError, match="bad_truth"):
             truth.read(data)
 
 
@@ -143,10 +160,10 @@ def test_a_mask_shows_the_object_it_overlaps_by_half_or_none():
 
 def test_a_mask_of_another_size_or_a_damaged_true_mask_is_refused():
     root = record()
-    with pytest.raises(InputError, match="bad_truth"):
+    with pytest.raises(ConfigError, match="bad_truth"):
         truth.match(read(root).images["sa_1"], square(0, 0).T)
     root["images"]["sa_1"]["objects"][0]["mask_rle"] = "0"
-    with pytest.raises(InputError):
+    with pytest.raises(ConfigError):
         truth.match(read(root).images["sa_1"], square(0, 0))
 
 
@@ -156,13 +173,32 @@ def test_a_target_holds_the_views_in_order_with_their_cameras():
     cloud = Cloud(torch.rand(1, 50, 3) - 0.5, torch.rand(1, 50, 3))
     strip = torch.zeros(16, 64, 4, dtype=torch.uint8)
     strip[:, 16:32] = 255
-    target = truth.target(found.plan, item, to_ply(cloud), encode_png(strip))
-    torch.testing.assert_close(target.points, cloud.points[0])
-    assert target.views.mean(dim=(1, 2, 3)).tolist() == [0, 1, 0, 0]
+    made = target(found, item, to_ply(cloud), encode_png(strip))
+    torch.testing.assert_close(made.points, cloud.points[0])
+    assert made.views.mean(dim=(1, 2, 3)).tolist() == [0, 1, 0, 0]
     expected = orbit(*(torch.tensor([value]) for value in (120.0, 20.0, 2.0, 39.6)))  # the photo's 30, and 90
-    torch.testing.assert_close(target.cameras.pose[1:2], expected.pose)
-    with pytest.raises(InputError, match="expected"):
-        truth.target(found.plan, item, to_ply(cloud), encode_png(strip[:, :48]))
+    torch.testing.assert_close(made.cameras.pose[1:2], expected.pose)
+    with pytest.raises(ConfigError, match="expected"):
+        target(found, item, to_ply(cloud), encode_png(strip[:, :48]))
+
+
+def test_files_that_are_not_the_ones_named_are_refused_by_name():
+    found = read(record())
+    ply, views = to_ply(Cloud(torch.rand(1, 50, 3), torch.rand(1, 50, 3))), encode_png(torch.zeros(16, 64, 4).byte())
+    item = named(found.images["sa_1"].objects[0], ply, views)
+    other = to_ply(Cloud(torch.rand(1, 50, 3), torch.rand(1, 50, 3)))
+    white = encode_png(torch.full((16, 64, 4), 255).byte())
+    assert truth.target(found.plan, item, ply, views)
+    for surface, strip, says in ((other, views, r"sa_1-0000\.ply"), (ply, white, r"sa_1-0000\.png")):
+        with pytest.raises(ConfigError, match=rf"bad_truth: .*{says} is not the file"):
+            truth.target(found.plan, item, surface, strip)
+
+
+def test_a_named_file_that_is_broken_is_the_truths_fault():
+    found = read(record())
+    item, views = found.images["sa_1"].objects[0], encode_png(torch.zeros(16, 64, 4).byte())
+    with pytest.raises(ConfigError, match=r"bad_truth: points/sa_1-0000\.ply: bad_ply"):
+        target(found, item, b"ply?", views)
 
 
 def test_symmetry_is_optional_and_none_without_it_and_words_may_be_unknown():
@@ -181,6 +217,7 @@ def test_a_mesh_and_cameras_of_its_own_make_a_target_too():
     eyes = orbit(torch.tensor([10.0, 77.0]), *(torch.full((2,), value) for value in (5.0, 1.7, 45.0)))
     item |= {
         "mesh": "meshes/a.glb",
+        "sha256": {"mesh": "0" * 64, "views": "0" * 64},
         "view_cameras": [
             {"pose": eyes.pose[view].tolist(), "intrinsics": eyes.intrinsics[view].tolist()} for view in range(2)
         ],
@@ -192,15 +229,15 @@ def test_a_mesh_and_cameras_of_its_own_make_a_target_too():
     corners = torch.tensor([[0.0, 0, 0.25], [1, 0, 0.25], [0, 0.5, 0.25]])
     glb = to_glb(Mesh(corners, torch.tensor([[0, 1, 2]]), torch.full((3, 3), 0.5)))
     strip = torch.zeros(16, 32, 4, dtype=torch.uint8)
-    target = truth.target(found.plan, item, glb, encode_png(strip))
-    assert target.points.shape == (truth.MESH_POINTS, 3)
-    assert bool(((target.points[:, 0] + 2 * target.points[:, 1]) <= 1 + 1e-5).all())
-    torch.testing.assert_close(target.points.mean(0), torch.tensor([1 / 3, 1 / 6, 0.25]), rtol=0, atol=0.01)
-    assert torch.equal(target.points, truth.target(found.plan, item, glb, encode_png(strip)).points)
-    torch.testing.assert_close(target.cameras.pose, eyes.pose)
-    torch.testing.assert_close(target.cameras.intrinsics, eyes.intrinsics)
-    with pytest.raises(InputError, match=r"expected \(16, 32, 4\)"):
-        truth.target(found.plan, item, glb, encode_png(torch.zeros(16, 64, 4, dtype=torch.uint8)))
+    made = target(found, item, glb, encode_png(strip))
+    assert made.points.shape == (truth.MESH_POINTS, 3)
+    assert bool(((made.points[:, 0] + 2 * made.points[:, 1]) <= 1 + 1e-5).all())
+    torch.testing.assert_close(made.points.mean(0), torch.tensor([1 / 3, 1 / 6, 0.25]), rtol=0, atol=0.01)
+    assert torch.equal(made.points, target(found, item, glb, encode_png(strip)).points)
+    torch.testing.assert_close(made.cameras.pose, eyes.pose)
+    torch.testing.assert_close(made.cameras.intrinsics, eyes.intrinsics)
+    with pytest.raises(ConfigError, match=r"expected \(16, 32, 4\)"):
+        target(found, item, glb, encode_png(torch.zeros(16, 64, 4, dtype=torch.uint8)))
     flat = to_glb(Mesh(corners[[0, 0, 0]], torch.tensor([[0, 1, 2]]), torch.full((3, 3), 0.5)))
-    with pytest.raises(InputError, match=r"a\.glb has no surface"):
-        truth.target(found.plan, item, flat, encode_png(strip))
+    with pytest.raises(ConfigError, match=r"a\.glb has no surface"):
+        target(found, item, flat, encode_png(strip))

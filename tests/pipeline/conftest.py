@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from hashlib import sha256
 
 import pytest
 import torch
@@ -60,6 +61,15 @@ def shrink_views(folder):
     (folder / "truth.json").write_text(json.dumps(body))
     for path in (folder / "views").iterdir():
         Image.open(path).resize((body["views"]["count"] * VIEW_PX, VIEW_PX)).save(path)
+    name_files(folder)
+
+
+def name_files(folder):
+    """Let truth.json name the files as they are."""
+    body = json.loads((folder / "truth.json").read_bytes())
+    for item in (item for image in body["images"].values() for item in image["objects"]):
+        item["sha256"] = {name: sha256((folder / item[name]).read_bytes()).hexdigest() for name in ("points", "views")}
+    (folder / "truth.json").write_text(json.dumps(body))
 
 
 class World:

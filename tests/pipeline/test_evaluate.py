@@ -12,11 +12,11 @@ import torch
 from typer.testing import CliRunner
 
 from anything3d.cloud import Cloud, to_ply
-from anything3d.errors import ConfigError, InputError
+from anything3d.errors import ConfigError
 from anything3d.evaluate import METRICS
 from jobs.cli import app
 from pipeline.evaluate import evaluate
-from tests.pipeline.conftest import WRONG_AZIMUTH_DEG, quiet
+from tests.pipeline.conftest import WRONG_AZIMUTH_DEG, name_files, quiet
 
 TRUTH_NUMBERS = ("lift_chamfer", "azimuth_error_deg", "novel_psnr_db", "novel_mask_iou", "chamfer", "fscore_5pct")
 
@@ -26,6 +26,13 @@ def same_truth(world):
     """The evaluation against the truth that the score stage has read, and its table."""
     found = evaluate(str(world.corpus), [str(world.truth)], quiet)
     return found, table(world)
+
+
+def another(world, folder):
+    """A copy of the truth whose truth.json says the same in other bytes."""
+    copy = shutil.copytree(world.truth, folder / "copy.truth")
+    (copy / "truth.json").write_text(json.dumps(json.loads((copy / "truth.json").read_bytes()), indent=1))
+    return copy
 
 
 def table(world) -> dict[str, dict]:
@@ -95,7 +102,7 @@ def test_seconds_are_the_cells_shared_by_their_objects(world, same_truth):
 
 
 def test_numbers_of_another_truth_file_are_computed_anew_and_the_same(world, same_truth, tmp_path):
-    copy = shutil.copytree(world.truth, tmp_path / "copy.truth")
+    copy = another(world, tmp_path)
     found = evaluate(str(world.corpus), [str(copy / "truth.json")], quiet)
     assert found.truth == (str(copy / "truth.json"),)
     assert found.without_truth == 1
@@ -108,9 +115,9 @@ def test_numbers_of_another_truth_file_are_computed_anew_and_the_same(world, sam
 
 
 def test_only_numbers_that_are_computed_anew_need_the_true_surfaces(world, same_truth, tmp_path):
-    copy = shutil.copytree(world.truth, tmp_path / "copy.truth")
+    copy = another(world, tmp_path)
     shutil.rmtree(copy / "points")
-    with pytest.raises(InputError, match=r"bad_truth.*points/.*is missing"):
+    with pytest.raises(ConfigError, match=r"bad_truth.*points/.*is missing"):
         evaluate(str(world.corpus), [str(copy)], quiet)
     (world.truth / "points").rename(world.truth / "elsewhere")
     again = evaluate(str(world.corpus), [f"{world.truth}/"], quiet)
@@ -146,9 +153,12 @@ def test_a_truth_that_fits_no_object_is_refused_and_nothing_is_written(world, sa
 
 def test_an_object_that_cannot_be_compared_is_told_and_the_others_are_not_lost(world, tmp_path):
     """Its true surface has no extent."""
-    copy = shutil.copytree(world.truth, tmp_path / "copy.truth")
+    copy = another(world, tmp_path)
     point = Cloud(torch.zeros(1, 3, 3), torch.zeros(1, 3, 3))
     (copy / world.items[world.known[0]].surface).write_bytes(to_ply(point))
+    with pytest.raises(ConfigError, match=rf"bad_truth: {copy}/truth\.json: points/.* is not the file"):
+        evaluate(str(world.corpus), [str(copy)], quiet)
+    name_files(copy)
     told: list[str] = []
     found = evaluate(str(world.corpus), [str(copy)], told.append)
     assert any(line.startswith(world.known[0]) and "points_without_extent" in line for line in told)
