@@ -1,12 +1,14 @@
-"""Ray: connecting, checking that the actors fit, and one stream of units through a chain of stage actors.
+"""Ray: checking that the actors fit, and one stream of units through a chain of stage actors.
 
 Traps this file knows (all met): pools have a fixed size, since Ray Data ramps up one by one; a dead actor is restarted
 and its unit retried without end, so it is `cell`'s ledger of attempts that isolates a poison item and gives up on a
-poison cell; no errored block is forgiven, since that would drop rows in silence.
+poison cell; no errored block is forgiven, since that would drop rows in silence; a thread that waits for Ray may wait
+for ever, so the stream has a thread of its own and the driver's looks on.
 """
 
 import logging
 import os
+import queue
 import socket
 import threading
 from collections.abc import Callable, Sequence
@@ -15,45 +17,22 @@ from dataclasses import replace
 from functools import partial
 
 import ray
-from ray.data import ActorPoolStrategy, DataContext
-from ray.exceptions import RayError
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.exceptions import RayError, RayTaskError
 
-from anything3d.errors import Anything3DError, ConfigError, WeightsError
+from anything3d.errors import Anything3DError, ConfigError, MachineError, WeightsError
 from anything3d.weights import digest
 from pipeline import cell
 from pipeline.cell import Recipe
 from pipeline.config import Config, Workers
 from pipeline.progress import Board, Progress
+from pipeline.session import check_alive, connect, last_words
 from pipeline.stages import BY_NAME, load
 from pipeline.store import Store
 from pipeline.unit import Unit
 
-OBJECT_STORE_BYTES = 200 << 20  # of a local Ray; rows are names
-
-
-def connect() -> None:
-    """Join the cluster that RAY_ADDRESS names, else the one running on this machine, else start a local Ray.
-
-    RAY_ADDRESS=local starts one in any case.
-    """
-    if ray.is_initialized():
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    named = os.environ.get("RAY_ADDRESS", "")
-    if named != "local":
-        try:
-            ray.init(address=named or "auto", logging_level=logging.WARNING)
-        except ConnectionError:
-            if named:
-                raise
-        else:
-            return
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        logging_level=logging.WARNING,
-    )
+POLL_S = 1.0  # between two looks at the board
+SILENT_S = 20.0  # after which a board that does not answer is taken for dead
 
 
 def share(config: Config, stages: Sequence[str], say: Callable[[str], None]) -> dict[str, Workers]:
@@ -84,8 +63,8 @@ def stream(
 ) -> list[Unit]:
     """The units after the stages of `recipes`, each a pool of actors, all of them at work at once.
 
-    Raises: what a stage raises for the whole run (ConfigError, WeightsError, PoisonCell, BalanceError); ray's error for
-    anything else.
+    Raises: what a stage raises for the whole run (ConfigError, WeightsError, MachineError, PoisonCell, BalanceError),
+    as soon as it is known, whatever else is still at work; MachineError if Ray fails; ray's error for a bug.
     """
     connect()
     stages = [recipe.stage for recipe in recipes]
@@ -106,18 +85,14 @@ def stream(
             num_cpus=own.num_cpus,
             num_gpus=own.num_gpus or None,
         )
-    stop = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(board, progress, stop), daemon=True)
-    watcher.start()
+    ended: queue.SimpleQueue[list[Unit] | Exception] = queue.SimpleQueue()
+    threading.Thread(target=_consume, args=(data, ended), daemon=True).start()
     try:
-        return [Unit.from_json(row["unit"]) for row in data.iter_rows()]
+        return _watch(board, progress, ended)
+    except RayTaskError:
+        raise  # a bug, with its traceback
     except RayError as error:
-        if reason := ray.get(board.reason.remote()):
-            raise reason from error
-        raise
-    finally:
-        stop.set()
-        watcher.join()
+        raise MachineError("ray", f"Ray failed: {last_words(error)}") from error
 
 
 def weights_digests(stage: str, config: Config) -> dict[str, str]:
@@ -129,7 +104,8 @@ def weights_digests(stage: str, config: Config) -> dict[str, str]:
 class StageActor:
     """One stage in one Ray actor, its networks loaded at the start: side by side with those of the other stages.
 
-    What ends the run goes to the board: what Ray makes of an exception has its text, and no longer its object.
+    What ends the run goes to the board: what Ray makes of an exception has its text, and no longer its object. An actor
+    that has ended the run works on nothing any more: a device that failed once fails all that follows.
     """
 
     def __init__(
@@ -146,16 +122,20 @@ class StageActor:
         self._load = partial(load, recipe.stage, config, device)
         self._store = Store(root)
         self._board = board
+        self._ended: Anything3DError | None = None
         with suppress(Anything3DError):  # the first unit raises it again; Ray prints what a constructor raises, thrice
             self._check_weights()
             self._load()
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
         unit = Unit.from_json(row["unit"])
+        if self._ended:
+            raise self._ended
         try:
             self._check_weights()
             commit, made = cell.run(self._recipe, unit, self._store, self._load)
         except Anything3DError as error:
+            self._ended = error
             ray.get(self._board.stop.remote(error))
             raise
         self._board.add.remote(self._recipe.stage, len(unit.ids), commit.seconds if made else 0.0)
@@ -172,10 +152,30 @@ class StageActor:
             )
 
 
-def _watch(board: "ray.actor.ActorHandle", progress: Progress, stop: threading.Event) -> None:
-    while not stop.wait(2.0):
-        progress.show(ray.get(board.read.remote()))
-    progress.show(ray.get(board.read.remote()))
+def _consume(data: Dataset, ended: "queue.SimpleQueue[list[Unit] | Exception]") -> None:
+    """Pull all units through the stages; they, or what ended them, go to `ended`."""
+    try:
+        ended.put([Unit.from_json(row["unit"]) for row in data.iter_rows()])
+    except Exception as error:  # noqa: BLE001 - it is raised by `_watch`
+        ended.put(error)
+
+
+def _watch(
+    board: "ray.actor.ActorHandle", progress: Progress, ended: "queue.SimpleQueue[list[Unit] | Exception]"
+) -> list[Unit]:
+    """Show how far the stream is until it has ended, or the board says why the run must, or Ray has died."""
+    outcome: list[Unit] | Exception | None = None
+    while outcome is None:
+        with suppress(queue.Empty):
+            outcome = ended.get(timeout=POLL_S)
+        check_alive()
+        done, reason = ray.get(board.read.remote(), timeout=SILENT_S)
+        progress.show(done)
+        if reason:
+            raise reason
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def _quiet_data() -> None:

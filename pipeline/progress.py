@@ -60,11 +60,9 @@ class Board:
     def stop(self, reason: Exception) -> None:
         self._reason = self._reason or reason
 
-    def reason(self) -> Exception | None:
-        return self._reason
-
-    def read(self) -> dict[str, tuple[int, float]]:
-        return self._done
+    def read(self) -> tuple[dict[str, tuple[int, float]], Exception | None]:
+        """Stage -> (items finished, seconds worked), and why the run must end, if it must."""
+        return self._done, self._reason
 
 
 def remaining_seconds(

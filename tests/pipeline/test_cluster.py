@@ -5,7 +5,7 @@ import shutil
 import pytest
 import ray
 
-from anything3d.errors import WeightsError
+from anything3d.errors import MachineError, WeightsError
 from anything3d.mini.world import write_world
 from anything3d.weights import PACKAGED
 from pipeline import cluster
@@ -45,6 +45,13 @@ def test_weights_that_differ_from_the_drivers_are_a_weights_error(unit, tmp_path
     (tmp_path / "blip" / "config.json").write_text("{}")
     with pytest.raises(WeightsError, match=r"weights_differ.*blip"):
         stream(unit, "caption", config, tmp_path / "out", [])
+
+
+def test_a_fault_of_the_machine_that_does_not_pass_ends_the_stream_and_commits_nothing(unit, tmp_path):
+    (tmp_path / "world.tar").unlink()
+    with pytest.raises(MachineError, match=r"world\.tar"):
+        stream(unit, "index", load([]), tmp_path / "out", [])
+    assert not list((tmp_path / "out").rglob("commit.json"))
 
 
 def test_stages_that_want_a_gpu_run_without_one_cost_none_and_say_so(unit, tmp_path):

@@ -1,0 +1,217 @@
+"""This process's Ray: a private one, or the cluster that RAY_ADDRESS names; and its end, whatever hangs.
+
+A private Ray belongs to one process alone. It listens on loopback only, lives in a folder of its own, and ends with the
+process. Its processes, like this process's workers anywhere, import from the package and the environment only: Ray puts
+the folder in which it is joined on the workers' path, so it is joined in an empty one.
+"""
+
+import atexit
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import ray
+from ray._private import ray_constants
+
+from anything3d.errors import ConfigError, MachineError
+
+OBJECT_STORE_BYTES = 200 << 20  # of a private Ray; rows are names
+START_LIMITS_S = (30, 90, 180)  # for Ray's control store to come up, try by try; a busy machine is slow
+LEAVE_S = 5.0  # for an orderly end
+DEATH_S = 3.0  # for a killed process to be gone
+LONGEST_BASE = 36  # bytes of a folder below which Ray's sockets have names of at most 107 bytes, the system's limit
+PACKAGES = ("schemas", "anything3d", "pipeline")  # what workers import
+VITAL = ("raylet", "gcs_server")  # processes without which a private Ray is dead
+
+
+@dataclass(slots=True)
+class Session:
+    """What this process has of Ray beside the connection."""
+
+    folder: Path  # its own; in a private Ray, also of Ray's logs and sockets
+    private: bool
+    vital: dict[str, psutil.Process] = field(default_factory=dict)
+    seen: set[psutil.Process] = field(default_factory=set)  # of a private Ray, whoever started them
+
+    def look(self) -> set[psutil.Process]:
+        """Every process of a private Ray: those that this process started for it, what they started, and orphans."""
+        if self.private:
+            for child in psutil.Process().children():
+                with suppress(psutil.Error):
+                    if str(self.folder) in " ".join(child.cmdline()):
+                        self.seen |= {child, *child.children(recursive=True)}
+        return self.seen
+
+
+_session: Session | None = None
+
+
+def connect() -> None:
+    """Join the cluster that RAY_ADDRESS names, as it does inside a Ray job; without it, or for `local`, start one.
+
+    A Ray that somebody else runs on this machine is not joined.
+
+    Raises: ConfigError if RAY_ADDRESS is no address of a cluster; MachineError if the cluster cannot be reached, or
+    Ray does not start here.
+    """
+    global _session
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    folder = Path(tempfile.mkdtemp(prefix="a3d-", dir=_base()))
+    _session = Session(folder, address == "local")
+    atexit.register(disconnect)
+    code = folder / "code"
+    code.mkdir()
+    _link_packages(code)
+    with chdir(code), _own_handler(signal.SIGTERM):
+        if _session.private:
+            _start(_session)
+            children = psutil.Process().children()
+            _session.vital = {_name(process): process for process in children if _name(process) in VITAL}
+        else:
+            _join(address)
+
+
+def disconnect() -> None:
+    """Leave Ray; a private one ends with every process of it, within seconds, whatever hangs."""
+    global _session
+    if _session is None:
+        return
+    own, _session = _session, None
+    processes = own.look()
+    leaving = threading.Thread(target=ray.shutdown, daemon=True)
+    leaving.start()
+    leaving.join(LEAVE_S)
+    _kill(processes)
+    shutil.rmtree(own.folder, ignore_errors=True)
+
+
+def abandon() -> bool:
+    """Whether Ray was in use; if so, every process of a private one is gone, and the caller must end this one at once.
+
+    For an end in the middle of anything: Ray's own part of this process is not asked, and does not survive it. What
+    works for it in a cluster is ended there when this process has gone.
+    """
+    if _session is None:
+        return False
+    vital = {process for process in _session.look() if _name(process) in VITAL}
+    for process in vital:
+        with suppress(psutil.Error):
+            process.suspend()  # so that nothing is started again
+    _kill(_session.look() - vital)
+    shutil.rmtree(_session.folder, ignore_errors=True)
+    for process in vital:  # the last of all: this process does not outlive them for long
+        with suppress(psutil.Error):
+            process.kill()
+    return True
+
+
+def check_alive() -> None:
+    """Raises: MachineError if a process without which a private Ray is dead has died."""
+    if _session is None:
+        return
+    for name, process in _session.vital.items():
+        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+            raise MachineError("ray", f"Ray's {name} (process {process.pid}) died; was it killed, or out of memory?")
+    _session.look()  # their children are found as long as they live
+
+
+def last_words(error: BaseException) -> str:
+    """The first and the last line of what Ray says, in one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ... ".join(dict.fromkeys((lines[0], lines[-1])))[:500]
+
+
+def _start(session: Session) -> None:
+    """Start a Ray of this process's own, on loopback; slow machines get more than one try."""
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False  # else it takes no loopback
+    try:
+        for limit_s in START_LIMITS_S:
+            os.environ["RAY_gcs_server_port_wait_time_s"] = str(limit_s)  # noqa: SIM112 - its name
+            try:
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    logging_level=logging.WARNING,
+                    _temp_dir=str(session.folder),
+                )
+            except Exception as error:  # noqa: BLE001 - Ray has no class for it
+                failed = error
+                ray.shutdown()
+                _kill(session.look())
+            else:
+                return
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+    raise MachineError(
+        "ray_start", f"Ray did not start in {len(START_LIMITS_S)} tries: {last_words(failed)}; is the machine too busy?"
+    ) from failed
+
+
+def _join(address: str) -> None:
+    """Join the cluster at `address`."""
+    if address.startswith(("http://", "https://")):
+        raise ConfigError(
+            "ray_address", f"{address} is where `ray job submit` sends jobs; to join a cluster, give its host:port"
+        )
+    try:
+        ray.init(address=address, logging_level=logging.WARNING)
+    except ValueError as error:
+        raise ConfigError("ray_address", f"RAY_ADDRESS {address!r}: {last_words(error)}") from error
+    except Exception as error:
+        raise MachineError("ray_address", f"no Ray cluster answers at {address}: {last_words(error)}") from error
+
+
+def _base() -> str:
+    """The folder for temporary files; /tmp where that is too deep for Ray's sockets."""
+    base = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    return base if len(os.fsencode(os.path.abspath(base))) <= LONGEST_BASE else "/tmp"
+
+
+def _link_packages(code: Path) -> None:
+    """Links to the packages in `code`, unless any process of this Python imports these very ones."""
+    here = Path(__file__).parent
+    line = [sys.executable, "-P", "-c", "import pipeline; print(*pipeline.__path__)"]
+    found = subprocess.run(line, cwd=code, capture_output=True, text=True, check=False).stdout.strip()
+    if found != str(here):
+        for name in PACKAGES:
+            (code / name).symlink_to(here.parent / name)
+
+
+@contextmanager
+def _own_handler(number: signal.Signals) -> Iterator[None]:
+    """Keeps this process's handler of a signal: Ray replaces it, and its core prints a stack and aborts."""
+    own = signal.getsignal(number)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and own is not None:
+            signal.signal(number, own)
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return process.name()
+    except psutil.Error:
+        return ""  # it has just gone
+
+
+def _kill(processes: set[psutil.Process]) -> None:
+    """Kill them and wait until they are gone."""
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(list(processes), timeout=DEATH_S)
