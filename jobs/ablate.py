@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.command import Preset, errors_as_one_line
+from jobs.command import MAX_FAILED, TOO_FEW, Address, MaxFailed, Preset, errors_as_one_line, join
 
 if TYPE_CHECKING:
     from pipeline.ablate import Measured
@@ -36,24 +36,35 @@ def ablate(
     preset: Preset = "mini",
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value for all variants; repeatable.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers here.", dir_okay=False)] = None,
+    max_failed: MaxFailed = MAX_FAILED,
+    address: Address = None,
 ) -> None:
     """Say what each part of the method is worth.
 
     Runs variants of the settings on the same objects, and compares the first with each of the others.
     """
-    import json
-    from dataclasses import asdict
-
-    from jobs.command import read_preset
-    from pipeline import source
-    from pipeline.ablate import ablate as run_variants
-    from pipeline.ablate import read_variants
-    from pipeline.run import Selection
-
     with errors_as_one_line():
+        import json
+        from dataclasses import asdict
+
+        from jobs.command import read_preset
+        from jobs.report import shortfall
+        from pipeline import source
+        from pipeline.ablate import ablate as run_variants
+        from pipeline.ablate import read_variants
+        from pipeline.run import Report, Selection
+
+        join(address)
         read = read_variants(variants.read_text(), [read_preset(preset)], settings or [])
         if json_file:
             json_file.parent.mkdir(parents=True, exist_ok=True)
+        short: list[str] = []
+
+        def judge(report: Report) -> None:
+            if line := shortfall(report, source.absolute(out), max_failed):
+                short.append(line)
+                typer.echo(f"anything3d: {line}", err=True)
+
         found = run_variants(
             read,
             range(seeds),
@@ -62,11 +73,14 @@ def ablate(
             [source.absolute(location) for location in truth],
             Selection(max_objects),
             say=lambda line: print(line, flush=True),
+            judge=judge,
         )
-    for line in lines(found):
-        print(line)
-    if json_file:
-        json_file.write_text(json.dumps([asdict(row) for row in found], indent=1) + "\n")
+        for line in lines(found):
+            print(line)
+        if json_file:
+            json_file.write_text(json.dumps([asdict(row) for row in found], indent=1) + "\n")
+    if short:
+        raise typer.Exit(TOO_FEW)
 
 
 def lines(found: "list[Measured]") -> Iterator[str]:

@@ -3,6 +3,7 @@
 import typer
 
 from jobs.ablate import ablate
+from jobs.command import CODES
 from jobs.demo import demo
 from jobs.evaluate import evaluate
 from jobs.lift_image import lift_image
@@ -13,17 +14,18 @@ from jobs.world import world
 
 app = typer.Typer(
     help="Photographs (SA-1B shards) in, a corpus of 3D objects out.",
+    epilog=CODES,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # plain text: markup would take [[variant]] for a style
 )
-app.command()(run)
+app.command(epilog=CODES)(run)
 app.command()(lift_image)
 app.command()(world)
 app.command()(demo)
 app.command()(evaluate)
 app.command()(train)
-app.command()(ablate)
+app.command(epilog=CODES)(ablate)
 app.add_typer(weights, name="weights")
 
 

@@ -1,7 +1,11 @@
-"""What the commands share: the options that make settings, and errors as one line."""
+"""What the commands share: the options that make settings, how they end, and errors as one line."""
 
+import os
+import signal
+import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,30 +13,78 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from anything3d.errors import MachineError
     from pipeline.config import Config
 
-Preset = Annotated[str, typer.Option("--preset", help="Settings to begin with; see jobs/presets/.")]
+Preset = Annotated[
+    str, typer.Option("--preset", help="Settings to begin with; mini knows only the mini world, default photographs.")
+]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="TOML file over the preset.", exists=True, dir_okay=False)
 ]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="key=value over both, as caption.beams=5; repeatable.")
 ]
-
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address", help="host:port of a Ray cluster to join, over RAY_ADDRESS; without either, a Ray of its own."
+    ),
+]
+MaxFailed = Annotated[
+    float, typer.Option("--max-failed", min=0, max=1, help="Share of the items of a stage that may fail; see below.")
+]
 
 PRESETS = Path(__file__).parent / "presets"
+MAX_FAILED = 0.05
+DONE, NOT_BALANCED, IMPOSSIBLE, TOO_FEW, MACHINE_FAILED = 0, 1, 2, 3, 4
+CODES = (
+    "Exit codes: 0 done; 1 an item was lost (not balanced), or a fault of this program; 2 what was asked for is"
+    " impossible (a setting, a path, weights, a photo); 3 ended, but without any object, or with more failed items than"
+    " --max-failed (of the shards, photos, masks or objects of a stage, the share that failed or crashed; skipped ones"
+    " do not count); 4 the machine failed (memory, storage, network, device, Ray), the same command tries again;"
+    " 130, 143, 129 stopped by Ctrl-C, SIGTERM, SIGHUP, the same command continues."
+)
 
 
 @contextmanager
 def errors_as_one_line() -> Iterator[None]:
-    """Ends the command with exit code 2 and one line, if what was asked for cannot be done."""
-    from anything3d.errors import Anything3DError
+    """Ends the command with one line and the exit code that CODES gives, if an error or a signal ends it."""
+    with _ended_by_signals():
+        try:
+            from anything3d.errors import Anything3DError
 
-    try:
-        yield
-    except Anything3DError as error:
-        typer.echo(f"anything3d: {error}", err=True)
-        raise typer.Exit(2) from error
+            yield
+        except Exception as error:
+            reason = error if isinstance(error, Anything3DError) else _fault(error)
+            if reason is None:
+                raise
+            typer.echo(f"anything3d: {' '.join(str(reason).split())}", err=True)
+            _leave(exit_code(reason))
+            raise typer.Exit(exit_code(reason)) from error
+
+
+def exit_code(error: Exception) -> int:
+    """What a command that this error ends says to its shell."""
+    from anything3d.errors import MachineError
+    from pipeline.cell import BalanceError
+
+    if isinstance(error, MachineError):
+        return MACHINE_FAILED
+    return NOT_BALANCED if isinstance(error, BalanceError) else IMPOSSIBLE
+
+
+def _fault(error: Exception) -> "MachineError | None":
+    """What the machine has to do with it; None for a fault of this program, whose traceback is wanted."""
+    from pipeline.batch import machine_fault
+
+    return None if isinstance(error, ImportError | BrokenPipeError) else machine_fault(error)
+
+
+def join(address: str | None) -> None:
+    """Name the Ray cluster that this command joins, if it needs Ray at all."""
+    if address is not None:
+        os.environ["RAY_ADDRESS"] = address
 
 
 def read_settings(preset: str, config: Path | None, settings: list[str] | None) -> "Config":
@@ -58,3 +110,62 @@ def read_preset(name: str) -> str:
     if name not in known:
         raise ConfigError("preset", f"no preset {name!r}; known: {', '.join(known)}")
     return (PRESETS / f"{name}.toml").read_text()
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP end the process in seconds, with one line; ignored ones stay ignored, as with nohup.
+
+    Python's own handlers run in the main thread alone, which may be deep in a computation, or wait for Ray for ever. So
+    they do nothing here, and a thread ends the process.
+    """
+    numbers = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is _told:
+        yield
+        return
+    arrivals, told = os.pipe()
+    os.set_blocking(told, False)
+    threading.Thread(target=_end_when_told, args=(arrivals, numbers), daemon=True).start()
+    before_fd = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    before = {number: signal.signal(number, _told) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(before_fd)
+        os.close(told)  # ends the thread
+
+
+def _told(number: int, frame: object) -> None:
+    """The thread has been told of the signal already."""
+
+
+def _end_when_told(arrivals: int, numbers: list[signal.Signals]) -> None:
+    """Wait for one of the signals; then leave everything as it is, and end. A second one does not wait for Ray."""
+    while number := os.read(arrivals, 1):
+        if number[0] in numbers:
+            name, code = signal.Signals(number[0]).name, 128 + number[0]
+            os.write(2, f"anything3d: stopped by {name}; the same command continues from what is done\n".encode())
+            ending = threading.Thread(target=_leave, args=(code,), daemon=True)
+            ending.start()
+            while (again := os.read(arrivals, 1)) and again[0] not in numbers:
+                pass
+            if not again:
+                ending.join()
+            os._exit(code)
+    os.close(arrivals)
+
+
+def _leave(code: int) -> None:
+    """End this process at once if Ray is in use, after its processes: Python's own end would wait for it."""
+    session = sys.modules.get("pipeline.session")
+    if (session and session.abandon()) or threading.current_thread() is not threading.main_thread():
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)

@@ -23,29 +23,34 @@ def lift_image(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Lift one object of a photo to 3D. Without a point or a box, the most prominent one."""
-    import time
-
-    from anything3d.device import hide_progress_bars
-    from pipeline import photo as single
-
-    started = time.monotonic()
-    hide_progress_bars()
-
-    def say(stage: str) -> None:
-        print(f"[{time.monotonic() - started:5.1f} s] {stage}", flush=True)
-
     with errors_as_one_line():
+        import time
+
+        from anything3d.device import hide_progress_bars
+        from pipeline import photo as single
+        from pipeline.stages import note
+
+        started = time.monotonic()
+        hide_progress_bars()
+
+        def say(stage: str) -> None:
+            print(f"[{time.monotonic() - started:5.1f} s] {stage}", flush=True)
+
         chosen = read_settings(preset, config, settings)
+        if warning := note(chosen):
+            print(warning, flush=True)
         lifted = single.lift_image(photo, point=point, box=box, config=chosen, device=device, say=say)
-    out.mkdir(parents=True, exist_ok=True)
-    for name, data in lifted.files().items():
-        (out / name).write_bytes(data)
-        if name.endswith(".html"):
-            say(f"done: {out / name}")
-    caption, score = lifted.rows["caption"].caption, lifted.rows["score"]
-    print(f"{caption!r}; from the photo's side {score.reference_psnr_db:.1f} dB, IoU {score.reference_mask_iou:.2f}")
-    if lifted.note:
-        print(lifted.note)
+        out.mkdir(parents=True, exist_ok=True)
+        for name, data in lifted.files().items():
+            (out / name).write_bytes(data)
+            if name.endswith(".html"):
+                say(f"done: {out / name}")
+        caption, score = lifted.rows["caption"].caption, lifted.rows["score"]
+        print(
+            f"{caption!r}; from the photo's side {score.reference_psnr_db:.1f} dB, IoU {score.reference_mask_iou:.2f}"
+        )
+        if lifted.note:
+            print(lifted.note)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""A finished run in words: what each stage did, where the rejects are, which networks were untrained."""
+"""A finished run in words: what each stage did, where the rejects are, what its networks are worth, what is missing."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 from pipeline.progress import clock
-from pipeline.run import Report
+from pipeline.run import Report, image_of
+from pipeline.store import Commit, Store
 
 COLUMNS = f"{'stage':<12}{'cells':>7}{'run now':>9}{'done':>8}{'skipped':>9}{'failed':>8}{'seconds':>10}{'s/item':>9}"
 
@@ -31,3 +33,49 @@ def lines(report: Report, out: str) -> Iterator[str]:
         lost = report.snapshot.lost
         yield f"NOT BALANCED: {len(lost)} objects are neither done nor rejected: {', '.join(lost[:5])}"
     yield f"snapshot {report.snapshot.id}, {report.cells_run} cells run, {clock(report.seconds)} in all"
+
+
+def shortfall(report: Report, corpus: str, max_failed: float) -> str:
+    """One line of a run that has no object, or of whose items more than a share failed; "" for all others.
+
+    Counted are the items of each stage, shards apart from the photos in them, and photos apart from their masks: one of
+    ten shards that is no tar is a tenth, however many photos the others have. Skipped ones have not failed.
+    """
+    store = Store(corpus)
+    reasons: Counter[str] = Counter()  # of all rejects
+    too_many = ""
+    for stage, commits in report.commits.items():
+        whole, parts, failed = 0, 0, Counter[str]()
+        for commit in commits:
+            for row in _rejects(store, commit):
+                reasons[f"{stage} {row['reason']}"] += 1
+                if row["kind"] != "skipped":
+                    failed[row["reason"]] += 1
+                    own = is_input(stage, commit, row["item_id"])
+                    whole, parts = whole + own, parts + (not own)
+        inputs = sum(commit.counts["inputs"] for commit in commits)
+        judged = parts + sum(commit.counts["rows"] + commit.counts["skipped"] for commit in commits)
+        for count, items in ((whole, inputs), (parts, judged)):
+            if count > max_failed * items and not too_many:
+                too_many = f"{count} of {items} items failed in {stage}, --max-failed allows {max_failed:.1%}"
+                too_many = f"too_many_failed: {too_many}: {_counted(failed)}; see {corpus}/rejects/"
+    if report.snapshot and not report.snapshot.objects:
+        reasons.update(f"{row.stage} {row.reason}" for row in report.duplicates)
+        why = _counted(reasons) if reasons else "nothing was chosen"
+        return f"no_objects: the run made no object: {why}; see {corpus}/rejects/"
+    return too_many
+
+
+def is_input(stage: str, commit: Commit, item_id: str) -> bool:
+    """Whether a reject is of an item that came to the stage, not of what the stage found in one."""
+    if stage == "index":
+        return item_id == commit.unit
+    return stage != "segment" or image_of(item_id) == item_id
+
+
+def _rejects(store: Store, commit: Commit) -> list[dict[str, str]]:
+    return store.read_table(commit.rejects.path).to_pylist() if commit.rejects.rows else []
+
+
+def _counted(reasons: Counter[str]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(5))

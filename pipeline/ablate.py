@@ -12,7 +12,7 @@ from anything3d.errors import ConfigError
 from anything3d.metrics import Summary
 from pipeline.config import Config, load
 from pipeline.evaluate import evaluate, summarised
-from pipeline.run import Selection, run
+from pipeline.run import Report, Selection, run
 from pipeline.store import Store
 from schemas.arrow import from_table
 from schemas.records import EvaluationRecord
@@ -67,8 +67,9 @@ def ablate(
     truths: Sequence[str],
     selection: Selection,
     say: Callable[[str], None] = print,
+    judge: Callable[[Report], None] = lambda report: None,
 ) -> list[Measured]:
-    """Run and evaluate every variant with every seed; the first one is compared with each.
+    """Run and evaluate every variant with every seed; the first one is compared with each. `judge` hears of every run.
 
     Raises: as `run` and `evaluate`.
     """
@@ -77,7 +78,7 @@ def ablate(
         rows[variant.name] = []
         for seed in seeds:
             say(f"--- {variant.name}, seed {seed}")
-            run(variant.config(seed), shards, out, selection, say=say)
+            judge(run(variant.config(seed), shards, out, selection, say=say))
             found = evaluate(out, truths, say=lambda _: None)
             table = Store(out).read_table(f"evaluation/{found.snapshot}.parquet")
             rows[variant.name] += from_table(table, EvaluationRecord)

@@ -19,6 +19,8 @@ def test_help_is_plain_text_that_loses_nothing():
     assert "sa_{000..009}.tar" in call("run", "--help").output
     summary = call("--help").output
     assert all(f"  {name} " in summary for name in COMMANDS)
+    for text in (summary, call("run", "--help").output, call("ablate", "--help").output):
+        assert all(word in " ".join(text.split()) for word in ("Exit codes:", "--max-failed", "130, 143"))
     for text in (summary, call("weights", "--help").output):
         assert "..." not in text.replace("COMMAND [ARGS]...", "")
 
@@ -51,3 +53,12 @@ def test_inside_a_ray_job_an_ablation_refuses_relative_paths(tmp_path, monkeypat
     done = call("ablate", given["shard"], "--out", given["out"], "--truth", given["truth"])
     assert done.exit_code == 2
     assert done.stderr.startswith(f"anything3d: relative_path: '{given[relative]}' inside a Ray job")
+
+
+def test_a_fault_of_the_machine_is_one_line_and_a_code_of_its_own(tmp_path):
+    """Files of what is to be a folder cannot be written, whoever tries."""
+    (tmp_path / "file").touch()
+    done = call("world", tmp_path / "file" / "world.tar", "--scenes", 1, "--seed", 0, "--size", 64)
+    assert done.exit_code == 4
+    assert done.stderr.startswith("anything3d: ")
+    assert len(done.stderr.splitlines()) == 1
