@@ -21,6 +21,9 @@ def run(
         Path | None,
         typer.Option(help="File of image or object ids, one a line: only these.", exists=True, dir_okay=False),
     ] = None,
+    md5: Annotated[
+        str | None, typer.Option(help="List of MD5s as md5sum prints it (SA-1B's checklist.chk): checked per shard.")
+    ] = None,
     one_stage_at_a_time: Annotated[bool, typer.Option(help="For GPUs that cannot hold all stages at once.")] = False,
 ) -> None:
     """Turn shards into a corpus of 3D objects. The same command again continues where a killed run stopped."""
@@ -36,6 +39,7 @@ def run(
             source.absolute(out),
             Selection(max_objects, read_ids(ids) if ids else None),
             one_stage_at_a_time=one_stage_at_a_time,
+            md5=source.read_md5(md5) if md5 else None,
             say=lambda line: print(line, flush=True),
         )
     for line in lines(report, out):

@@ -121,7 +121,7 @@ def read_truth(location: str) -> GivenTruth:
     path = source.absolute(path)
     with explained(path):
         try:
-            found = source.digest(path)
+            found = source.content_digest(path)
             return GivenTruth(path, found, read_digested_truth(path, found))
         except FileNotFoundError as error:
             raise ConfigError("no_truth", f"no {path}; give a folder X.truth or a truth.json") from error

@@ -5,11 +5,12 @@ Same command again = resume; a finished run finds every commit and starts nothin
 """
 
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from types import MappingProxyType
 
 from anything3d.errors import ConfigError
 from pipeline import cell, cluster
@@ -17,7 +18,7 @@ from pipeline.config import Config
 from pipeline.location import explained
 from pipeline.progress import Progress
 from pipeline.snapshot import Snapshot, publish
-from pipeline.source import digest, stem
+from pipeline.source import content_digest, digest, file_name, stem
 from pipeline.stages import note, recipes
 from pipeline.store import Commit, Store
 from pipeline.unit import Input, Unit, slices
@@ -74,9 +75,12 @@ def run(
     selection: Selection,
     *,
     one_stage_at_a_time: bool = False,
+    md5: Mapping[str, str] | None = None,
     say: Callable[[str], None] = print,
 ) -> Report:
     """Every wanted object of `shards` through every stage into the corpus `out`, and the report.
+
+    `md5` is what the shards' MD5s have to be, by file name: a shard with another one is a reject, none of it is used.
 
     Raises: ConfigError or WeightsError before anything has been started; BalanceError if an item got lost.
     """
@@ -85,12 +89,14 @@ def run(
         store = Store(out)
         store.check()
     walk = Walk(config, store, report, Progress(say), one_stage_at_a_time)
+    if md5 is not None and (unnamed := [file_name(shard) for shard in shards if file_name(shard) not in md5]):
+        say(f"The list of MD5s does not name {len(unnamed)} of {len(shards)} shards: {', '.join(unnamed[:5])}")
     objects: list[Unit] = []
     for wave in batched(shards, config.units.shards):
         budget = None if selection.max_objects is None else selection.max_objects - sum(len(u.ids) for u in objects)
         if budget == 0:
             break
-        indexed = walk.advance([shard_unit(shard) for shard in wave], ["index"])
+        indexed = walk.advance([shard_unit(shard, md5 or {}) for shard in wave], ["index"])
         images = [unit for shard in indexed for unit in image_units(shard, walk, selection)]
         wanted = list(object_units(images, walk, selection, budget))
         objects += walk.advance(wanted, [name for name in walk.recipes if name not in ("index", "segment")])
@@ -158,14 +164,20 @@ class Walk:
         return unit, commits
 
 
-def shard_unit(shard: str) -> Unit:
+def shard_unit(shard: str, md5: Mapping[str, str] = MappingProxyType({})) -> Unit:
     """The unit that is a whole shard, with the truth that lies beside a mini-world shard, if any.
+
+    `md5` is what MD5s have to be, by file name.
 
     Raises: ConfigError if there is no such shard, or its storage cannot be reached.
     """
     truth = f"{shard.removesuffix('.tar')}.truth/truth.json"
     with explained(shard):
-        inputs = {"shard": Input(shard, digest(shard)), "truth": Input(truth, digest(truth))}
+        inputs = {
+            "shard": Input(shard, digest(shard)),
+            "truth": Input(truth, content_digest(truth)),
+            "md5": Input("", md5.get(file_name(shard), "")),
+        }
     if not inputs["shard"].digest:
         raise ConfigError("no_shard", f"{shard} is not there")
     return Unit(stem(shard), (stem(shard),), inputs)

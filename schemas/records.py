@@ -13,14 +13,16 @@ import pyarrow as pa
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """index: one photo of a shard with its annotations, as byte ranges of the shard."""
+    """index: one photo of a shard with its annotations, as byte ranges of the shard and digests of their bytes."""
 
     image_id: Annotated[str, pa.string(), "stem of the member names"]
     shard: Annotated[str, pa.string(), "file name of the shard without .tar"]
     jpg_offset: Annotated[int, pa.int64(), "byte of the shard at which the photo begins"]
     jpg_size: Annotated[int, pa.int64(), "bytes"]
+    jpg_sha256: Annotated[str, pa.string(), "SHA-256 of the photo's bytes, hexadecimal"]
     json_offset: Annotated[int, pa.int64(), "byte of the shard at which the annotations begin"]
     json_size: Annotated[int, pa.int64(), "bytes"]
+    json_sha256: Annotated[str, pa.string(), "SHA-256 of the annotations' bytes, hexadecimal"]
 
 
 @dataclass(frozen=True, slots=True)

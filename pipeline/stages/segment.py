@@ -1,9 +1,10 @@
 """segment: the Objects of every photo and their Crops. M = SAM(I, p), I' = Affine(M * I; b) of Anything-3D."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 from anything3d.annotation import parse_annotations
-from anything3d.errors import Anything3DError, Skipped
+from anything3d.errors import Anything3DError, MachineError, Skipped
 from anything3d.image import decode_image, encode_png
 from anything3d.segment import Found, SegmentConfig, load_segmenter, name_of
 from anything3d.weights import Place
@@ -17,7 +18,7 @@ from schemas.records import ImageRecord, ObjectRecord, RejectRecord
 class SegmentStage:
     name = "segment"
     version = 1
-    reads = ("shard", "index")
+    reads = ("index",)  # which says what the shard's bytes are, wherever it lies
     record = ObjectRecord
 
     def __init__(self, config: Config, place: Place) -> None:
@@ -47,9 +48,19 @@ class SegmentStage:
             )
 
     def _read(self, row: ImageRecord, shard: Shard) -> tuple | Anything3DError:
-        """The photo and its annotations, or what is wrong with them."""
+        """The photo and its annotations, or what is wrong with them.
+
+        Raises: MachineError("shard_changed") if the bytes are not those that were indexed.
+        """
         ranges = [(row.jpg_offset, row.jpg_size), (row.json_offset, row.json_size)]
         jpg, json = shard.read_ranges(ranges)
+        if [hashlib.sha256(data).hexdigest() for data in (jpg, json)] != [row.jpg_sha256, row.json_sha256]:
+            raise MachineError(
+                "shard_changed",
+                f"{shard.location}: the bytes of {row.image_id} are not those that were indexed. If the shard was"
+                " written meanwhile, run again. If it was not, its storage is damaged: restore the shard, which indexes"
+                " it anew",
+            )
         try:
             size, entries = parse_annotations(json, row.image_id)
             return decode_image(jpg, self._config.limits, size), entries

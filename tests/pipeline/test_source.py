@@ -1,13 +1,32 @@
 """Shards that lie: every defect of a tar gets its reason, everything else in it is still found."""
 
+import gzip
+import hashlib
 import io
+import re
 import tarfile
-from pathlib import Path
+import zipfile
+from collections import Counter
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from anything3d.errors import ConfigError, InputError
-from pipeline.source import IndexConfig, Shard, absolute, digest, expand, pair, scan, stem
+from pipeline.source import (
+    WINDOW,
+    IndexConfig,
+    Member,
+    Piece,
+    Shard,
+    absolute,
+    digest,
+    expand,
+    pair,
+    read_md5,
+    scan,
+    stem,
+)
 from schemas.records import ImageRecord
 
 
@@ -89,10 +108,65 @@ def test_a_cut_inside_a_header_is_reported(index):
     assert [reason for _, reason in rejects] == ["damaged_header", "missing_json"]
 
 
-def test_an_end_without_zero_blocks_exactly_after_a_member_is_an_end(index):
-    images, rejects = index(tar_of(pairs(range(2)), trailer=False))
+@pytest.mark.parametrize("zeros", [0, 512])
+def test_an_end_without_its_mark_is_reported_and_costs_no_photo(index, zeros):
+    images, rejects = index(tar_of(pairs(range(2)), trailer=False) + bytes(zeros))
     assert sorted(images) == ["sa_0", "sa_1"]
-    assert rejects == []
+    assert [reason for _, reason in rejects] == ["truncated_shard"]
+
+
+@pytest.mark.parametrize("record", [1024, 10240, 20480, 32768, 1 << 20])
+def test_whatever_a_tar_pads_its_end_to_is_no_defect(index, record):
+    data = tar_of(pairs(range(2)), trailer=False) + bytes(1024)
+    data += bytes(-len(data) % record)
+    assert index(data)[1] == []
+
+
+def test_zeros_for_the_rest_are_a_download_that_is_not_all_there(index):
+    data = tar_of(pairs(range(40)))
+    half = offset_of(data, "./sa_20.jpg") + 100
+    _, rejects = index(data[:half] + bytes(len(data) - half))
+    assert [reason for _, reason in rejects][:2] == ["damaged_header", "truncated_shard"]
+    at = offset_of(data, "./sa_20.jpg")
+    _, rejects = index(data[:at] + bytes(len(data) - at))
+    assert rejects[0] == (f"sa_000000@byte {at}", "truncated_shard")
+
+
+@pytest.mark.parametrize("size", [512, 1024, 4096])
+def test_zeros_where_a_header_was_cost_that_member_only(index, size):
+    data = tar_of(pairs(range(8)))
+    at = offset_of(data, "./sa_3.jpg")
+    data[at : at + size] = bytes(size)
+    lost = {3} if size <= 1024 else {3, 4, 5}
+    images, rejects = index(data)
+    assert sorted(images) == [f"sa_{n}" for n in range(8) if n not in lost]
+    assert rejects[0] == (f"sa_000000@byte {at}", "damaged_header")
+
+
+def test_a_member_that_is_zeroed_as_a_whole_is_a_defect(index):
+    data = tar_of([*pairs(range(3)), ("./sa_9.jpg", b"x" * 512), *pairs(range(5, 7))])
+    at = offset_of(data, "./sa_9.jpg")
+    data[at : at + 1024] = bytes(1024)
+    images, rejects = index(data)
+    assert len(images) == 5
+    assert rejects == [(f"sa_000000@byte {at}", "zeros_inside")]
+
+
+def test_tars_that_were_joined_are_read_to_the_end_of_the_last(index):
+    images, rejects = index(tar_of(pairs(range(2))) + tar_of(pairs(range(2, 4))) + tar_of(pairs(range(4, 6))))
+    assert sorted(images) == [f"sa_{n}" for n in range(6)]
+    assert [reason for _, reason in rejects] == ["zeros_inside", "zeros_inside"]
+
+
+@pytest.mark.parametrize("bytes_more", [1, 100, 511])
+def test_bytes_that_were_put_in_or_taken_out_are_reported_and_the_rest_is_found(index, bytes_more):
+    data, at = tar_of(pairs(range(8))), offset_of(tar_of(pairs(range(8))), "./sa_3.jpg") + 600
+    images, rejects = index(data[:at] + b"#" * bytes_more + data[at:])
+    assert sorted(images) == [f"sa_{n}" for n in range(8)]
+    assert [reason for _, reason in rejects] == ["damaged_header" if bytes_more == 511 else "zeros_inside"]
+    images, rejects = index(data[:at] + data[at + bytes_more :])  # the next header lies inside what sa_3.jpg claims
+    assert sorted(images) == [f"sa_{n}" for n in range(8) if n != 4]
+    assert [reason for _, reason in rejects] == ["damaged_header", "missing_jpg"]
 
 
 def test_a_size_field_of_eight_gibibytes_is_not_believed_and_the_next_members_are_found(index):
@@ -138,10 +212,153 @@ def test_links_and_foreign_names_are_counted_not_fatal(index):
     assert sorted(reason for _, reason in rejects) == ["foreign_member", "unsafe_member"]
 
 
-def test_bytes_that_are_no_tar_at_all_end_in_one_reject(index):
-    images, rejects = index(bytes(range(1, 256)) * 20)
-    assert images == {}
-    assert [reason for _, reason in rejects] == ["damaged_header"]
+TAR = bytes(tar_of(pairs(range(2))))
+
+
+def zipped() -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as file:
+        file.writestr("sa_000000.tar", TAR)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (gzip.compress(TAR), "a gzip file"),
+        (zipped(), "a zip file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", "Git LFS pointer"),
+        (b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>" + b" " * 2000, "an HTML page"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "an XML text"),
+        (b"\xef\xbb\xbf" + b'{"message": "not found"}', "a JSON text"),
+        (b"PAR1" + bytes(range(256)) * 9, "a Parquet file"),
+        (b"\xff\xd8\xff\xe0" + bytes(range(256)) * 9, "a JPEG image"),
+        (bytes(range(1, 256)) * 20, "no tar header in 5100 bytes, which begin with b'\\x01"),
+        (b"Not Found", "no tar header in 9 bytes, which begin with b'Not Found'"),
+        (b"\1" * 1024 + bytes(4096), "no tar header in 5120 bytes"),
+    ],
+)
+def test_what_is_no_tar_says_what_it_is_in_one_reject(tmp_path, data, said):
+    path = tmp_path / "x.tar"
+    path.write_bytes(data)
+    (piece,) = scan(Shard(str(path)))
+    assert (piece.what, piece.start, piece.end) == ("unreadable", 0, len(data))
+    assert piece.found.reason == "not_a_tar"
+    assert said in piece.found.message
+
+
+@pytest.mark.parametrize("zeros", [0, 100, 10240, WINDOW + 5])
+def test_a_file_of_nothing_or_of_zeros_is_a_defect(index, zeros):
+    assert index(bytes(zeros)) == ({}, [("sa_000000@byte 0", "empty_shard")])
+
+
+def pieces_of(path, data: bytes) -> list[Piece]:
+    path.write_bytes(data)
+    whole = hashlib.md5(usedforsecurity=False)
+    pieces = list(scan(Shard(str(path)), whole))
+    assert whole.digest() == hashlib.md5(data, usedforsecurity=False).digest()
+    return pieces
+
+
+WHOLE = bytes(
+    tar_of([(f"./sa_{n}.{kind}", f"{kind}{n}|".encode() * 150) for n in range(6) for kind in ("jpg", "json")])
+)
+STARTS = [match.start() for match in re.finditer(rb"\./sa_", WHOLE)]
+END_OF_MEMBERS = STARTS[-1] + 1536
+DAMAGE = st.one_of(
+    st.tuples(st.just("put over"), st.integers(0, len(WHOLE)), st.binary(max_size=3000)),
+    st.tuples(
+        st.just("put over"),
+        st.sampled_from(STARTS),
+        st.builds(lambda byte, size: byte * size, st.sampled_from([b"\0", b"\xff"]), st.integers(1, 9000)),
+    ),
+    st.tuples(st.just("put in"), st.integers(0, len(WHOLE)), st.binary(min_size=1, max_size=1500)),
+    st.tuples(st.just("put in"), st.sampled_from(STARTS), st.sampled_from([bytes(512), bytes(1024), WHOLE])),
+    st.tuples(st.just("take out"), st.integers(0, len(WHOLE)), st.integers(1, 5000).map(bytes)),
+    st.tuples(st.just("cut"), st.integers(0, len(WHOLE)), st.just(b"")),
+    st.tuples(st.just("go on with"), st.just(0), st.sampled_from([WHOLE, bytes(512), bytes(20000), b"\xff" * 700])),
+)
+
+
+def damaged(data: bytes, how: str, at: int, with_bytes: bytes) -> bytes:
+    behind = at + len(with_bytes)
+    return {
+        "put over": (data[:at] + with_bytes + data[behind:])[: len(data)],
+        "put in": data[:at] + with_bytes + data[at:],
+        "take out": data[:at] + data[behind:],
+        "cut": data[:at],
+        "go on with": data + with_bytes,
+    }[how]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(DAMAGE, min_size=1, max_size=3))
+def test_whatever_happens_to_a_shard_every_byte_is_accounted_for_and_no_member_is_lost_in_silence(tmp_path, damages):
+    data = WHOLE
+    for damage in damages:
+        data = damaged(data, *damage)
+    pieces = pieces_of(tmp_path / "x.tar", data)
+    assert [piece.start for piece in pieces[1:]] == [piece.end for piece in pieces[:-1]]
+    sums = Counter[str]()
+    for piece in pieces:
+        sums[piece.what] += piece.end - piece.start
+        if isinstance(piece.found, Member):
+            member = piece.found
+            assert hashlib.sha256(data[member.offset : member.offset + member.size]).hexdigest() == member.sha256
+    assert sum(sums.values()) == len(data)
+    found = Counter(piece.found.sha256 for piece in pieces if isinstance(piece.found, Member))
+    defects = [piece for piece in pieces if isinstance(piece.found, InputError)]
+    assert all(piece.what != "unreadable" or piece in defects for piece in pieces)
+    whole = Counter(piece.found.sha256 for piece in pieces_of(tmp_path / "whole.tar", WHOLE) if piece.what == "member")
+    padding = pieces[-1].end - pieces[-1].start  # a last member that is zeroed as a whole looks like more of it
+    assert defects or found >= whole or found.total() == whole.total() or padding > len(WHOLE) - END_OF_MEMBERS
+    if {how for how, _, _ in damages} == {"put over"}:
+        intact = [start for start in STARTS if data[start : start + 1512] == WHOLE[start : start + 1512]]
+        assert set(intact) <= {piece.start for piece in pieces if piece.what == "member"}
+
+
+def test_what_is_found_does_not_depend_on_where_windows_end(tmp_path, monkeypatch):
+    broken = WHOLE[:5000] + b"#" * 700 + WHOLE[5000:12000] + bytes(3000) + WHOLE[12000:] + WHOLE
+    expected = pieces_of(tmp_path / "x.tar", broken)
+    assert Counter(piece.what for piece in expected) == {"member": 23, "unreadable": 2, "zeros": 2}
+    for window in (511, 512, 1025, 4097):
+        monkeypatch.setattr("pipeline.source.WINDOW", window)
+        assert list(map(str, pieces_of(tmp_path / "x.tar", broken))) == list(map(str, expected))
+
+
+MD5S = "78d0f487c735a3de86ae6e1b0ff24ea9  sa_000000.tar\n\nD41D8CD98F00B204E9800998ECF8427E *./day/sa_000001.tar\r\n"
+
+
+def test_a_list_of_md5s_is_what_md5sum_prints(tmp_path):
+    path = tmp_path / "checklist.chk"
+    path.write_bytes(b"\xef\xbb\xbf" + MD5S.encode())
+    assert read_md5(str(path)) == {
+        "sa_000000.tar": "78d0f487c735a3de86ae6e1b0ff24ea9",
+        "sa_000001.tar": "d41d8cd98f00b204e9800998ecf8427e",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "names no file"),
+        ("\n \n", "names no file"),
+        (MD5S + "MD5 (sa_000002.tar) = 78d0f487c735a3de86ae6e1b0ff24ea9\n", "line 4: 'MD5 "),
+        ("78d0f487c735a3de86ae6e1b0ff24ea  sa_000000.tar", "line 1"),
+        ("78d0f487c735a3de86ae6e1b0ff24ea9\tsa_000000.tar", "line 1"),
+        ("78d0f487c735a3de86ae6e1b0ff24ea9  day/", "line 1"),
+        (MD5S + "00000000000000000000000000000000  sa_000000.tar", "line 4: sa_000000.tar has another MD5"),
+        (TAR.decode("latin-1"), "line 1"),
+    ],
+)
+def test_a_list_that_is_none_is_refused_with_the_line(tmp_path, text, said):
+    path = tmp_path / "checklist.chk"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=f"^md5_list: .*{re.escape(said)}") as caught:
+        read_md5(str(path))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"^storage: "):
+        read_md5(str(tmp_path / "none.chk"))
 
 
 def test_globs_and_brace_ranges_name_shards_once_and_in_order(tmp_path):
@@ -186,12 +403,6 @@ def test_the_digest_of_a_location_changes_with_its_bytes_and_is_empty_where_noth
     first = digest(str(path))
     path.write_bytes(b"ab")
     assert first != digest(str(path)) != ""
-
-
-def test_errors_of_a_shard_are_input_errors(tmp_path):
-    path: Path = tmp_path / "x.tar"
-    path.write_bytes(b"\1" * 1024)
-    assert [type(found) for found in scan(Shard(str(path)))] == [InputError]
 
 
 def test_what_is_not_there_has_no_digest_and_its_folder_is_not_made(tmp_path):

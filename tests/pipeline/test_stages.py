@@ -13,6 +13,7 @@ from anything3d.errors import NumericsError
 from anything3d.image import decode_png, encode_png
 from anything3d.mini.world import write_world
 from pipeline import cell
+from pipeline.batch import NoCheckpoint
 from pipeline.config import Config, load
 from pipeline.photo import lift_image
 from pipeline.source import digest
@@ -21,7 +22,7 @@ from pipeline.stages import load as load_stage
 from pipeline.stages.mesh import MeshStage
 from pipeline.stages.reconstruct import ReconstructStage
 from pipeline.store import Store
-from pipeline.unit import Input, Unit, slices
+from pipeline.unit import SOURCES, Input, Unit, slices
 from schemas.records import FieldRecord, ImageRecord, ObjectRecord, RejectRecord
 
 CONFIG = load(
@@ -66,7 +67,7 @@ def run(stage: str, unit: Unit, store: Store, config: Config = CONFIG):
 
 
 def segmented(path, store: Store):
-    shard = Unit(path.stem, (path.stem,), {"shard": Input(str(path), digest(str(path))), "truth": Input("", "")})
+    shard = Unit(path.stem, (path.stem,), {"shard": Input(str(path), digest(str(path))), "md5": Input("", "")})
     commit, shard = run("index", shard, store)
     assert commit.counts["rows"] == 6
     (images,) = slices(shard, [row.image_id for row in store.read_part(commit.rows, ImageRecord)], 64)
@@ -113,7 +114,7 @@ def test_a_field_without_a_surface_is_a_reject(tmp_path):
 
     empty = Field(torch.full((1, 1, 8, 8, 8), -20.0), torch.zeros(1, 3, 8, 8, 8), FieldConfig(resolution=8))
     record = FieldRecord("sa_1-0000", empty.to_bytes(0), 1, 1, "field", None, 0.0, 0.0, 0.0, 0.0, 0.0)
-    (outcome,) = MeshStage(CONFIG, CONFIG.place())([(record,)], Unit("u", ("sa_1-0000",)), cell.NoCheckpoint())
+    (outcome,) = MeshStage(CONFIG, CONFIG.place())([(record,)], Unit("u", ("sa_1-0000",)), NoCheckpoint())
     assert isinstance(outcome, NumericsError)
     assert outcome.reason == "empty_surface"
 
@@ -136,7 +137,7 @@ def evidence(tmp_path_factory):
 def reconstruct(items, min_opacity):
     config = load([], ["reconstruct.steps=3", f"reconstruct.min_opacity={min_opacity}", "reconstruct.max_fog=1.0"])
     stage = ReconstructStage(config, config.place())
-    return stage(items, Unit("u", tuple(item[0].object_id for item in items)), cell.NoCheckpoint())
+    return stage(items, Unit("u", tuple(item[0].object_id for item in items)), NoCheckpoint())
 
 
 def test_a_field_that_collapses_is_tried_once_more_with_another_seed(evidence):
@@ -158,8 +159,41 @@ def test_a_field_that_collapses_is_tried_once_more_with_another_seed(evidence):
     assert any(not isinstance(after, NumericsError) and after[0].attempts == 2 for after in outcomes)
 
 
+class Saved:
+    """A checkpoint that holds this, and all that is saved."""
+
+    def __init__(self, state):
+        self.states = [state]
+
+    def load(self):
+        return self.states[0]
+
+    def save(self, state):
+        self.states.append(state)
+
+
+def test_a_checkpoint_of_an_older_layout_is_started_again_and_the_log_says_so(evidence, caplog):
+    from safetensors.torch import load as load_tensors
+    from safetensors.torch import save
+
+    config = load([], ["reconstruct.steps=2", "reconstruct.min_opacity=0.0", "reconstruct.max_fog=1.0"])
+    stage, unit = ReconstructStage(config, config.place()), Unit("u", ("o-0",))
+    fresh = Saved(None)
+    (made,) = stage(evidence[:1], unit, fresh)
+    tensors = load_tensors(fresh.states[-1])
+    older = save({name: value for name, value in tensors.items() if name != "dropped"})
+    for state in (older, b"no state at all"):
+        caplog.clear()
+        assert stage(evidence[:1], unit, Saved(state)) == [made]
+        assert "starting again" in caplog.text
+    caplog.clear()
+    assert stage(evidence[:1], unit, Saved(fresh.states[-1])) == [made]
+    assert not caplog.text
+    assert made[0].dropped == 0
+
+
 def test_every_stage_reads_only_what_earlier_ones_write():
-    known = {"shard", "truth"}
+    known = set(SOURCES)
     for stage in STAGES:
         assert set(stage.reads) <= known
         known.add(stage.name)
