@@ -41,12 +41,12 @@ def shortfall(report: Report, corpus: str, max_failed: float) -> str:
     Counted are the items of each stage, shards apart from the photos in them, and photos apart from their masks: one of
     ten shards that is no tar is a tenth, however many photos the others have. Skipped ones have not failed.
     """
-    store = Store(corpus)
+    store, empty = Store(corpus), report.snapshot is not None and not report.snapshot.objects
     reasons: Counter[str] = Counter()  # of all rejects
     too_many = ""
     for stage, commits in report.commits.items():
         whole, parts, failed = 0, 0, Counter[str]()
-        for commit in commits:
+        for commit in commits if empty else (c for c in commits if c.counts["failed"] + c.counts["crashed"]):
             for row in _rejects(store, commit):
                 reasons[f"{stage} {row['reason']}"] += 1
                 if row["kind"] != "skipped":
@@ -59,7 +59,7 @@ def shortfall(report: Report, corpus: str, max_failed: float) -> str:
             if count > max_failed * items and not too_many:
                 too_many = f"{count} of {items} items failed in {stage}, --max-failed allows {max_failed:.1%}"
                 too_many = f"too_many_failed: {too_many}: {_counted(failed)}; see {corpus}/rejects/"
-    if report.snapshot and not report.snapshot.objects:
+    if empty:
         reasons.update(f"{row.stage} {row.reason}" for row in report.duplicates)
         why = _counted(reasons) if reasons else "nothing was chosen"
         return f"no_objects: the run made no object: {why}; see {corpus}/rejects/"

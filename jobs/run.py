@@ -5,7 +5,21 @@ from typing import Annotated
 
 import typer
 
-from jobs.command import ConfigFile, Preset, Settings, errors_as_one_line, read_settings
+from jobs.command import (
+    CODES,
+    DONE,
+    MAX_FAILED,
+    NOT_BALANCED,
+    TOO_FEW,
+    Address,
+    ConfigFile,
+    MaxFailed,
+    Preset,
+    Settings,
+    errors_as_one_line,
+    join,
+    read_settings,
+)
 
 
 def run(
@@ -25,14 +39,17 @@ def run(
         str | None, typer.Option(help="List of MD5s as md5sum prints it (SA-1B's checklist.chk): checked per shard.")
     ] = None,
     one_stage_at_a_time: Annotated[bool, typer.Option(help="For GPUs that cannot hold all stages at once.")] = False,
+    max_failed: MaxFailed = MAX_FAILED,
+    address: Address = None,
 ) -> None:
     """Turn shards into a corpus of 3D objects. The same command again continues where a killed run stopped."""
-    from jobs.report import lines
-    from pipeline import source
-    from pipeline.run import Selection
-    from pipeline.run import run as run_pipeline
-
     with errors_as_one_line():
+        from jobs.report import lines, shortfall
+        from pipeline import source
+        from pipeline.run import Selection
+        from pipeline.run import run as run_pipeline
+
+        join(address)
         report = run_pipeline(
             read_settings(preset, config, settings),
             source.expand(shards),
@@ -42,9 +59,13 @@ def run(
             md5=source.read_md5(md5) if md5 else None,
             say=lambda line: print(line, flush=True),
         )
-    for line in lines(report, out):
-        print(line, flush=True)
-    raise typer.Exit(1 if report.snapshot is None or report.snapshot.lost else 0)
+        for line in lines(report, out):
+            print(line, flush=True)
+        short = shortfall(report, source.absolute(out), max_failed)
+        if short:
+            typer.echo(f"anything3d: {short}", err=True)
+    lost = report.snapshot is None or report.snapshot.lost
+    raise typer.Exit(NOT_BALANCED if lost else TOO_FEW if short else DONE)
 
 
 def read_ids(path: Path) -> frozenset[str]:
@@ -60,4 +81,6 @@ def read_ids(path: Path) -> frozenset[str]:
 
 
 if __name__ == "__main__":
-    typer.run(run)
+    single = typer.Typer(add_completion=False, rich_markup_mode=None)
+    single.command(epilog=CODES)(run)
+    single()

@@ -1,9 +1,9 @@
 """Ray: checking that the actors fit, and one stream of units through a chain of stage actors.
 
 Traps this file knows (all met): pools have a fixed size, since Ray Data ramps up one by one; a dead actor is restarted
-and its unit retried without end, so it is `cell`'s ledger of attempts that isolates a poison item and gives up on a
-poison cell; no errored block is forgiven, since that would drop rows in silence; a thread that waits for Ray may wait
-for ever, so the stream has a thread of its own and the driver's looks on.
+and its unit retried without end, so it is `cell`'s ledger of attempts that finds the item that kills; no errored block
+is forgiven, since that would drop rows in silence; a thread that waits for Ray may wait for ever, so the stream has a
+thread of its own and the driver's looks on.
 """
 
 import logging
@@ -63,8 +63,8 @@ def stream(
 ) -> list[Unit]:
     """The units after the stages of `recipes`, each a pool of actors, all of them at work at once.
 
-    Raises: what a stage raises for the whole run (ConfigError, WeightsError, MachineError, PoisonCell, BalanceError),
-    as soon as it is known, whatever else is still at work; MachineError if Ray fails; ray's error for a bug.
+    Raises: what a stage raises for the whole run (ConfigError, WeightsError, MachineError, BalanceError), as
+    soon as it is known, whatever else is still at work; MachineError if Ray fails; ray's error for a bug.
     """
     connect()
     stages = [recipe.stage for recipe in recipes]

@@ -11,12 +11,12 @@ from anything3d.device import check_device, cores, use_threads
 from anything3d.errors import Anything3DError, ConfigError
 from anything3d.image import decode_upright, encode_png, spotlight, thumbnail
 from anything3d.segment import SegmentConfig, Segmenter, Source, load_segmenter
-from anything3d.weights import Place, packaged
+from anything3d.weights import Place
 from pipeline.batch import NoCheckpoint
 from pipeline.config import Config
 from pipeline.gallery import Card, photo_page
 from pipeline.snapshot import asset_files, metadata
-from pipeline.stages import STAGES, load, note, weights_of
+from pipeline.stages import STAGES, load, note
 from pipeline.stages.segment import object_record
 from pipeline.unit import Input, Unit
 from schemas.corpus import OBJECT_RECORDS
@@ -24,7 +24,6 @@ from schemas.records import ObjectRecord
 
 MINI = Config()
 MARKED_PX = 960  # longer side of the photo in the report
-ONLY_MINI = "The mini networks know nothing but the mini world; what they make of a photograph means nothing."
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ def lift_image(
     return LiftedImage(
         rows,
         encode_png(thumbnail(marked, MARKED_PX)),
-        note(used) or (ONLY_MINI if any(map(packaged, weights_of(used))) else ""),
+        note(used),
     )
 
 

@@ -92,17 +92,22 @@ def run(
     if md5 is not None and (unnamed := [file_name(shard) for shard in shards if file_name(shard) not in md5]):
         say(f"The list of MD5s does not name {len(unnamed)} of {len(shards)} shards: {', '.join(unnamed[:5])}")
     objects: list[Unit] = []
+    mini_world = True
     for wave in batched(shards, config.units.shards):
         budget = None if selection.max_objects is None else selection.max_objects - sum(len(u.ids) for u in objects)
         if budget == 0:
             break
-        indexed = walk.advance([shard_unit(shard, md5 or {}) for shard in wave], ["index"])
+        given = [shard_unit(shard, md5 or {}) for shard in wave]
+        mini_world = mini_world and all(shard.inputs["truth"].digest for shard in given)
+        if line := note(config, mini_world):
+            report.note = line
+            walk.progress.remark(line)
+        indexed = walk.advance(given, ["index"])
         images = [unit for shard in indexed for unit in image_units(shard, walk, selection)]
         wanted = list(object_units(images, walk, selection, budget))
         objects += walk.advance(wanted, [name for name in walk.recipes if name not in ("index", "segment")])
     else:
         report.unknown = selection.unknown(walk.shard_of)
-    report.note = note(config)
     report.snapshot = publish(store, objects, report.commits, report.duplicates, report.note, say)
     report.seconds = time.monotonic() - started
     return report

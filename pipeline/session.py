@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from anything3d.errors import ConfigError, MachineError
 
 OBJECT_STORE_BYTES = 200 << 20  # of a private Ray; rows are names
 START_LIMITS_S = (30, 90, 180)  # for Ray's control store to come up, try by try; a busy machine is slow
+JOIN_S = 10.0  # for a cluster's head to take a connection
 LEAVE_S = 5.0  # for an orderly end
 DEATH_S = 3.0  # for a killed process to be gone
 LONGEST_BASE = 36  # bytes of a folder below which Ray's sockets have names of at most 107 bytes, the system's limit
@@ -167,7 +169,12 @@ def _join(address: str) -> None:
         raise ConfigError(
             "ray_address", f"{address} is where `ray job submit` sends jobs; to join a cluster, give its host:port"
         )
+    host, _, port = address.rpartition(":")
     try:
+        if (
+            host and port.isdigit() and "/" not in host
+        ):  # asked first, as Ray takes a minute to say that nobody is there
+            socket.create_connection((host.strip("[]"), int(port)), JOIN_S).close()
         ray.init(address=address, logging_level=logging.WARNING)
     except ValueError as error:
         raise ConfigError("ray_address", f"RAY_ADDRESS {address!r}: {last_words(error)}") from error

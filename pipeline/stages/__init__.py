@@ -6,7 +6,7 @@ A stage file imports its algorithm only when its stage is built, so that this ta
 from functools import cache
 
 from anything3d.device import use_threads
-from anything3d.weights import trained
+from anything3d.weights import packaged, trained
 from pipeline.batch import Stage
 from pipeline.cell import Recipe
 from pipeline.config import Config, fingerprint
@@ -30,6 +30,10 @@ STAGES = (
     ScoreStage,
 )
 BY_NAME = {stage.name: stage for stage in STAGES}
+ONLY_MINI = (
+    "The packaged mini networks know only the mini world. On photographs the results mean nothing; use --preset"
+    " default."
+)
 
 
 def recipes(config: Config) -> dict[str, Recipe]:
@@ -68,7 +72,9 @@ def weights_of(config: Config) -> list[str]:
     return sorted({name for stage in STAGES for name in stage.weights(getattr(config, stage.name))})
 
 
-def note(config: Config) -> str:
-    """What whoever looks at the results has to know about the networks that made them."""
-    untrained = [name for name in weights_of(config) if not trained(name)]
-    return f"Untrained networks (random weights, results mean nothing): {', '.join(untrained)}." if untrained else ""
+def note(config: Config, mini_world: bool = False) -> str:
+    """What whoever looks at the results has to know about the networks that made them; `mini_world`: and of what."""
+    names = weights_of(config)
+    if untrained := [name for name in names if not trained(name)]:
+        return f"Untrained networks (random weights, results mean nothing): {', '.join(untrained)}."
+    return "" if mini_world or not any(map(packaged, names)) else ONLY_MINI

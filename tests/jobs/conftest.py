@@ -68,12 +68,12 @@ def environment() -> dict[str, str]:
     return {**os.environ, "RAY_ADDRESS": "local", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
-def run(shard: Path, out: Path, settings: Sequence[str] = (), flags: Sequence[str] = ()) -> Corpus:
+def run(shard: Path, out: Path, settings: Sequence[str] = (), flags: Sequence[str] = (), code: int = 0) -> Corpus:
     done = subprocess.run(
         command(shard, out, settings, flags), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400
     )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return Corpus(out, done.stdout)
+    assert done.returncode == code, done.stdout[-4000:] + done.stderr[-4000:]
+    return Corpus(out, done.stdout + done.stderr)
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:

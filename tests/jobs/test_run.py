@@ -84,13 +84,14 @@ def test_another_captioning_runs_caption_and_what_reads_it_and_not_lift(shard, c
     assert json.loads((corpus.path / "snapshot.json").read_text())["id"] == corpus.snapshot
 
 
-def test_ids_that_nothing_has_make_an_empty_corpus_that_balances(shard, corpus, tmp_path):
+def test_ids_that_nothing_has_make_an_empty_corpus_that_balances_and_exit_code_3(shard, corpus, tmp_path):
     copy = shutil.copytree(corpus.path, tmp_path / "corpus")
     ids = tmp_path / "ids.txt"
     ids.write_text("sa_5-0000\nsa_6\n")
-    empty = run(shard, copy, flags=["--ids", str(ids)])
+    empty = run(shard, copy, flags=["--ids", str(ids)], code=3)
     assert empty.cells_run == 0
     assert "0 objects in" in empty.output
+    assert "anything3d: no_objects: the run made no object: nothing was chosen" in empty.output
     assert "2 of the ids are of no sound photo in the shards: sa_5-0000, sa_6" in empty.output
     assert not list((copy / "objects").glob("*.parquet"))
     assert json.loads((copy / "snapshot.json").read_text())["objects"] == 0
