@@ -56,7 +56,7 @@ def run(
             source.absolute(out),
             Selection(max_objects, read_ids(ids) if ids else None),
             one_stage_at_a_time=one_stage_at_a_time,
-            md5=source.read_md5(md5) if md5 else None,
+            md5=None if md5 is None else source.read_md5(md5),
             say=lambda line: print(line, flush=True),
         )
         for line in lines(report, out):

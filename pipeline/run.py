@@ -90,7 +90,8 @@ def run(
         store.check()
     walk = Walk(config, store, report, Progress(say), one_stage_at_a_time)
     if md5 is not None and (unnamed := [file_name(shard) for shard in shards if file_name(shard) not in md5]):
-        say(f"The list of MD5s does not name {len(unnamed)} of {len(shards)} shards: {', '.join(unnamed[:5])}")
+        some = ", ".join([*unnamed[:5], *(["..."] if len(unnamed) > 5 else [])])
+        say(f"The list of MD5s does not name {len(unnamed)} of {len(shards)} shards: {some}")
     objects: list[Unit] = []
     mini_world = True
     for wave in batched(shards, config.units.shards):

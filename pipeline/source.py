@@ -34,6 +34,7 @@ OTHER_RECORDS = tuple(size << doublings for size in (BLOCK, RECORD) for doubling
 WINDOW = 8 << 20  # bytes fetched at once while a shard is read from end to end
 WINDOWS_AHEAD = 3  # fetched while one is looked at
 MAGIC_AT = 257  # byte of a header at which b"ustar" stands
+MAX_NAME_BYTES = 200  # of a shard's name; cells are named after it, and file systems allow 255
 MAX_LIST_BYTES = 64 << 20  # of a list of MD5s; SA-1B's has 1,000 lines
 MEMBER_NAME = re.compile(r"^(sa_\d{1,10})\.(jpg|json)$")
 REGULAR, DIRECTORY = (b"0", b"\0"), b"5"
@@ -117,8 +118,10 @@ def expand(patterns: list[str]) -> list[str]:
     unique = list(dict.fromkeys(shards))
     by_stem: dict[str, str] = {}
     for shard in unique:
-        if not stem(shard):
-            raise ConfigError("shard_names", f"{shard} has no name before .tar; shards are known by their names")
+        if not 0 < len(stem(shard).encode()) <= MAX_NAME_BYTES:
+            raise ConfigError(
+                "shard_names", f"{shard}: shards are known by their names, of 1 to {MAX_NAME_BYTES} bytes before .tar"
+            )
         if (other := by_stem.setdefault(stem(shard), shard)) != shard:
             raise ConfigError("shard_names", f"{other} and {shard} have the same name; shards are known by their names")
     return unique

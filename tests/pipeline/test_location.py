@@ -168,6 +168,13 @@ def test_braces_work_where_one_may_read_but_not_list(server, put):
         server.forbids = set()
 
 
+@pytest.mark.parametrize("name", [".tar", "x" * 201 + ".tar", "日" * 67 + ".tar"])
+def test_a_shard_needs_a_name_that_cells_can_be_named_after(root, put, name):
+    put(root, name)
+    with pytest.raises(ConfigError, match="shard_names: "):
+        expand([f"{root}/{name}"])
+
+
 @pytest.mark.parametrize("pattern", ["sa_{1.tar", "sa_*.tar", "x" * 300 + "*", ".tar*"])
 def test_a_pattern_that_stands_for_nothing_is_one_line(root, pattern):
     with pytest.raises(ConfigError, match=r"matches no file|braces|too long"):
