@@ -30,7 +30,9 @@ JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of what `ray job submi
 BLOCK = 512  # bytes; ustar
 END = 2 * BLOCK  # bytes of zeros: the mark of a tar's end
 RECORD = 20 * BLOCK  # bytes; what tars pad their ends to a multiple of
-OTHER_RECORDS = tuple(size << doublings for size in (BLOCK, RECORD) for doublings in range(13))  # bytes; on request
+OTHER_RECORDS = tuple(
+    size << doublings for size in (BLOCK, RECORD, 126 * BLOCK) for doublings in range(13)
+)  # bytes; on request
 WINDOW = 8 << 20  # bytes fetched at once while a shard is read from end to end
 WINDOWS_AHEAD = 3  # fetched while one is looked at
 MAGIC_AT = 257  # byte of a header at which b"ustar" stands
