@@ -146,26 +146,30 @@ def _told(number: int, frame: object) -> None:
 
 
 def _end_when_told(arrivals: int, numbers: list[signal.Signals]) -> None:
-    """Wait for one of the signals; then leave everything as it is, and end. A second one does not wait for Ray."""
+    """Wait for one of the signals; then leave everything as it is, and end. More of them change nothing."""
     while number := os.read(arrivals, 1):
         if number[0] in numbers:
-            name, code = signal.Signals(number[0]).name, 128 + number[0]
-            os.write(2, f"anything3d: stopped by {name}; the same command continues from what is done\n".encode())
-            ending = threading.Thread(target=_leave, args=(code,), daemon=True)
-            ending.start()
-            while (again := os.read(arrivals, 1)) and again[0] not in numbers:
-                pass
-            if not again:
-                ending.join()
-            os._exit(code)
+            line = (
+                f"anything3d: stopped by {signal.Signals(number[0]).name}; the same command continues from what is done"
+            )
+            saying = threading.Thread(target=os.write, args=(2, f"{line}\n".encode()), daemon=True)
+            saying.start()
+            saying.join(1.0)  # nobody may read it
+            _abandon()
+            os._exit(128 + number[0])
     os.close(arrivals)
 
 
 def _leave(code: int) -> None:
     """End this process at once if Ray is in use, after its processes: Python's own end would wait for it."""
-    session = sys.modules.get("pipeline.session")
-    if (session and session.abandon()) or threading.current_thread() is not threading.main_thread():
+    if _abandon():
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()
         os._exit(code)
+
+
+def _abandon() -> bool:
+    """Whether Ray was in use; it is ended, whatever it does."""
+    session = sys.modules.get("pipeline.session")
+    return bool(session and session.abandon())
