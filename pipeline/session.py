@@ -31,7 +31,7 @@ START_LIMITS_S = (30, 90, 180)  # for Ray's control store to come up, try by try
 JOIN_S = 10.0  # for a cluster's head to take a connection
 LEAVE_S = 5.0  # for an orderly end
 DEATH_S = 3.0  # for a killed process to be gone
-LONGEST_BASE = 36  # bytes of a folder below which Ray's sockets have names of at most 107 bytes, the system's limit
+LONGEST_BASE = 28  # bytes of a folder below which the names of Ray's sockets have at most 107, the system's limit
 PACKAGES = ("schemas", "anything3d", "pipeline")  # what workers import
 VITAL = ("raylet", "gcs_server")  # processes without which a private Ray is dead
 
