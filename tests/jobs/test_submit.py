@@ -1,20 +1,24 @@
-"""`ray job submit` for real: a head on loopback with its own ports and folder, one job, its corpus, its end."""
+"""A cluster for real, on loopback with its own ports and folder: a job from a full checkout, and a run that joins."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.jobs.conftest import OBJECTS, QUICK, ROOT, Corpus
+from tests.jobs.conftest import OBJECTS, QUICK, ROOT, Corpus, command, wait_for
 
 pytestmark = pytest.mark.slow
-RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+PACKAGES = {"anything3d", "jobs", "pipeline", "schemas"}
+RAY = [sys.executable, "-P", "-m", "ray.scripts.scripts"]
 
 
 def free_ports(count: int) -> list[int]:
@@ -42,11 +46,21 @@ def processes_of(folder: str) -> list[int]:
     return found
 
 
-@pytest.fixture
-def head(tmp_path):
-    """A running head: the dashboard's address and the environment for its clients; stopped by its own pids."""
+@dataclass(frozen=True)
+class Head:
+    """A running head and how its clients reach it."""
+
+    folder: str  # of its logs and sockets
+    dashboard: str
+    address: str  # of the cluster
+    environment: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    """A head that is stopped by its own pids."""
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # sockets need a short path
-    token = tmp_path / "token"
+    token = tmp_path_factory.mktemp("head") / "token"
     token.write_text("0123456789abcdef" * 4)
     environment = {
         **os.environ,
@@ -61,7 +75,7 @@ def head(tmp_path):
          "--object-store-memory=200000000", f"--temp-dir={folder}", "--disable-usage-stats"],
         env=environment, check=True, timeout=120, capture_output=True,
     )  # fmt: skip
-    yield f"http://127.0.0.1:{dashboard}", environment
+    yield Head(folder, f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", environment)
     deadline = time.monotonic() + 60
     while pids := processes_of(folder):
         assert time.monotonic() < deadline, pids
@@ -72,23 +86,75 @@ def head(tmp_path):
                 continue
 
 
-def submit(head, *arguments: str) -> subprocess.CompletedProcess:
-    address, environment = head
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout in which somebody has followed README: more than Ray takes, and all that may lie about."""
+    folder = tmp_path / "checkout"
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, folder / name)
+    for name in (".gitignore", ".rayignore", "README.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    for name in (
+        "demo",
+        "known/assets",
+        "weights/sam-vit-h",
+        "photo",
+        "training",
+        "jobs.old",
+        "two words",
+        ".venv/lib",
+    ):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "file.bin").write_bytes(b"x")
+    with (folder / "world.tar").open("wb") as large:
+        large.truncate(600 << 20)
+    (folder / "six.py").write_text("raise SystemExit('a stray file was imported')")
+    return folder
+
+
+def submit(head: Head, checkout: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [*RAY, "job", "submit", f"--address={address}", "--working-dir", str(ROOT), "--",
+        [*RAY, "job", "submit", f"--address={head.dashboard}", "--working-dir", ".", "--",
          sys.executable, "-m", "jobs.run", *arguments],
-        env=environment, capture_output=True, text=True, timeout=400,
+        cwd=checkout, env=head.environment, capture_output=True, text=True, timeout=400,
     )  # fmt: skip
 
 
-def test_a_submitted_job_makes_the_corpus_of_a_local_run(head, shard, corpus, tmp_path):
-    refused = submit(head, str(shard), "--out", "relative/corpus")
+def test_a_job_from_a_full_checkout_takes_the_package_and_makes_the_corpus_of_a_local_run(
+    head, checkout, shard, corpus, tmp_path
+):
+    refused = submit(head, checkout, str(shard), "--out", "relative/corpus")
     assert refused.returncode != 0
     assert "relative_path" in refused.stdout + refused.stderr
 
     out = tmp_path / "corpus"
     flags = [part for setting in QUICK for part in ("--set", setting)]
-    done = submit(head, str(shard), "--out", str(out), "--max-objects", str(OBJECTS), *flags)
+    done = submit(head, checkout, str(shard), "--out", str(out), "--max-objects", str(OBJECTS), *flags)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     assert "succeeded" in done.stdout
     assert Corpus(out, done.stdout).snapshot == corpus.snapshot
+    uploads = Path(head.folder).glob("session_latest/runtime_resources/working_dir_files/_ray_pkg_*/*")
+    assert {path.name for path in uploads} == PACKAGES
+
+
+def test_ctrl_c_ends_a_run_that_joined_a_cluster_and_leaves_the_cluster(head, shard, tmp_path):
+    with (tmp_path / "log").open("w") as log:
+        run = subprocess.Popen(
+            [*command(shard, tmp_path / "corpus"), "--address", head.address],
+            cwd=tmp_path, env={**head.environment, "PYTHONPATH": str(ROOT)},
+            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    found = map(psutil.Process, processes_of(head.folder))
+    (raylet,) = (process for process in found if process.name() == "raylet")
+
+    def workers() -> list[psutil.Process]:
+        return [process for process in raylet.children() if "MapWorker" in " ".join(process.cmdline())]
+
+    wait_for(lambda: run.poll() is not None or bool(workers()), "a worker")
+    known = workers()
+    known[0].suspend()
+    run.send_signal(signal.SIGINT)
+    assert run.wait(timeout=10) == 130, (tmp_path / "log").read_text()
+    assert "stopped by SIGINT" in (tmp_path / "log").read_text()
+    assert psutil.wait_procs(known, timeout=20)[1] == []
+    assert raylet.is_running()
