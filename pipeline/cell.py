@@ -85,7 +85,7 @@ def make(recipe: Recipe, unit: Unit, store: Store, load: Loader, attempt: Attemp
         items,
         unit,
         partial(StoredCheckpoint, store, folder),
-        apart=attempt.deaths >= DEATHS_BEFORE_ISOLATION,
+        apart=len(attempt.dead) >= DEATHS_BEFORE_ISOLATION,
     )
     rows, rejects = sort_outcomes(recipe.stage, ids, outcomes, tries)
 
@@ -100,7 +100,7 @@ def make(recipe: Recipe, unit: Unit, store: Store, load: Loader, attempt: Attemp
         inputs={name: unit.inputs[name].digest for name in recipe.reads},
         counts=count(ids, rows, rejects),
         attempt=attempt.name,
-        attempts=attempt.deaths + 1,
+        attempts=len(attempt.dead) + 1,
         seconds=seconds,
         gpu_seconds=seconds * recipe.num_gpus,
         versions=versions(),

@@ -26,58 +26,65 @@ log = logging.getLogger(__name__)
 
 
 class Attempt:
-    """An attempt on a cell, as a context; `deaths` are those of others on the same cell before it."""
+    """An attempt on a cell, as a context. `dead` and `living` are the files of others that it has found.
 
-    def __init__(self, store: Store, folder: str) -> None:
+    With `leave_on_error` the file of an attempt that ends in an error stays, for those who come after it.
+    """
+
+    def __init__(self, store: Store, folder: str, *, leave_on_error: bool = False) -> None:
         self.name = uuid.uuid4().hex
-        self.deaths = 0
-        self._store, self._folder = store, f"{folder}/attempts"
+        self.dead: list[str] = []
+        self.living: list[str] = []
+        self._store, self._folder, self._leave_on_error = store, f"{folder}/attempts", leave_on_error
         self._path = f"{self._folder}/{self.name}.json"
-        self._said = json.dumps(whoami()).encode()
+        self._said = whoami()
         self._ended = threading.Event()
-        self._dead: list[str] = []
 
     def __enter__(self) -> "Attempt":
-        self._store.write(self._path, self._said)
-        self._dead = dead(self._store, self._folder, self._path)
-        self.deaths = len(self._dead)
+        self.says()
+        self.dead, self.living = others(self._store, self._folder, self._path)
         threading.Thread(target=self._beat, daemon=True).start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._ended.set()
-        with suppress(BaseError, OSError):  # the storage may be what ended it; a file that stays counts as one death
-            self._store.delete([self._path])
+        if kind is None or not self._leave_on_error:
+            with suppress(BaseError, OSError):  # the storage may be what ended it; a file that stays is one more death
+                self._store.delete([self._path])
+
+    def says(self, **more: object) -> None:
+        """Write the file, with more in it from now on."""
+        self._said |= more
+        self._store.write(self._path, json.dumps(self._said).encode())
 
     def close_the_dead(self) -> None:
-        """Remove the files of the deaths before it: the cell exists, nobody asks for them again."""
-        self._store.delete(self._dead)
+        """Remove the files of the dead: what they were at has been done, nobody asks for them again."""
+        self._store.delete(self.dead)
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_S):
             try:
-                self._store.write(self._path, self._said)
+                self.says()
             except (BaseError, OSError) as error:  # the next beat tries again; a death too many changes no row
                 log.warning("no heartbeat at %s: %s", self._path, error)
 
 
-def dead(store: Store, folder: str, own: str) -> list[str]:
-    """Paths of the attempts in `folder` whose writers have died. The file `own` has just been written."""
+def others(store: Store, folder: str, own: str) -> tuple[list[str], list[str]]:
+    """Paths of the attempts in `folder` whose writers are dead, and of those who live. `own` has just been written."""
     entries = store.entries(folder)
     if own not in entries:  # somebody has cleaned up meanwhile
-        return []
-    now, here = entries[own].modified, machine()
-    found = []
+        return [], []
+    now, here = entries.pop(own).modified, machine()
+    dead: list[str] = []
+    living: list[str] = []
     for path, entry in entries.items():
-        if path == own:
-            continue
-        says = _read(store, path)
-        if says and says.get("machine") == here and says.get("process_started"):
-            if started(says.get("pid")) != says["process_started"]:
-                found.append(path)
-        elif (now - entry.modified).total_seconds() > LEASE_S:
-            found.append(path)
-    return found
+        says = read(store, path)
+        if says.get("machine") == here and says.get("process_started"):
+            lives = started(says.get("pid")) == says["process_started"]
+        else:
+            lives = (now - entry.modified).total_seconds() <= LEASE_S
+        (living if lives else dead).append(path)
+    return dead, living
 
 
 def whoami() -> dict[str, Any]:
@@ -106,10 +113,10 @@ def started(pid: object) -> str:
     return "" if fields[0] in "ZX" else fields[19]
 
 
-def _read(store: Store, path: str) -> dict[str, Any] | None:
-    """What an attempt's file says; None if it says nothing that can be read."""
+def read(store: Store, path: str) -> dict[str, Any]:
+    """What an attempt's file says; nothing if it cannot be read."""
     try:
         says = json.loads(store.find(path) or b"")
     except ValueError:
-        return None
-    return says if isinstance(says, dict) else None
+        return {}
+    return says if isinstance(says, dict) else {}

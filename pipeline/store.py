@@ -191,6 +191,13 @@ class Store:
         found: Iterable[Sequence[Any]] = obstore.list(self._store, prefix=prefix)
         return {entry["path"]: Entry(entry["size"], entry["last_modified"]) for page in found for entry in page}
 
+    def size(self, path: str) -> int | None:
+        """Bytes of the file at `path`; None if there is none."""
+        try:
+            return int(obstore.head(self._store, path)["size"])
+        except FileNotFoundError:
+            return None
+
     def _put_if_absent(self, path: str, data: bytes) -> bool:
         """Whether it was absent, and now is `data`."""
         try:
