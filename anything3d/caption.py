@@ -18,10 +18,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from anything3d import seed
-from anything3d.clip import Preprocessor, check_tokenizer, load_network, load_preprocessor
+from anything3d.clip import Preprocessor, check_tokenizer, load_network, load_preprocessor, load_tokenizer
 from anything3d.errors import ConfigError, NumericsError
 from anything3d.finite import check_network
 from anything3d.image import over
+from anything3d.layout import check_model_type, check_tokenizer_settings
 from anything3d.weights import Place, directory
 
 Decoding = Literal["beam", "nucleus"]
@@ -218,8 +219,10 @@ def load_captioner(config: CaptionConfig, place: Place) -> Captioner:
 
     check(config)
     folder = directory(config.weights, place)
+    check_model_type(folder / "config.json", ("blip",))
+    check_tokenizer_settings(folder, ("BertTokenizer",))
     model = load_network(BlipForConditionalGeneration.from_pretrained, folder, place)
-    tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = load_tokenizer(BertTokenizer.from_pretrained, folder)
     text = model.config.text_config
     check_tokenizer(len(tokenizer), text.vocab_size, folder)
     prompt_ids = tokenizer(config.prompt, add_special_tokens=False)["input_ids"]

@@ -4,12 +4,10 @@ Point-E is conditioned on its grid of image features; the score compares views w
 Weights are a transformers folder (`CLIPModel`, image processor, tokenizer); the packaged `clip` is the toy-sized one.
 """
 
-import json
-import pickle
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +15,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from anything3d.errors import WeightsError
+from anything3d.layout import check_model_type, check_pictures, check_tokenizer_settings, read_settings, tensor_files
+from anything3d.stored import reading
 from anything3d.weights import Place, directory
 
 Network = TypeVar("Network", bound=nn.Module)
+Tokenizer = TypeVar("Tokenizer")
 
 SPARE_TOKENS = 2  # rows of a vocabulary that its tokenizer need not know; BLIP has [DEC] and [ENC]
 
@@ -106,10 +107,12 @@ def load_clip(name: str, place: Place) -> Clip:
     from transformers import CLIPModel, CLIPTokenizer
 
     folder = directory(name, place)
+    check_model_type(folder / "config.json", ("clip",))
+    check_tokenizer_settings(folder, ("CLIPTokenizer",))
     model = load_network(CLIPModel.from_pretrained, folder, place)
     vision = model.config.vision_config
     preprocess = load_preprocessor(folder)
-    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = load_tokenizer(CLIPTokenizer.from_pretrained, folder)
     check_tokenizer(len(tokenizer), model.config.text_config.vocab_size, folder)
     context = model.config.text_config.max_position_embeddings
 
@@ -148,19 +151,17 @@ def load_network(
 
     Raises: WeightsError if the file is missing or damaged, or lacks a tensor of the architecture.
     """
-    from safetensors import SafetensorError
-
-    try:
+    use_safetensors, variant = tensor_files(folder, "model.safetensors", "pytorch_model.bin")
+    with reading(folder):
         network, report = from_pretrained(
             folder,
             local_files_only=True,
-            use_safetensors=any(folder.glob("*.safetensors")),
+            use_safetensors=use_safetensors,
+            variant=variant,
             weights_only=True,
             dtype=getattr(torch, place.dtype),
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise WeightsError("weights_broken", f"{folder}: {error}; download the folder again") from error
     if missing := sorted(map(str, report["missing_keys"])):
         raise WeightsError(
             "weights_mismatch",
@@ -168,6 +169,12 @@ def load_network(
             "use a checkpoint of that architecture",
         )
     return network.requires_grad_(False).eval().to(place.device)
+
+
+def load_tokenizer(from_pretrained: Callable[..., Tokenizer], folder: Path) -> Tokenizer:
+    """Raises: WeightsError if its files are missing or damaged."""
+    with reading(folder):
+        return from_pretrained(folder, local_files_only=True)
 
 
 def check_tokenizer(tokens: int, vocabulary: int, folder: Path) -> None:
@@ -190,22 +197,34 @@ def load_preprocessor(folder: Path) -> Preprocessor:
     Where they name height and width instead of the shorter side (BLIP), only squares may be given to it.
     Raises: WeightsError if preprocessor_config.json is missing or broken.
     """
+    path = folder / "preprocessor_config.json"
+    settings: Any = read_settings(path)
+    check_pictures(path, settings)
     try:
-        settings = json.loads((folder / "preprocessor_config.json").read_text())
         resize_px = _side_px(settings["size"])
         return Preprocessor(
             resize_px=resize_px,
             crop_px=_side_px(settings["crop_size"]) if settings.get("do_center_crop") else resize_px,
-            mean=tuple(settings["image_mean"]),
-            std=tuple(settings["image_std"]),
+            mean=_three(settings["image_mean"]),
+            std=_three(settings["image_std"]),
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(
             "weights_broken", f"{folder}/preprocessor_config.json: {error!r}; download the folder again"
         ) from error
 
 
-def _side_px(size: int | dict[str, int]) -> int:
-    if isinstance(size, int):
-        return size
-    return size["shortest_edge"] if "shortest_edge" in size else size["height"]
+def _side_px(size: object) -> int:
+    if isinstance(size, dict):
+        if size.get("height") != size.get("width"):
+            raise ValueError(f"size {size} is no square")
+        size = size["shortest_edge"] if "shortest_edge" in size else size["height"]
+    if type(size) is not int or size < 1:
+        raise ValueError(f"size is {size!r}")
+    return size
+
+
+def _three(values: object) -> tuple[float, ...]:
+    if not isinstance(values, list) or len(values) != 3 or not all(type(value) in (int, float) for value in values):
+        raise ValueError(f"{values!r} are not three numbers")
+    return tuple(values)

@@ -20,9 +20,11 @@ from anything3d.adapter import TEXT, UNET, Adapter, Factors, adapted
 from anything3d.clip import Network, check_tokenizer, load_network
 from anything3d.errors import ConfigError, InputError, WeightsError
 from anything3d.finite import infinite_as_nan
-from anything3d.stored import read_tensors
-from anything3d.weights import Place, directory
+from anything3d.layout import check_diffusion, tensor_files
+from anything3d.stored import read_tensors, reading
+from anything3d.weights import Place, directly_in, directory
 
+TENSORS = "diffusion_pytorch_model"  # name of a network's file of tensors, without its ending
 SOUND_TIMESTEPS = 8  # at which `is_sound` asks
 Settings = TypeVar("Settings")  # a tokenizer or a noise schedule
 
@@ -251,13 +253,14 @@ def load_denoiser(name: str, place: Place) -> Denoiser:
     controlnet/ without a config.json holds a .safetensors, .ckpt or .pth as the ControlNet's own code writes it, alone
     or inside a whole model; `3DFuse_sparse_depth_injector.ckpt` is one.
 
-    Raises: WeightsError if a part is missing, damaged or does not fit the others; ConfigError if the model predicts
-    something else than eps or v.
+    Raises: WeightsError if a part is missing, damaged, does not fit the others or is of another family of models;
+    ConfigError if the model predicts something else than eps or v.
     """
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
     folder = directory(name, place)
+    check_diffusion(folder)
     unet = _load_part(UNet2DConditionModel.from_pretrained, folder / "unet", place)
     vae = _load_part(AutoencoderKL.from_pretrained, folder / "vae", place)
     controlnet = _load_controlnet(folder / "controlnet", unet, place) if (folder / "controlnet").is_dir() else None
@@ -265,8 +268,6 @@ def load_denoiser(name: str, place: Place) -> Denoiser:
     tokenizer = _load_settings(CLIPTokenizer.from_pretrained, folder / "tokenizer")
     check_tokenizer(len(tokenizer), text_encoder.config.vocab_size, folder / "tokenizer")
     scheduler = _load_settings(DDPMScheduler.from_pretrained, folder / "scheduler")
-    if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
-        raise ConfigError("prediction_type", f"{folder} predicts {scheduler.config.prediction_type!r}, not eps or v")
     latent_scale = 2 ** (len(vae.config.block_out_channels) - 1)
     networks = [unet.config] if controlnet is None else [unet.config, controlnet.config]
     _check_fit(networks, vae.config.latent_channels, latent_scale, text_encoder.config.hidden_size, folder)
@@ -300,18 +301,17 @@ def _load_part(
     from_pretrained: Callable[..., tuple[Network, dict[str, Collection[str]]]], folder: Path, place: Place
 ) -> Network:
     """One network of a diffusers folder, frozen, in evaluation mode, at its place."""
-    from safetensors import SafetensorError
 
-    try:
+    use_safetensors, variant = tensor_files(folder, f"{TENSORS}.safetensors", f"{TENSORS}.bin")
+    with reading(folder):
         network, report = from_pretrained(
             folder,
             local_files_only=True,
-            use_safetensors=True,
+            use_safetensors=use_safetensors,
+            variant=variant,
             torch_dtype=getattr(torch, place.dtype),
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise WeightsError("weights_broken", f"{folder}: {error}; download the folder again") from error
     if missing := sorted(report["missing_keys"]):
         raise WeightsError("weights_mismatch", f"{folder}: {len(missing)} tensors are missing, {missing[0]} among them")
     return network.requires_grad_(False).eval().to(place.device)
@@ -321,11 +321,14 @@ def _load_controlnet(folder: Path, unet: Network, place: Place) -> nn.Module:
     from diffusers import ControlNetModel
     from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 
-    files = sorted(path for suffix in ("safetensors", "ckpt", "pth") for path in folder.glob(f"*.{suffix}"))
+    files = directly_in(folder, ".safetensors", ".ckpt", ".pth")
     if (folder / "config.json").exists():
         return _load_part(ControlNetModel.from_pretrained, folder, place)
     if len(files) != 1:
-        raise WeightsError("weights_mismatch", f"{folder} has {len(files)} ControlNets and no config.json; leave one")
+        raise WeightsError(
+            "weights_mismatch",
+            f"{folder} has {len(files)} ControlNets and no config.json; leave one (.safetensors, .ckpt, .pth)",
+        )
     stored = read_tensors(files[0])
     with torch.device("meta"):
         network = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
@@ -340,10 +343,8 @@ def _load_controlnet(folder: Path, unet: Network, place: Place) -> nn.Module:
 
 def _load_settings(from_pretrained: Callable[..., Settings], folder: Path) -> Settings:
     """A part that has no tensors."""
-    try:
+    with reading(folder):
         return from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise WeightsError("weights_broken", f"{folder}: {error}; download the folder again") from error
 
 
 def _check_fit(

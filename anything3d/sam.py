@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from anything3d import mask
 from anything3d.errors import WeightsError
 from anything3d.stored import fill, read_tensors
-from anything3d.weights import Place, directory
+from anything3d.weights import Place, directly_in, directory
 
 OFFICIAL = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # segment_anything's registry, by the encoder's width
 STABILITY_OFFSET = 1.0  # of the logits' threshold, up and down; segment_anything SamAutomaticMaskGenerator
@@ -214,7 +214,10 @@ def build(shape: SamShape) -> nn.Module:
 def _load_shaped(folder: Path) -> nn.Module:
     try:
         settings: dict[str, Any] = json.loads((folder / "config.json").read_text())
-        shape = SamShape(**{**settings, "global_blocks": tuple(settings["global_blocks"])})
+        settings |= {"global_blocks": tuple(settings["global_blocks"])}
+        if wrong := [value for value in settings.values() if not _is_size(value)]:
+            raise TypeError(f"{wrong[0]!r} is no size; whole numbers of 1 or more are needed")
+        shape = SamShape(**settings)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError("weights_broken", f"{folder}/config.json: {error!r}; get the folder again") from error
     path = folder / "model.safetensors"
@@ -223,10 +226,17 @@ def _load_shaped(folder: Path) -> nn.Module:
     return network
 
 
+def _is_size(value: object) -> bool:
+    """A whole number of 1 or more; blocks are numbered from 0."""
+    if isinstance(value, tuple):
+        return all(type(block) is int and block >= 0 for block in value)
+    return type(value) is int and value >= 1
+
+
 def _load_official(folder: Path, dtype: torch.dtype) -> nn.Module:
     from segment_anything import sam_model_registry
 
-    files = sorted(folder.glob("*.pth"))
+    files = directly_in(folder, ".pth")
     if len(files) != 1:
         raise WeightsError(
             "weights_missing",

@@ -2,13 +2,17 @@
 
 A folder of weights has the native layout of its library (transformers and diffusers folders; `config.json` and
 `model.safetensors` for SAM and Point-E). The mini ones ship inside this package with `manifest.json` beside them;
-others are given as a path or lie under `Place.weights_root`.
+others are given as a path or lie under `Place.weights_root`. `files` lists a folder: what it leaves out no loader
+opens, and all else is part of the digest that stands for the networks.
 """
 
 import hashlib
 import json
+import re
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,12 @@ from anything3d.errors import WeightsError
 from anything3d.published import PUBLISHED, wrong_files
 
 PACKAGED = Path(__file__).parent / "mini" / "weights"
-SUFFIXES = (".safetensors", ".json", ".txt", ".pt", ".pth", ".bin", ".model")
+SUFFIXES = (".safetensors", ".json", ".pt", ".pth", ".bin", ".ckpt")  # one such file makes a folder one of weights
+LEFT_OUT = re.compile(
+    r"\..*|.*\.(md|png|jpe?g|gif|webp|svg|pdf|html?)|(README|LICEN[CS]E|NOTICE)(\..*)?|Thumbs\.db", re.I
+)
+SETTLED_NS = 10**9  # age from which on a file's time stamps tell whether it was written again
+Stamps = tuple[tuple[str, int, int, int, int], ...]  # path, bytes, inode, times of change of contents and entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,8 @@ def directory(name: str, place: Place) -> Path:
 def digest(name: str, place: Place) -> str:
     """sha256 over the names and contents of all files of the weights `name`: what a fingerprint keeps of them.
 
+    A file that was written again since the last call is read again.
+
     Raises: WeightsError as `directory`; also if files of official weights are missing or not as their owner made them.
     """
     folder = directory(name, place)
@@ -64,10 +75,24 @@ def find(name: str, place: Place) -> Path | None:
     return next((folder for folder in _candidates(name, place.weights_root) if _holds_weights(folder)), None)
 
 
+def files(folder: Path) -> dict[str, Path]:
+    """Every file below `folder` that a loader may open, by path relative to it, sorted.
+
+    Links to files and folders are followed. Hidden files, pictures and documents are left out, and so is a link back to
+    a folder that it lies in.
+    """
+    found = {path.relative_to(folder).as_posix(): path for path in _walk(folder, (folder.resolve(),))}
+    return dict(sorted(found.items()))
+
+
+def directly_in(folder: Path, *suffixes: str) -> list[Path]:
+    """Those of `files` that lie in `folder` itself and have one of the suffixes: what a loader picks from."""
+    return [path for name, path in files(folder).items() if "/" not in name and path.suffix in suffixes]
+
+
 def file_digests(folder: Path) -> dict[str, str]:
-    """sha256 of every weights or configuration file below `folder`, by path relative to it, sorted."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in SUFFIXES)
-    return {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    """sha256 of all `files` of `folder`, by path."""
+    return {name: _sha256(path) for name, path in files(folder).items()}
 
 
 def trained(name: str) -> bool:
@@ -112,10 +137,24 @@ def _candidates(name: str, weights_root: str) -> list[Path]:
 
 
 def _holds_weights(folder: Path) -> bool:
-    return folder.is_dir() and any(path.suffix in SUFFIXES for path in folder.rglob("*"))
+    return folder.is_dir() and any(path.suffix in SUFFIXES for path in _walk(folder, (folder.resolve(),)))
 
 
-@cache
+def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """`above` are the folders that this one lies in, without links."""
+    try:
+        for path in folder.iterdir():
+            if LEFT_OUT.fullmatch(path.name):
+                continue
+            if path.is_dir():
+                if (real := path.resolve()) not in above:
+                    yield from _walk(path, (*above, real))
+            elif path.is_file():
+                yield path
+    except OSError as error:
+        raise WeightsError("weights_unreadable", f"{folder}: {error}") from error
+
+
 def _verify(folder: Path) -> None:
     expected = _manifest().get(folder.name, {"files": {}})["files"]
     found = _digests(folder)
@@ -125,11 +164,30 @@ def _verify(folder: Path) -> None:
         )
 
 
-@cache
 def _digests(folder: Path) -> dict[str, str]:
-    return file_digests(folder)
+    """`file_digests`, without reading again what has not been written again since."""
+    stamps = _stamps(folder)
+    latest = max((max(written, changed) for *_, written, changed in stamps), default=0)
+    settled = latest < time.time_ns() - SETTLED_NS
+    return _digests_at(folder, stamps) if settled else file_digests(folder)
+
+
+@lru_cache(maxsize=64)
+def _digests_at(folder: Path, stamps: Stamps) -> dict[str, str]:
+    found = file_digests(folder)
+    if _stamps(folder) != stamps:
+        raise WeightsError("weights_changed", f"{folder}: files were written while they were read; try again")
+    return found
+
+
+def _stamps(folder: Path) -> Stamps:
+    stats = ((name, path.stat()) for name, path in files(folder).items())
+    return tuple((name, stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats)
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError("weights_unreadable", f"{path}: {error}") from error

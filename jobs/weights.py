@@ -108,7 +108,7 @@ def _needed(config: "Config") -> list[str]:
 
 def _table(names: list[str], config: "Config") -> Iterator[str]:
     from anything3d.published import PUBLISHED
-    from anything3d.weights import find, packaged
+    from anything3d.weights import files, find, packaged
     from pipeline.stages import STAGES
 
     yield f"{'weights':<24}{'MB':>7}  {'licence':<24}{'stages':<30}where"
@@ -117,7 +117,7 @@ def _table(names: list[str], config: "Config") -> Iterator[str]:
         if name == config.segment.weights and "segment" not in users:
             users.append("lift-image")
         folder, official = find(name, config.place()), PUBLISHED.get(name)
-        files = [path for path in folder.rglob("*") if path.is_file()] if folder else []
-        size = sum(path.stat().st_size for path in files) // 10**6 if files else official.megabytes if official else 0
+        sizes = [path.stat().st_size for path in files(folder).values()] if folder else []
+        size = sum(sizes) // 10**6 if sizes else official.megabytes if official else 0
         licence = "Apache-2.0" if packaged(name) else official.licence if official else "unknown"
         yield f"{name:<24}{size:>7}  {licence:<24}{', '.join(users) or '-':<30}{folder or 'MISSING'}"

@@ -87,6 +87,7 @@ def parse_network(entry: Mapping[str, object]) -> NetworkConfig | SdfConfig:
     name = _read(entry, "name", str)
     if name == SDF:
         return _parse_sdf(entry)
+    _check_heads(entry)
     if name not in IMAGES:
         raise WeightsError("weights_config", f"network {name!r} is unknown; known are {', '.join([*IMAGES, SDF])}")
     if entry.get("time_token_cond") is not True or (IMAGES[name] == "vector" and entry.get("token_cond") is not True):
@@ -126,7 +127,16 @@ def parse_network(entry: Mapping[str, object]) -> NetworkConfig | SdfConfig:
     )
 
 
+def _check_heads(entry: Mapping[str, object], part: str = "") -> None:
+    """Raises: WeightsError("weights_config") if the width cannot be shared out over the heads."""
+    width, heads = _read(entry, "width", int), _read(entry, f"{part}heads", int)
+    if width < 1 or heads < 1 or width % heads:
+        raise WeightsError("weights_config", f"width = {width} cannot be shared out over {part}heads = {heads}")
+
+
 def _parse_sdf(entry: Mapping[str, object]) -> SdfConfig:
+    for part in ("encoder_", "decoder_"):
+        _check_heads(entry, part)
     return SdfConfig(
         name=SDF,
         width=_read(entry, "width", int),
@@ -142,14 +152,17 @@ def _parse_sdf(entry: Mapping[str, object]) -> SdfConfig:
 def _read(entry: Mapping[str, object], key: str, kind: type[T], default: T | None = None) -> T:
     """The value of `key`; with `default` None it must be there."""
     value = entry.get(key, default)
-    if not isinstance(value, kind):
-        raise WeightsError("weights_config", f"{key} = {value!r}; a value of type {kind.__name__} is needed")
+    if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int | float) and value < 0):
+        raise WeightsError(
+            "weights_config", f"{key} = {value!r}; a value of type {kind.__name__}, not below 0, is needed"
+        )
     return value
 
 
 def _read_tuple(entry: Mapping[str, object], key: str, default: tuple[float, ...]) -> tuple[float, ...]:
     values = entry.get(key, default)
-    if not isinstance(values, list | tuple) or len(values) != len(default):
+    numbers = isinstance(values, list | tuple) and all(type(value) in (int, float) for value in values)
+    if not isinstance(values, list | tuple) or not numbers or len(values) != len(default):
         raise WeightsError("weights_config", f"{key} = {values!r}; a list of {len(default)} numbers is needed")
     return tuple(float(value) for value in values)
 

@@ -10,7 +10,7 @@ from anything3d.errors import WeightsError
 from anything3d.pointe.config import OFFICIAL, OFFICIAL_CLIP, SdfConfig, parse_clip, parse_network
 from anything3d.pointe.networks import PointCloudSdf, PointDenoiser
 from anything3d.stored import fill, read_tensors
-from anything3d.weights import Place, directory
+from anything3d.weights import Place, directly_in, directory
 
 
 def build(config: Mapping[str, object], clip: Mapping[str, object]) -> PointDenoiser | PointCloudSdf:
@@ -59,12 +59,15 @@ def described(folder: Path) -> tuple[Mapping[str, object], Mapping[str, object],
     if (folder / "config.json").is_file():
         try:
             entry = json.loads((folder / "config.json").read_text())
-            return entry["config"], entry["clip"], folder / "model.safetensors"
-        except (ValueError, KeyError, TypeError) as error:
+            config, clip = entry["config"], entry["clip"]
+            if not isinstance(config, dict) or not isinstance(clip, dict):
+                raise TypeError(f"config is {config!r:.40}, clip is {clip!r:.40}")
+            return config, clip, folder / "model.safetensors"
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise WeightsError(
                 "weights_broken", f"{folder}/config.json: {error!r}; expected config and clip"
             ) from error
-    found = sorted(path for path in folder.glob("*.pt") if path.name in OFFICIAL)
+    found = [path for path in directly_in(folder, ".pt") if path.name in OFFICIAL]
     if len(found) != 1:
         raise WeightsError(
             "weights_missing",
