@@ -1,5 +1,6 @@
 """score: every object against its own photo, and against the ground truth that lies beside a mini-world shard."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,10 +75,13 @@ class Found:
 def read_truth(path: str, digest: str) -> truth.Truth:
     """What a truth.json says; `digest` is what it was found to be when the run began.
 
-    Raises: ConfigError if it is broken.
+    Raises: ConfigError if it is broken, or has been written again since.
     """
+    data = source.read(path)
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise ConfigError("truth_changed", f"{path} is not what it was when the run began; run the same command again")
     with _named(path):
-        return truth.read(source.read(path))
+        return truth.read(data)
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from anything3d.errors import ConfigError
 from anything3d.evaluate import METRICS
 from jobs.cli import app
 from pipeline.evaluate import evaluate
+from pipeline.source import content_digest
+from pipeline.stages.score import read_truth
 from tests.pipeline.conftest import WRONG_AZIMUTH_DEG, name_files, quiet
 
 TRUTH_NUMBERS = ("lift_chamfer", "azimuth_error_deg", "novel_psnr_db", "novel_mask_iou", "chamfer", "fscore_5pct")
@@ -123,6 +125,15 @@ def test_only_numbers_that_are_computed_anew_need_the_true_surfaces(world, same_
     again = evaluate(str(world.corpus), [f"{world.truth}/"], quiet)
     (world.truth / "elsewhere").rename(world.truth / "points")
     assert again == same_truth[0]
+
+
+def test_a_truth_that_is_written_again_while_a_run_goes_on_is_refused(world, tmp_path):
+    path = another(world, tmp_path) / "truth.json"
+    digest = content_digest(str(path))
+    path.write_bytes((world.truth / "truth.json").read_bytes())
+    with pytest.raises(ConfigError, match=f"truth_changed: {path}"):
+        read_truth(str(path), digest)
+    assert read_truth(str(path), content_digest(str(path))).shard == world.shard.name
 
 
 def test_several_truths_know_each_their_photos_and_none_knows_a_photo_twice(world, tmp_path):
