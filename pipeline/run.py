@@ -12,19 +12,25 @@ from functools import partial
 from itertools import islice
 from types import MappingProxyType
 
-from anything3d.errors import ConfigError
-from pipeline import cell, cluster
+from obstore.exceptions import BaseError
+
+from anything3d.errors import ConfigError, MachineError
+from pipeline import batch, cell, cluster
 from pipeline.config import Config
 from pipeline.location import explained
 from pipeline.progress import Progress
+from pipeline.session import disconnect
 from pipeline.snapshot import Snapshot, publish
 from pipeline.source import content_digest, digest, file_name, stem
 from pipeline.stages import note, recipes
-from pipeline.store import Commit, Store
+from pipeline.store import Commit, DamagedCell, Store
 from pipeline.unit import Input, Unit, slices
 from schemas.records import RejectRecord
 
 READERS = 16  # threads that look commits up
+WAITS_S = (10.0, 60.0)  # before a run goes on after a fault of the machine
+MOST_DAMAGED = 50  # cells of one run that are found damaged, before its storage is not believed any more
+HOPELESS = ("ray_start", "ray_address")  # reasons of faults that have been waited for already
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,36 +88,38 @@ def run(
 
     `md5` is what the shards' MD5s have to be, by file name: a shard with another one is a reject, none of it is used.
 
-    Raises: ConfigError or WeightsError before anything has been started; BalanceError if an item got lost.
+    A cell that is found damaged is computed again. After a fault of the machine the run goes on with new actors, where
+    it stood, and gives up when that does not help.
+
+    Raises: ConfigError or WeightsError before anything has been started; MachineError; BalanceError if an item got
+    lost.
     """
-    started, report = time.monotonic(), Report()
+    started, waits = time.monotonic(), iter(WAITS_S)
     with explained(out):
         store = Store(out)
         store.check()
-    walk = Walk(config, store, report, Progress(say), one_stage_at_a_time)
     if md5 is not None and (unnamed := [file_name(shard) for shard in shards if file_name(shard) not in md5]):
         some = ", ".join([*unnamed[:5], *(["..."] if len(unnamed) > 5 else [])])
         say(f"The list of MD5s does not name {len(unnamed)} of {len(shards)} shards: {some}")
-    objects: list[Unit] = []
-    mini_world = True
-    for wave in batched(shards, config.units.shards):
-        budget = None if selection.max_objects is None else selection.max_objects - sum(len(u.ids) for u in objects)
-        if budget == 0:
-            break
-        given = [shard_unit(shard, md5 or {}) for shard in wave]
-        mini_world = mini_world and all(shard.inputs["truth"].digest for shard in given)
-        if line := note(config, mini_world):
-            report.note = line
-            walk.progress.remark(line)
-        indexed = walk.advance(given, ["index"])
-        images = [unit for shard in indexed for unit in image_units(shard, walk, selection)]
-        wanted = list(object_units(images, walk, selection, budget))
-        objects += walk.advance(wanted, [name for name in walk.recipes if name not in ("index", "segment")])
-    else:
-        report.unknown = selection.unknown(walk.shard_of)
-    report.snapshot = publish(store, objects, report.commits, report.duplicates, report.note, say)
-    report.seconds = time.monotonic() - started
-    return report
+    existed: dict[tuple[str, str], bool] = {}
+    damaged = 0
+    while True:
+        walk = Walk(config, store, Report(), Progress(say), one_stage_at_a_time, existed)
+        try:
+            report = walk.through(shards, selection, md5 or {}, say)
+        except (MachineError, BaseError, OSError) as error:
+            fault = error if isinstance(error, MachineError) else batch.machine_fault(error)
+            damaged += isinstance(fault, DamagedCell)
+            again = isinstance(fault, DamagedCell) and damaged <= MOST_DAMAGED
+            wait = 0.0 if again else next(waits, None)
+            if fault is None or wait is None or fault.reason in HOPELESS:
+                raise
+            say(f"{fault}; the run goes on" + (f" in {wait:.0f} s" if wait else ""))
+            disconnect()
+            time.sleep(wait)
+        else:
+            report.seconds = time.monotonic() - started
+            return report
 
 
 @dataclass(slots=True)
@@ -123,11 +131,35 @@ class Walk:
     report: Report
     progress: Progress
     one_stage_at_a_time: bool
+    existed: dict[tuple[str, str], bool]  # (unit, stage) -> whether the run found the cell when it first looked
     recipes: dict[str, cell.Recipe] = field(init=False)
     shard_of: dict[str, str] = field(default_factory=dict)  # image id -> the first shard that has it
 
     def __post_init__(self) -> None:
         self.recipes = recipes(self.config)
+
+    def through(
+        self, shards: Sequence[str], selection: Selection, md5: Mapping[str, str], say: Callable[[str], None]
+    ) -> Report:
+        """All shards through all stages, wave by wave, and the snapshot of it."""
+        report, objects, mini_world = self.report, list[Unit](), True
+        for wave in batched(shards, self.config.units.shards):
+            budget = None if selection.max_objects is None else selection.max_objects - sum(len(u.ids) for u in objects)
+            if budget == 0:
+                break
+            given = [shard_unit(shard, md5) for shard in wave]
+            mini_world = mini_world and all(shard.inputs["truth"].digest for shard in given)
+            if line := note(self.config, mini_world):
+                report.note = line
+                self.progress.remark(line)
+            indexed = self.advance(given, ["index"])
+            images = [unit for shard in indexed for unit in image_units(shard, self, selection)]
+            wanted = list(object_units(images, self, selection, budget))
+            objects += self.advance(wanted, [name for name in self.recipes if name not in ("index", "segment")])
+        else:
+            report.unknown = selection.unknown(self.shard_of)
+        report.snapshot = publish(self.store, objects, report.commits, report.duplicates, report.note, say)
+        return report
 
     def advance(self, units: Sequence[Unit], stages: Sequence[str]) -> list[Unit]:
         """The units after `stages`; those that lack a cell go through Ray, through stages that any of them lacks."""
@@ -152,10 +184,13 @@ class Walk:
                 after = list(
                     threads.map(partial(self._look_up, stages=stages), (by_name.get(u.name, u) for u, _ in before))
                 )
-        for (_, had), (_, commits) in zip(before, after, strict=True):
+        for (unit, had), (_, commits) in zip(before, after, strict=True):
             for name in stages:
+                if name not in commits:
+                    raise DamagedCell("commit_gone", f"{self.store.root}: the {name} cell of {unit.name} has gone")
                 self.report.commits.setdefault(name, []).append(commits[name])
-                self.report.made[name] = self.report.made.get(name, 0) + (name not in had)
+                existed = self.existed.setdefault((unit.name, name), name in had)
+                self.report.made[name] = self.report.made.get(name, 0) + (not existed)
         return [unit for unit, _ in after]
 
     def _look_up(self, unit: Unit, stages: Sequence[str]) -> tuple[Unit, dict[str, Commit]]:
@@ -191,8 +226,7 @@ def shard_unit(shard: str, md5: Mapping[str, str] = MappingProxyType({})) -> Uni
 
 def image_units(shard: Unit, walk: Walk, selection: Selection) -> Iterator[Unit]:
     """The wanted images of an indexed shard, cut into units; an id that an earlier shard has had is a reject."""
-    commit = walk.store.commit_at(shard.inputs["index"].path)
-    assert commit is not None
+    commit = commit_of(shard, "index", walk)
     ids = selection.images(walk.store.read_column(commit.rows, "image_id"))
     first = {image_id: walk.shard_of.setdefault(image_id, shard.name) for image_id in ids}
     walk.report.duplicates += [
@@ -208,13 +242,20 @@ def object_units(images: Sequence[Unit], walk: Walk, selection: Selection, budge
     workers = walk.config.resources.segment.workers
     for some in batched(images, len(images) if budget is None else workers) if images else ():
         for unit in walk.advance(some, ["segment"]):
-            commit = walk.store.commit_at(unit.inputs["segment"].path)
-            assert commit is not None
+            commit = commit_of(unit, "segment", walk)
             ids = selection.objects(walk.store.read_column(commit.rows, "object_id"))[:budget]
             budget = None if budget is None else budget - len(ids)
             yield from slices(unit, ids, walk.config.units.objects)
         if budget == 0:
             return
+
+
+def commit_of(unit: Unit, stage: str, walk: Walk) -> Commit:
+    """The commit of a cell that the unit has come through."""
+    commit = walk.store.commit_at(unit.inputs[stage].path)
+    if commit is None:
+        raise DamagedCell("commit_gone", f"{walk.store.root}: the {stage} cell of {unit.name} has gone")
+    return commit
 
 
 def batched(values: Sequence[str] | Sequence[Unit], size: int) -> Iterator[list]:

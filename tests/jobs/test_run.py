@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from collections import Counter
+from pathlib import Path
 
 import duckdb
 import pyarrow.dataset as ds
@@ -70,6 +71,22 @@ def test_a_finished_run_given_again_runs_no_cell_and_changes_nothing(shard, corp
     assert again.cells_run == 0
     assert again.snapshot == corpus.snapshot
     assert {path: path.stat().st_mtime_ns for path in corpus.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_damaged_cell_is_named_and_computed_again_and_the_snapshot_stays(shard, corpus, tmp_path):
+    """A bit of a mesh flipped and the files of the view gone: the same command mends both."""
+    copy = Path(shutil.copytree(corpus.path, tmp_path / "corpus"))
+    mesh = next(copy.glob("cells/mesh/*/*/rows-*.parquet"))
+    sound = bytearray(mesh.read_bytes())
+    sound[len(sound) // 2] ^= 0x10
+    mesh.write_bytes(sound)
+    for path in (copy / "assets").iterdir():
+        path.unlink()
+    again = run(shard, copy)
+    assert again.snapshot == corpus.snapshot
+    assert f"damaged_part: {mesh} is not the" in again.output
+    files = [{path.name: path.read_bytes() for path in (root / "assets").iterdir()} for root in (copy, corpus.path)]
+    assert files[0] == files[1]
 
 
 def test_another_captioning_runs_caption_and_what_reads_it_and_not_lift(shard, corpus):

@@ -5,6 +5,7 @@ import pytest
 from anything3d.errors import ConfigError
 from pipeline.config import Config
 from pipeline.run import Selection, batched, run
+from pipeline.store import Store
 from pipeline.unit import Input, Unit, slices
 
 IMAGES = ["sa_1", "sa_2", "sa_3"]
@@ -59,3 +60,32 @@ def test_shards_that_the_list_of_md5s_does_not_name_are_said_once(tmp_path):
     assert said == [
         "The list of MD5s does not name 6 of 8 shards: sa_2.tar, sa_3.tar, sa_4.tar, sa_5.tar, sa_6.tar, ..."
     ]
+
+
+@pytest.fixture
+def blocked(tmp_path, monkeypatch):
+    """A corpus whose folder of rejects is a file, so that nothing can be written in it; no shard, so no Ray."""
+    monkeypatch.setattr("pipeline.run.WAITS_S", (0.0, 0.0))
+    (tmp_path / "corpus").mkdir()
+    Store(str(tmp_path / "corpus")).check()
+    (tmp_path / "corpus" / "rejects").write_text("")
+    return tmp_path / "corpus"
+
+
+def test_a_run_goes_on_when_a_fault_of_the_machine_has_passed(blocked):
+    said = []
+
+    def say(line):
+        said.append(line)
+        (blocked / "rejects").unlink(missing_ok=True)  # what somebody does while the run waits
+
+    report = run(Config(), [], str(blocked), Selection(), say=say)
+    assert report.snapshot.objects == 0
+    assert sum("the run goes on" in line for line in said) == 1
+
+
+def test_a_run_gives_up_when_a_fault_of_the_machine_does_not_pass(blocked):
+    said = []
+    with pytest.raises(OSError, match="rejects"):
+        run(Config(), [], str(blocked), Selection(), say=said.append)
+    assert sum("the run goes on" in line for line in said) == 2
