@@ -2,7 +2,7 @@
 
 import pytest
 
-from anything3d.errors import ConfigError
+from anything3d.errors import ConfigError, MachineError
 from pipeline.config import Config
 from pipeline.run import Selection, batched, run
 from pipeline.store import Store
@@ -86,6 +86,6 @@ def test_a_run_goes_on_when_a_fault_of_the_machine_has_passed(blocked):
 
 def test_a_run_gives_up_when_a_fault_of_the_machine_does_not_pass(blocked):
     said = []
-    with pytest.raises(OSError, match="rejects"):
+    with pytest.raises(MachineError, match="rejects"):
         run(Config(), [], str(blocked), Selection(), say=said.append)
     assert sum("the run goes on" in line for line in said) == 2
