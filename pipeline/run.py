@@ -112,10 +112,10 @@ def run(
             damaged += isinstance(fault, DamagedCell)
             again = isinstance(fault, DamagedCell) and damaged <= MOST_DAMAGED
             wait = 0.0 if again else next(waits, None)
-            if fault is None or fault is error and (wait is None or fault.reason in HOPELESS):
+            if fault is None:
                 raise
-            if wait is None:
-                raise fault from error
+            if wait is None or fault.reason in HOPELESS:
+                raise fault from (None if fault is error else error)
             say(f"{fault}; the run goes on" + (f" in {wait:.0f} s" if wait else ""))
             disconnect()
             time.sleep(wait)
