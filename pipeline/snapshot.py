@@ -313,7 +313,7 @@ def turn(store: Store, body: Mapping[str, Any], units: Sequence[Unit], note: str
     before = named(store, [path, POINTER])
     if store.find(path) != data:
         store.write(path, data)
-    if not _is(store.find(POINTER), body) or store.size(PAGE) is None:
+    if not _is(store.find(POINTER), body) or (units and store.size(PAGE) is None):
         store.write(PAGE, gallery(store, body, units, note).encode())
         store.write(POINTER, data)
     if others := strays(store, body):
