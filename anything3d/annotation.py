@@ -20,7 +20,8 @@ from anything3d import mask
 from anything3d.errors import InputError
 from anything3d.mask import Box
 
-MAX_BYTES = 64 * 2**20  # of the JSON; SA-1B's largest are below 1 MB
+MAX_BYTES = 16 * 2**20  # of the JSON; SA-1B's largest are below 1 MB
+MAX_VALUES = 2**20  # in the JSON; 10000 annotations have a third of it
 MAX_ANNOTATIONS = 10_000  # of one photo; SA-1B has about 100
 MAX_SIDE_PX = 2**16  # of a photo
 MAX_ID = 2**63 - 1  # what a column can hold
@@ -62,7 +63,7 @@ def parse_annotations(data: bytes, image_id: str) -> tuple[tuple[int, int], list
 
     Unknown keys are ignored. Numbers must be finite and in range wherever they are read.
 
-    Raises: InputError json_bytes, json_syntax, json_depth, json_duplicate_key, json_field, json_number,
+    Raises: InputError json_bytes, json_values, json_syntax, json_depth, json_duplicate_key, json_field, json_number,
     image_id_mismatch, annotations_too_many for damage of the file. Entries have those codes too, and size_mismatch,
     rle_*, area_mismatch, box_mismatch.
     """
@@ -81,6 +82,9 @@ def parse_annotations(data: bytes, image_id: str) -> tuple[tuple[int, int], list
 def _load(data: bytes) -> object:
     if len(data) > MAX_BYTES:
         raise InputError("json_bytes", f"{len(data)} bytes of annotations; at most {MAX_BYTES} are allowed")
+    values = sum(map(data.count, (b",", b"[", b"{")))  # no value is without one of these before it; texts may have more
+    if values > MAX_VALUES:
+        raise InputError("json_values", f"about {values} values; at most {MAX_VALUES} are allowed")
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=_object)
     except RecursionError as error:

@@ -17,6 +17,8 @@ from anything3d import mask
 from anything3d.image import WHITE
 from anything3d.mask import Box
 
+STRIP_PX = 2**22  # of a square, that are resampled at once: with much context it is far larger than the photo
+
 Framing = Literal["longest", "area"]  # a square is measured by its box's longer side, or by sqrt(width height)
 
 
@@ -56,13 +58,23 @@ def cut(image: UInt8[Tensor, "H W 3"], counts: str, box: Box, side: int, size: i
     x, y = box_x + (box_width - side) // 2, box_y + (box_height - side) // 2
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + side, width), min(y + side, height)
     alpha = mask.decode_box(counts, height, width, (left, top, right - left, bottom - top))
-    planes = torch.zeros(5, side, side, dtype=torch.uint8)  # R, G, B, photo or beyond, mask; 0 beyond the photo
-    inside = planes[:, top - y : bottom - y, left - x : right - x]
-    inside[:3] = image[top:bottom, left:right].permute(2, 0, 1)
-    inside[3] = 255
-    inside[4] = alpha.to(torch.uint8) * 255
-    planes = F.interpolate(planes[None], (size, size), mode="bilinear", antialias=True)[0]
+    narrow = torch.zeros(5, side, size, dtype=torch.uint8)  # R, G, B, photo or beyond, mask; 0 beyond the photo
+    rows = max(1, STRIP_PX // side)
+    for first in range(top, bottom, rows):
+        end = min(first + rows, bottom)
+        planes = torch.zeros(5, end - first, side, dtype=torch.uint8)
+        inside = planes[..., left - x : right - x]
+        inside[:3] = image[first:end, left:right].permute(2, 0, 1)
+        inside[3] = 255
+        inside[4] = alpha[first - top : end - top].to(torch.uint8) * 255
+        narrow[:, first - y : end - y] = _resized(planes, end - first, size)
+    planes = _resized(narrow, size, size)
     share = planes[3].float() / 255  # of a pixel's footprint that lies in the photo
     color = (planes[:3] / share.clamp(min=1 / 255)).round().clamp(max=255).to(torch.uint8)
     rgb = torch.where(share > 0, color, WHITE)
     return Crop(torch.cat([rgb, planes[4:]]).permute(1, 2, 0).contiguous(), float(x), float(y), float(side))
+
+
+def _resized(planes: UInt8[Tensor, "C H W"], height: int, width: int) -> UInt8[Tensor, "C h w"]:
+    """Bilinear, over the whole footprint when shrinking; columns first, as PyTorch does it when both sides change."""
+    return F.interpolate(planes[None], (height, width), mode="bilinear", antialias=True)[0]

@@ -10,13 +10,15 @@ Source: cocoapi common/maskApi.c, `rleToString` and `rleFrString`; SA-1B stores 
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from anything3d.errors import InputError
 
 MAX_PX = 2**28  # of one photo; more than SA-1B's largest by a factor of 30
+MAX_CHARACTERS = 2**22  # of one mask; 40 MP of SAM's, which are smooth, have fewer by a factor of 10
 MAX_GROUPS = 7  # of 5 bits per number, as in cocoapi: enough for any run of a 32-bit mask
+COUNTED_ROWS = 256  # of a mask's regions, whose pixels are counted at once
 LOWEST, HIGHEST = 48, 111  # the characters of a group
 MORE, SIGN, BITS = 0x20, 0x10, 0x1F
 
@@ -26,21 +28,22 @@ Box = tuple[int, int, int, int]  # x, y, width, height in pixels; width = last -
 def runs(counts: str | bytes, total: int) -> Int64[np.ndarray, "R"]:
     """Run lengths of a mask of `total` pixels, background first; they are >= 0 and add up to `total`.
 
-    Raises: InputError rle_empty, rle_characters, rle_truncated, rle_number, rle_negative, rle_sum, mask_size.
+    Raises: InputError rle_empty, rle_bytes, rle_characters, rle_truncated, rle_number, rle_negative, rle_sum,
+    mask_size.
     """
     if not 0 < total <= MAX_PX:
         raise InputError("mask_size", f"a mask of {total} px; 1 to {MAX_PX} are allowed")
     groups = _groups(counts)
-    last = np.flatnonzero((groups & MORE) == 0)
+    last = np.flatnonzero(groups < MORE)
     if len(last) == 0 or last[-1] != len(groups) - 1:
         raise InputError("rle_truncated", "the last character announces another one; the string was cut")
-    first = np.concatenate([[0], last[:-1] + 1])
-    length = last - first + 1
+    length = np.diff(last, prepend=-1)
     if length.max() > MAX_GROUPS:
         raise InputError("rle_number", f"a number of {length.max()} characters; at most {MAX_GROUPS} are allowed")
-    place = np.arange(len(groups)) - np.repeat(first, length)
-    values = np.add.reduceat((groups & BITS) << (5 * place), first)
-    values -= np.where(groups[last] & SIGN, np.int64(1) << (5 * length), 0)
+    values = -((groups[last] & SIGN).astype(np.int64) << (5 * length - 4))  # of two's complement, lacking its own bits
+    for place in range(int(length.max())):
+        long = np.flatnonzero(length > place)
+        values[long] += (groups[last[long] - length[long] + 1 + place] & BITS).astype(np.int64) << (5 * place)
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
     if values.min() < 0:
@@ -87,19 +90,25 @@ def runs_of(mask: Bool[Tensor, "H W"]) -> Int64[np.ndarray, "R"]:
 def tidy(found: Bool[Tensor, "H W"], smallest_px: int) -> Bool[Tensor, "H W"]:
     """Without holes, and then without islands, of fewer pixels; the largest island stays. Corners connect.
 
+    Only the mask's box is looked at, with a margin so broad that what crosses it is no hole.
     Source: segment_anything utils/amg.py `remove_small_regions`; SA-1B's own masks were cleaned so.
     """
     from scipy.ndimage import label
 
     pixels = found.cpu().numpy().copy()
+    rows, columns = (_span(np.flatnonzero(pixels.any(axis=axis)), smallest_px) for axis in (1, 0))
+    inside = pixels[rows][:, columns]
     for holes in (True, False):
-        regions, _ = label(pixels ^ holes, np.ones((3, 3)))
-        sizes = np.bincount(regions.ravel())
+        regions, count = label(inside ^ holes, np.ones((3, 3)))
+        sizes = np.zeros(count + 1, np.int64)
+        for first in range(0, len(regions), COUNTED_ROWS):  # bincount widens what it counts
+            part = np.bincount(regions[first : first + COUNTED_ROWS].ravel())
+            sizes[: len(part)] += part
         small = sizes < smallest_px
         small[0] = False
-        if not holes and len(sizes) > 1:
+        if not holes and count:
             small[1 + sizes[1:].argmax()] = False
-        pixels ^= small[regions]
+        inside ^= small[regions]
     return torch.from_numpy(pixels)
 
 
@@ -112,13 +121,16 @@ def encode_runs(lengths: Int64[np.ndarray, "R"]) -> str:
     """COCO's compressed RLE of run lengths, background first."""
     values = lengths.copy()
     values[3:] -= lengths[1:-2]
-    rest = values[:, None] >> (5 * np.arange(MAX_GROUPS + 1))  # what is left of each number after k groups
-    bits = rest[:, :-1] & BITS
-    more = rest[:, 1:] != np.where(bits & SIGN, -1, 0)
-    used = np.ones_like(more)
-    used[:, 1:] = np.logical_and.accumulate(more, axis=1)[:, :-1]
-    characters = bits + np.where(more, MORE, 0) + LOWEST
-    return str(characters[used].astype(np.uint8).tobytes(), "ascii")
+    size = np.ones(len(values), np.int64)  # in groups
+    for groups in range(1, MAX_GROUPS):
+        size += ~np.isin(values >> (5 * groups - 1), (0, -1))  # more than its sign lies beyond so many groups
+    ends = np.cumsum(size)
+    text = np.empty(ends[-1], np.uint8)
+    for place in range(int(size.max())):
+        long = np.flatnonzero(size > place)
+        more = np.where(size[long] > place + 1, MORE, 0)
+        text[ends[long] - size[long] + place] = (values[long] >> 5 * place & BITS) + more + LOWEST
+    return str(text.tobytes(), "ascii")
 
 
 def area(lengths: Int64[np.ndarray, "R"]) -> int:
@@ -156,9 +168,16 @@ def intersection(a: Int64[np.ndarray, "R"], b: Int64[np.ndarray, "S"]) -> int:
     return int((np.interp(ends, bounds, covered) - np.interp(starts, bounds, covered)).sum())  # exact below 2**53
 
 
-def _groups(counts: str | bytes) -> Int64[np.ndarray, "C"]:
+def _span(places: Int64[np.ndarray, "N"], margin: int) -> slice:
+    """From the first place to the last, and a margin; everything if there is none."""
+    return slice(max(0, int(places[0]) - margin), int(places[-1]) + 1 + margin) if len(places) else slice(None)
+
+
+def _groups(counts: str | bytes) -> UInt8[np.ndarray, "C"]:
     if not counts:
         raise InputError("rle_empty", "the text of the runs is empty; a mask has one run at least")
+    if len(counts) > MAX_CHARACTERS:
+        raise InputError("rle_bytes", f"the text of the runs has {len(counts)} characters; at most {MAX_CHARACTERS}")
     data = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts  # non-ASCII: refused below
     characters = np.frombuffer(data, np.uint8)
     wrong = np.flatnonzero((characters < LOWEST) | (characters > HIGHEST))
@@ -167,4 +186,4 @@ def _groups(counts: str | bytes) -> Int64[np.ndarray, "C"]:
             "rle_characters",
             f"byte {characters[wrong[0]]} at place {wrong[0]}; must lie in {LOWEST}..{HIGHEST}",
         )
-    return characters.astype(np.int64) - LOWEST
+    return characters - np.uint8(LOWEST)

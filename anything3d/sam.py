@@ -5,7 +5,7 @@ Weights are an official checkpoint (`sam_vit_b_01ec64.pth` and its larger siblin
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,15 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from anything3d import mask
-from anything3d.errors import WeightsError
+from anything3d.errors import NumericsError, WeightsError
+from anything3d.mask import Box
 from anything3d.stored import fill, read_tensors
 from anything3d.weights import Place, directly_in, directory
 
 OFFICIAL = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # segment_anything's registry, by the encoder's width
 STABILITY_OFFSET = 1.0  # of the logits' threshold, up and down; segment_anything SamAutomaticMaskGenerator
+DUPLICATE_IOU = 0.7  # of two boxes; above, the less sure mask goes; segment_anything SamAutomaticMaskGenerator
+LOGITS_PX = 2**25  # of all masks that are enlarged at once: 128 MiB; at least one mask is
 PIXEL_MEAN = [123.675, 116.28, 103.53]  # of RGB 0..255; segment_anything build_sam
 PIXEL_STD = [58.395, 57.12, 57.375]  # the same
 
@@ -81,34 +84,50 @@ class Sam:
             for place, image, feature in zip(places, inputs, features, strict=True):
                 (height, width), shown = images[place].shape[:2], (image.shape[1], image.shape[2])
                 for rows in prompts[place].split(prompts_per_batch):
-                    logits, predicted_iou = self._decode(feature[None], rows, shown, (height, width))
-                    results[place] += self._masks(logits, predicted_iou)
+                    masks, predicted_iou = self._decode(feature[None], rows, shown, (height, width))
+                    surest = predicted_iou.argmax(dim=1, keepdim=True)
+                    masks = masks.take_along_dim(surest[..., None, None], dim=1)[:, 0]
+                    ious = predicted_iou.take_along_dim(surest, dim=1)[:, 0]
+                    results[place] += self._enlarged(masks, ious, shown, (height, width))
         return results
 
     @torch.inference_mode()
     def grid(
-        self, image: UInt8[Tensor, "H W 3"], points_per_side: int, min_predicted_iou: float, min_stability: float
+        self,
+        image: UInt8[Tensor, "H W 3"],
+        points_per_side: int,
+        min_predicted_iou: float,
+        min_stability: float,
+        prompts_per_batch: int = 32,
     ) -> list[Predicted]:
-        """The masks of a photo from a grid of points that reach both thresholds, by segment_anything's generator."""
-        from segment_anything import SamAutomaticMaskGenerator
+        """The masks of a photo from a grid of points, surest first: those above both thresholds, once each.
 
-        generator = SamAutomaticMaskGenerator(
-            self.network,
-            points_per_side=points_per_side,
-            pred_iou_thresh=min_predicted_iou,
-            stability_score_thresh=min_stability,
-            stability_score_offset=STABILITY_OFFSET,
-            output_mode="uncompressed_rle",
-        )
-        return [
-            Predicted(
-                lengths=np.array(found["segmentation"]["counts"], dtype=np.int64),
-                height=image.shape[0],
-                predicted_iou=float(found["predicted_iou"]),
-                stability_score=float(found["stability_score"]),
-            )
-            for found in generator.generate(image.numpy())
-        ]
+        They are those of segment_anything's SamAutomaticMaskGenerator, which holds 3 x 64 masks at the photo's full
+        size at once; here a mask becomes run lengths before the next ones are enlarged. A threshold of 0 is none.
+
+        Raises: NumericsError("sam_not_finite").
+        """
+        from segment_anything.utils.amg import build_point_grid
+        from torchvision.ops import batched_nms
+
+        height, width = image.shape[:2]
+        shown = self._input(image)
+        feature = self.network.image_encoder(self.network.preprocess(shown)[None])
+        points = torch.from_numpy(build_point_grid(points_per_side) * np.array([[width, height]]))
+        found: list[Predicted] = []
+        for rows in points.split(prompts_per_batch):
+            masks, predicted_iou = self._decode(feature, rows, (shown.shape[1], shown.shape[2]), (height, width))
+            if not predicted_iou.isfinite().all():
+                raise NumericsError("sam_not_finite", "SAM's predicted IoU is NaN or infinite at a point of the grid")
+            masks, ious = masks.flatten(0, 1), predicted_iou.flatten()
+            if min_predicted_iou > 0:
+                masks, ious = masks[ious > min_predicted_iou], ious[ious > min_predicted_iou]
+            sure = self._enlarged(masks, ious, (shown.shape[1], shown.shape[2]), (height, width))
+            found += [one for one in sure if min_stability <= 0 or one.stability_score >= np.float32(min_stability)]
+        boxes = torch.tensor([_corners(mask.box(one.lengths, height)) for one in found], dtype=torch.float32)
+        ious = torch.tensor([one.predicted_iou for one in found])
+        kept = batched_nms(boxes.reshape(-1, 4), ious, torch.zeros(len(found)), DUPLICATE_IOU)
+        return [found[place] for place in kept.tolist()]
 
     def _input(self, image: UInt8[Tensor, "H W 3"]) -> Float[Tensor, "3 h w"]:
         """The photo with the longer side the encoder wants, RGB 0..255, on the network's device."""
@@ -123,10 +142,10 @@ class Sam:
         prompts: Float[Tensor, "N _"],
         shown: tuple[int, int],
         size: tuple[int, int],
-    ) -> tuple[Float[Tensor, "N H W"], Float[Tensor, "N"]]:
-        """Logits at the photo's `size` and predicted IoU; of several masks only the surest is ever enlarged."""
+    ) -> tuple[Float[Tensor, "N M rows columns"], Float[Tensor, "N M"]]:
+        """Logits as small as SAM makes them, and predicted IoU: three masks for each point, one for each box."""
         network, device = self.network, feature.device
-        scale = torch.tensor([shown[1] / size[1], shown[0] / size[0]], device=device)
+        scale = torch.tensor([shown[1] / size[1], shown[0] / size[0]], dtype=prompts.dtype, device=device)
         corners = prompts.to(device).reshape(len(prompts), -1, 2) * scale
         is_point = prompts.shape[1] == 2
         labels = torch.ones(len(prompts), 1, dtype=torch.int64, device=device)
@@ -135,28 +154,32 @@ class Sam:
             boxes=None if is_point else corners.flatten(1),
             masks=None,
         )
-        masks, predicted_iou = network.mask_decoder(
+        return network.mask_decoder(
             image_embeddings=feature,
             image_pe=network.prompt_encoder.get_dense_pe(),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=is_point,  # a point is ambiguous, a box is not
         )
-        surest = predicted_iou.argmax(dim=1, keepdim=True)
-        masks = masks.take_along_dim(surest[..., None, None], dim=1)
-        logits = network.postprocess_masks(masks, shown, size)
-        return logits[:, 0], predicted_iou.take_along_dim(surest, dim=1)[:, 0]
 
-    def _masks(self, logits: Float[Tensor, "N H W"], predicted_iou: Float[Tensor, "N"]) -> list[Predicted]:
+    def _enlarged(
+        self,
+        masks: Float[Tensor, "N h w"],
+        predicted_iou: Float[Tensor, "N"],
+        shown: tuple[int, int],
+        size: tuple[int, int],
+    ) -> Iterator[Predicted]:
+        """Masks at the photo's `size`, as many at once as `LOGITS_PX` allows."""
         from segment_anything.utils.amg import calculate_stability_score
 
-        threshold = self.network.mask_threshold
-        stability = calculate_stability_score(logits, threshold, STABILITY_OFFSET).nan_to_num(0.0)  # 0 / 0: empty
-        masks = (logits > threshold).cpu()
-        return [
-            Predicted(mask.runs_of(found), logits.shape[1], iou, score)
-            for found, iou, score in zip(masks, predicted_iou.tolist(), stability.tolist(), strict=True)
-        ]
+        threshold, between = self.network.mask_threshold, self.network.image_encoder.img_size**2
+        few = max(1, LOGITS_PX // max(size[0] * size[1], between))
+        for some, ious in zip(masks.split(few), predicted_iou.split(few), strict=True):
+            logits = self.network.postprocess_masks(some[:, None], shown, size)[:, 0]
+            stability = calculate_stability_score(logits, threshold, STABILITY_OFFSET).nan_to_num(0.0)  # 0 / 0: empty
+            solid = (logits > threshold).cpu()
+            for one, iou, score in zip(solid, ious.tolist(), stability.tolist(), strict=True):
+                yield Predicted(mask.runs_of(one), size[0], iou, score)
 
 
 def load_sam(name: str, place: Place) -> Sam:
@@ -255,3 +278,9 @@ def _load_official(folder: Path, dtype: torch.dtype) -> nn.Module:
         network.register_buffer(name, torch.tensor(value).view(-1, 1, 1), persistent=False)
     fill(network, tensors, files[0])
     return network
+
+
+def _corners(box: Box) -> tuple[int, int, int, int]:
+    """First and last column and row of a box: x, y, x, y; of an empty one zeros."""
+    x, y, width, height = box
+    return (x, y, x + max(width, 1) - 1, y + max(height, 1) - 1)

@@ -53,7 +53,7 @@ class SegmentConfig:
     min_region_px: int = 100  # smaller islands of SAM's masks go, smaller holes are filled, as in SA-1B; 0: neither
     grid_points: int = 32  # along each side, for sam-grid; SAM's default
     images_per_batch: int = 4  # photos that SAM encodes at once
-    prompts_per_batch: int = 32  # masks of one photo that SAM decodes at once
+    prompts_per_batch: int = 32  # prompts of one photo that SAM decodes at once; fewer masks are enlarged at once
     limits: ImageLimits = field(default_factory=ImageLimits)  # what photos are decoded at all
 
     def __post_init__(self) -> None:
@@ -168,11 +168,19 @@ class Segmenter:
                 return self._prompted(images, annotations)
             case "sam-grid":
                 assert self.sam is not None
-                limits = (self.config.min_predicted_iou, self.config.min_stability)
-                predicted = [self.sam.grid(image, self.config.grid_points, *limits) for image in images]
-                return [[self._named(found, place) for place, found in enumerate(founds)] for founds in predicted]
+                return [self._gridded(self.sam, image) for image in images]
             case _:
                 assert_never(source)
+
+    def _gridded(self, sam: Sam, image: UInt8[Tensor, "H W 3"]) -> list[ObjectMask | Anything3DError]:
+        """SAM's masks of a photo, or the one error that it has instead."""
+        config = self.config
+        thresholds = (config.min_predicted_iou, config.min_stability)
+        try:
+            founds = sam.grid(image, config.grid_points, *thresholds, config.prompts_per_batch)
+        except NumericsError as error:
+            return [error]
+        return [self._named(found, place) for place, found in enumerate(founds)]
 
     def _prompted(
         self, images: Sequence[UInt8[Tensor, "_ _ 3"]], annotations: Sequence[Sequence[Annotation | InputError]]

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 
 from anything3d import mask
-from anything3d.annotation import MAX_ANNOTATIONS, MAX_BYTES, Annotation, parse_annotations
+from anything3d.annotation import MAX_ANNOTATIONS, MAX_BYTES, MAX_VALUES, Annotation, parse_annotations
 from anything3d.errors import InputError
 
 HEIGHT, WIDTH = 60, 80
@@ -211,6 +211,18 @@ def test_a_key_that_occurs_twice_costs_the_object_in_which_it_does():
 )
 def test_damage_of_the_file_is_refused_by_name(content, code):
     assert file_reason(content) == code
+
+
+@pytest.mark.parametrize("unit", [b"[],", b"{},", b"1,", b"[[[[]]]],", b'{"":0},', b'"",'])
+@pytest.mark.parametrize("place", ["[HERE0]", '{"image": [HERE0], "annotations": []}'])
+def test_more_values_than_any_photo_has_are_refused_before_they_are_read(unit, place):
+    content = place.encode().replace(b"HERE", unit * (MAX_VALUES + 1))
+    assert file_reason(content[:MAX_BYTES]) == "json_values"
+
+
+def test_as_many_annotations_as_are_allowed_have_few_enough_values():
+    text = json.dumps(file(entry())).encode()
+    assert sum(text.count(sign) for sign in (b",", b"[", b"{")) * MAX_ANNOTATIONS < MAX_VALUES
 
 
 def test_nesting_that_json_still_reads_does_not_break_the_message():

@@ -1,12 +1,14 @@
 """Run lengths: COCO's text, damaged text, and arithmetic on runs."""
 
 import contextlib
+import tracemalloc
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from scipy.ndimage import label
 
 from anything3d import mask
 from anything3d.errors import InputError
@@ -169,3 +171,55 @@ def test_tidy_drops_small_islands_fills_small_holes_and_keeps_the_largest():
     assert mask.tidy(found, 100).sum() == 64
     empty = torch.zeros(4, 4, dtype=torch.bool)
     assert torch.equal(mask.tidy(empty, 10), empty)
+
+
+def tidied_as_a_whole(found, smallest_px):
+    """A naive twin: regions of the whole picture, counted at once."""
+    pixels = found.numpy().copy()
+    for holes in (True, False):
+        regions, _ = label(pixels ^ holes, np.ones((3, 3)))
+        sizes = np.bincount(regions.ravel())
+        small = sizes < smallest_px
+        small[0] = False
+        if not holes and len(sizes) > 1:
+            small[1 + sizes[1:].argmax()] = False
+        pixels ^= small[regions]
+    return torch.from_numpy(pixels)
+
+
+@given(st.integers(0, 2**32), st.integers(0, 30), st.integers(1, 300))
+@settings(max_examples=150, deadline=None)
+def test_tidying_within_the_box_is_tidying_the_whole(seed, smallest_px, counted_rows):
+    random = np.random.default_rng(seed)
+    height, width = random.integers(1, 40, 2)
+    found = torch.from_numpy(random.random((height, width)) < random.random())
+    found[: random.integers(0, height)] = False
+    found[:, random.integers(0, width) :] = False
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mask, "COUNTED_ROWS", counted_rows)
+        assert torch.equal(mask.tidy(found, smallest_px), tidied_as_a_whole(found, smallest_px))
+
+
+def test_a_text_that_no_mask_needs_is_refused_before_it_is_read():
+    assert reason("0" * (mask.MAX_CHARACTERS + 1), 2**26) == "rle_bytes"
+
+
+def test_the_longest_text_costs_a_few_bytes_for_each_character():
+    text = "1" + "1" * 2 + "0" * (mask.MAX_CHARACTERS - 3)  # every run is 1 px long
+    tracemalloc.start()
+    lengths = mask.runs(text, mask.MAX_CHARACTERS)
+    assert mask.encode_runs(lengths) == text
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 80 * mask.MAX_CHARACTERS
+
+
+def test_a_mask_of_a_large_photo_becomes_runs_and_back_in_a_few_bytes_for_each_pixel():
+    found = torch.zeros(3000, 2000, dtype=torch.bool)
+    found[100:2900:7, 100:1900] = True
+    tracemalloc.start()
+    again = mask.decode(mask.encode(mask.tidy(found, 100)), 3000, 2000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert torch.equal(again, found)
+    assert peak < 24 * found.numel()

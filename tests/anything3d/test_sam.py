@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from anything3d import mask
-from anything3d.errors import WeightsError
+from anything3d import sam as sam_module
+from anything3d.errors import NumericsError, WeightsError
 from anything3d.image import ImageLimits, decode_upright
 from anything3d.mini import sam as mini_sam
 from anything3d.mini.world import write_world
 from anything3d.sam import build, load_sam
 from anything3d.weights import Place
+from tests.largest import Largest
 
 HEIGHT, WIDTH = 200, 300
 
@@ -51,16 +53,23 @@ def test_prompts_in_batches_give_what_segment_anything_gives_one_by_one(toy_sam,
         assert differing.float().mean() < 1e-3  # pixels whose logit is 0 up to rounding
 
 
-def test_masks_of_a_trained_sam_equal_segment_anythings(tmp_path):
-    """On a photo of the mini world, at every annotated point and box: IoU 0.999 and more."""
-    from segment_anything import SamPredictor
-
-    write_world(tmp_path / "world.tar", scenes=1, seed=2, size=256)
-    with tarfile.open(tmp_path / "world.tar") as tar:
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A photo of the mini world and its annotations."""
+    place = tmp_path_factory.mktemp("world") / "world.tar"
+    write_world(place, scenes=1, seed=2, size=256)
+    with tarfile.open(place) as tar:
         members = {entry.name: tar.extractfile(entry).read() for entry in tar if entry.isfile()}
     (jpg,) = (data for name, data in members.items() if name.endswith(".jpg"))
     (record,) = (json.loads(data) for name, data in members.items() if name.endswith(".json"))
-    image = decode_upright(jpg, ImageLimits())
+    return decode_upright(jpg, ImageLimits()), record
+
+
+def test_masks_of_a_trained_sam_equal_segment_anythings(world):
+    """On a photo of the mini world, at every annotated point and box: IoU 0.999 and more."""
+    from segment_anything import SamPredictor
+
+    image, record = world
     sam = load_sam("sam", Place())
     predictor = SamPredictor(sam.network)
     predictor.set_image(image.numpy())
@@ -78,6 +87,52 @@ def test_masks_of_a_trained_sam_equal_segment_anythings(tmp_path):
             theirs = torch.from_numpy(masks[iou.argmax()])
             ours = mask.decode(mask.encode_runs(mine.lengths), *image.shape[:2])
             assert (ours & theirs).sum() >= 0.999 * (ours | theirs).sum()
+
+
+@pytest.mark.parametrize("limits", [(0.6, 0.7), (0.0, 0.0)])
+def test_the_grid_gives_what_segment_anythings_generator_gives(world, monkeypatch, limits):
+    """Equal masks, IoUs and order, however few masks are enlarged at once."""
+    from segment_anything import SamAutomaticMaskGenerator
+
+    sam, (image, _) = load_sam("sam", Place()), world
+    generator = SamAutomaticMaskGenerator(
+        sam.network,
+        points_per_side=4,
+        points_per_batch=7,
+        pred_iou_thresh=limits[0],
+        stability_score_thresh=limits[1],
+        output_mode="uncompressed_rle",
+    )
+    theirs = generator.generate(image.numpy())
+    for at_once in (1, 3 * 256 * 256, sam_module.LOGITS_PX):
+        monkeypatch.setattr(sam_module, "LOGITS_PX", at_once)
+        ours = sam.grid(image, 4, *limits, 7)
+        assert len(ours) == len(theirs) > 2
+        for mine, expected in zip(ours, theirs, strict=True):
+            assert mine.lengths.tolist() == expected["segmentation"]["counts"]
+            assert mine.predicted_iou == expected["predicted_iou"]
+            assert mine.stability_score == expected["stability_score"]
+
+
+def test_a_large_photo_never_has_more_logits_at_once_than_the_limit(toy_sam, monkeypatch):
+    pixels = 1800 * 1500  # more than two photos have numbers of the encoder's attention
+    monkeypatch.setattr(sam_module, "LOGITS_PX", 3 * pixels)  # as many as the photo has colours
+    sam, image = load_sam(str(toy_sam), Place()), photo().repeat_interleave(9, 0).repeat_interleave(5, 1)
+    assert image.shape[0] * image.shape[1] == pixels
+    points = torch.rand(8, 2) * 1500
+    with Largest() as largest:
+        assert len(sam.prompt([image], [points], 1, 32)[0]) == 8
+        assert len(sam.prompt([image], [torch.tensor([[20.0, 30.0, 90.0, 120.0]] * 8)], 1, 32)[0]) == 8
+        sam.grid(image, 2, -10.0, 0.0, 32)
+    assert pixels < largest.numbers <= 3 * pixels
+
+
+def test_a_grid_that_is_not_finite_is_an_error_and_not_a_photo_without_objects(toy_sam):
+    sam = load_sam(str(toy_sam), Place())
+    final = sam.network.mask_decoder.iou_prediction_head.layers[-1]
+    final.bias.data = torch.full_like(final.bias, float("nan"))
+    with pytest.raises(NumericsError, match="sam_not_finite"):
+        sam.grid(photo(), 2, 0.6, 0.7)
 
 
 def test_half_precision_is_the_encoders_only_and_changes_little(toy_sam):

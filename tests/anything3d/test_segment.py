@@ -2,9 +2,13 @@
 
 from dataclasses import replace
 
+import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
 
+from anything3d import crop as crop_module
 from anything3d import mask
 from anything3d.annotation import Annotation
 from anything3d.crop import cut, side_px
@@ -13,6 +17,7 @@ from anything3d.mini import sam as mini_sam
 from anything3d.sam import load_sam
 from anything3d.segment import Found, ObjectMask, SegmentConfig, Segmenter, load_segmenter, name_of, prompt_name, select
 from anything3d.weights import Place
+from tests.largest import Largest
 
 HEIGHT, WIDTH = 200, 300
 CONFIG = SegmentConfig(min_area_px=100, crop_size=64)
@@ -175,6 +180,39 @@ def test_shrinking_averages_the_footprint():
     crop = cut(image, mask.encode(torch.ones(200, 200, dtype=torch.bool)), (0, 0, 200, 200), side=200, size=20)
     assert (crop.rgba[2:-2, 2:-2, :3].int() - 128).abs().max() <= 2
     assert crop.rgba[..., 3].unique().tolist() == [255]
+
+
+@given(st.integers(0, 2**32), st.integers(1, 5000), st.sampled_from([7, 16, 64, 130]))
+@settings(max_examples=60, deadline=None)
+def test_a_crop_cut_in_strips_is_the_crop_cut_at_once(seed, strip_px, size):
+    random = np.random.default_rng(seed)
+    height, width = random.integers(1, 80, 2)
+    image = torch.from_numpy(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    found = torch.from_numpy(random.random((height, width)) < 0.5)
+    found[0, 0] = True
+    box = mask.box(mask.runs_of(found), int(height))
+    whole = (image, mask.encode(found), box, side_px(box, float(random.uniform(1, 8)), "longest"), size)
+    at_once = cut(*whole)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crop_module, "STRIP_PX", strip_px)
+        assert torch.equal(cut(*whole).rgba, at_once.rgba)
+
+
+def test_a_crop_far_larger_than_the_photo_is_never_held_as_a_whole():
+    image, found = torch.zeros(20, 3000, 3, dtype=torch.uint8), torch.ones(20, 3000, dtype=torch.bool)
+    box = (0, 0, 3000, 20)
+    with Largest() as largest:
+        cut(image, mask.encode(found), box, side_px(box, 8, "longest"), 16)  # 24000 x 24000 px
+    assert largest.numbers <= 5 * 2**22
+
+
+def test_a_grid_that_is_not_finite_is_the_photos_reject(toy_sam):
+    sam = load_sam(str(toy_sam), Place())
+    final = sam.network.mask_decoder.iou_prediction_head.layers[-1]
+    final.bias.data = torch.full_like(final.bias, float("nan"))
+    segmenter = Segmenter(replace(CONFIG, source="sam-grid", grid_points=2), sam)
+    ((found,),) = segmenter([photo()], [[]])
+    assert found.reason == "sam_not_finite"
 
 
 def test_a_crop_is_measured_by_the_longer_side_or_by_the_root_of_the_area():
