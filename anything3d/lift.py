@@ -7,6 +7,7 @@ Source: Anything-3D (arXiv 2304.10261), whose code takes a single sample and ass
 that its authors and users report, hence the choice among drafts and the search for the camera.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -103,8 +104,8 @@ class Lifter:
     ) -> list[Lifted | Anything3DError]:
         """For each crop (RGBA in [0, 1], alpha = mask) its cloud and reference camera, or why there is none.
 
-        Outcomes: InputError("empty_mask"), NumericsError("cloud_not_finite" or "degenerate_cloud"). The result does not
-        depend on what else is in the batch; `generators` are one per object.
+        Outcomes: InputError("empty_mask"), NumericsError "cloud_not_finite", "degenerate_cloud" or "camera_not_finite".
+        The result does not depend on what else is in the batch; `generators` are one per object.
 
         Raises: WeightsError as `check_network`.
         """
@@ -311,4 +312,7 @@ def _outcome(lifted: Lifted, has_mask: bool, dropped: float, finite: bool, has_s
         return NumericsError(
             "degenerate_cloud", f"every draft, or the dense cloud, has fewer than {MIN_POINTS} distinct points"
         )
+    seen = lifted.reference
+    if not all(map(math.isfinite, (lifted.match, seen.azimuth_deg, seen.elevation_deg, *seen.intrinsics))):
+        return NumericsError("camera_not_finite", f"the reference camera, or its match, has NaN or Inf: {seen}")
     return lifted
