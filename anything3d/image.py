@@ -179,7 +179,7 @@ def resize(pixels: UInt8[Tensor, "H W C"], height: int, width: int) -> UInt8[Ten
 def _open(data: bytes, limits: ImageLimits) -> Image.Image:
     """Read the header and compare it with the limits; no pixel is decoded."""
     if len(data) > limits.max_bytes:
-        raise InputError("image_bytes", f"{len(data)} bytes; at most {limits.max_bytes} are allowed")
+        raise InputError("image_bytes", f"the file has more than the {limits.max_bytes} bytes that are allowed")
     if not data.startswith((b"\xff\xd8", b"\x89PNG")):
         raise InputError("image_format", f"begins with {data[:8]!r}; {' or '.join(FORMATS)} expected")
     try:

@@ -66,7 +66,9 @@ def lift_image(
     path = Path(photo)
     say("segment")
     use_threads(cores())
-    image = decode_upright(path.read_bytes(), config.segment.limits)
+    with path.open("rb") as file:  # not more than is looked at: the path may be of anything
+        data = file.read(config.segment.limits.max_bytes + 1)
+    image = decode_upright(data, config.segment.limits)
     source: Source = "sam-points" if point else "sam-boxes" if box else "sam-grid"
     segment = replace(config.segment, source=source)
     segmenter = _segmenter(segment, config.place(device))

@@ -228,8 +228,11 @@ class Shard:
 
     def read_ranges(self, ranges: list[tuple[int, int]]) -> list[bytes]:
         """Several (offset, size) at once; near ones are fetched together."""
-        starts, lengths = [start for start, _ in ranges], [length for _, length in ranges]
-        return [bytes(data) for data in obstore.get_ranges(self._store, self._name, starts=starts, lengths=lengths)]
+        filled = [(start, length) for start, length in ranges if length]  # obstore refuses a range without bytes
+        starts, lengths = [start for start, _ in filled], [length for _, length in filled]
+        found = obstore.get_ranges(self._store, self._name, starts=starts, lengths=lengths) if filled else []
+        data = iter(found)
+        return [bytes(next(data)) if length else b"" for _, length in ranges]
 
     def windows(self) -> Iterator[bytes]:
         """All bytes in order; the next few windows are fetched meanwhile.

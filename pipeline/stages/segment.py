@@ -17,7 +17,7 @@ from schemas.records import ImageRecord, ObjectRecord, RejectRecord
 
 class SegmentStage:
     name = "segment"
-    version = 1
+    version = 2
     reads = ("index",)  # which says what the shard's bytes are, wherever it lies
     record = ObjectRecord
 

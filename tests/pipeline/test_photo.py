@@ -88,6 +88,12 @@ def test_what_cannot_be_lifted_says_why(photo, tmp_path):
         lift_image(path, point=point, box=(0, 0, 9, 9))
     with pytest.raises(InputError, match="prompt_outside"):
         lift_image(path, point=(256, 0))
+    huge = tmp_path / "huge.jpg"
+    with huge.open("wb") as file:
+        file.write(path.read_bytes())
+        file.truncate(2**36)  # 64 GiB of nothing, more than a machine can read
+    with pytest.raises(InputError, match="image_bytes"):
+        lift_image(huge, point=point)
     text = tmp_path / "notes.jpg"
     text.write_text("no photo")
     done = CliRunner().invoke(app, ["lift-image", str(text), "--out", str(tmp_path / "out")])

@@ -409,3 +409,10 @@ def test_what_is_not_there_has_no_digest_and_its_folder_is_not_made(tmp_path):
     assert digest(str(tmp_path / "world.truth" / "truth.json")) == ""
     assert digest(str(tmp_path / "truth.json")) == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_range_without_bytes_is_read_as_none(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"0123456789")
+    shard = Shard(str(tmp_path / "a.tar"))
+    assert shard.read_ranges([(2, 3), (5, 0), (9, 1)]) == [b"234", b"", b"9"]
+    assert shard.read_ranges([(5, 0)]) == [b""]
