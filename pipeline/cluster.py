@@ -28,6 +28,7 @@ from pipeline.config import Config, Workers
 from pipeline.progress import Board, Progress
 from pipeline.session import check_alive, connect, last_words
 from pipeline.stages import BY_NAME, load
+from pipeline.stages import recipes as recipes_now
 from pipeline.store import Store
 from pipeline.unit import Unit
 
@@ -77,6 +78,8 @@ def stream(
         own = workers[recipe.stage]
         used = replace(recipe, num_gpus=own.num_gpus)
         weights = weights_digests(recipe.stage, config)
+        if recipes_now(config)[recipe.stage].fingerprint != recipe.fingerprint:
+            raise WeightsError("weights_differ", f"files of {', '.join(weights)} were written since the run began")
         device = "cuda" if own.num_gpus else "cpu"
         data = data.map(
             StageActor,

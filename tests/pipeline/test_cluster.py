@@ -10,7 +10,7 @@ from anything3d.mini.world import write_world
 from anything3d.weights import PACKAGED
 from pipeline import cluster
 from pipeline.config import load
-from pipeline.progress import Progress
+from pipeline.progress import Board, Progress
 from pipeline.run import shard_unit
 from pipeline.stages import recipes
 from pipeline.store import Store
@@ -38,13 +38,27 @@ def stream(unit, stage, config, out, said):
     return cluster.stream([unit], [recipes(config)[stage]], config, str(out), progress)
 
 
-def test_weights_that_differ_from_the_drivers_are_a_weights_error(unit, tmp_path):
+def test_weights_that_are_written_while_a_run_goes_on_are_a_weights_error(unit, tmp_path):
     shutil.copytree(PACKAGED / "blip", tmp_path / "blip")
     config = load([], [f"caption.weights={tmp_path / 'blip'}"])
-    recipes(config)  # the driver has read them
+    recipe = recipes(config)["caption"]
     (tmp_path / "blip" / "config.json").write_text("{}")
+    progress = Progress([].append)
+    progress.expect("caption", 1, 0)
     with pytest.raises(WeightsError, match=r"weights_differ.*blip"):
-        stream(unit, "caption", config, tmp_path / "out", [])
+        cluster.stream([unit], [recipe], config, str(tmp_path / "out"), progress)
+
+
+def test_an_actor_whose_weights_differ_tells_the_board_and_works_on_nothing(unit, tmp_path):
+    config = load([])
+    cluster.connect()
+    board = ray.remote(Board).remote()
+    given = (recipes(config)["caption"], config.to_json(), {"blip": "another"}, str(tmp_path / "out"), "cpu", board)
+    actor = cluster.StageActor(*given)
+    for _ in range(2):
+        with pytest.raises(WeightsError, match=r"weights_differ.*blip"):
+            actor({"unit": unit.to_json()})
+    assert ray.get(board.read.remote())[1].reason == "weights_differ"
 
 
 def test_a_fault_of_the_machine_that_does_not_pass_ends_the_stream_and_commits_nothing(unit, tmp_path):
