@@ -23,7 +23,7 @@ import simplejpeg
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8, UInt16
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from anything3d import color
@@ -186,6 +186,8 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
         picture = _read(data)
     except Image.DecompressionBombError as error:
         raise InputError("image_bomb", f"{error}; at most {limits.max_megapixels} MP are allowed") from error
+    except UnidentifiedImageError as error:  # whose own message has a place in memory, other in every run
+        raise InputError("image_header", f"no readable header in {len(data)} bytes") from error
     except DAMAGE as error:
         raise InputError("image_header", f"no readable header in {len(data)} bytes: {error}") from error
     megapixels = picture.height * picture.width / 1e6

@@ -127,6 +127,13 @@ def test_a_broken_header_is_refused():
     assert reason(b"\x89PNG\r\n\x1a\n" + b"\0" * 40) == "image_header"
 
 
+def test_a_message_is_the_same_in_every_run():
+    """It is part of a corpus, whose name is its content."""
+    with pytest.raises(InputError) as caught:
+        decode_image(b"\xff\xd8\xff\xe0", LIMITS)
+    assert str(caught.value) == "image_header: no readable header in 4 bytes"
+
+
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
 def test_a_cut_file_is_refused(format):
     data = encoded(Image.fromarray(gradient(64, 64)), format)
