@@ -8,7 +8,7 @@ Anything3DError              has a `reason` (a code that can be counted) and a m
 ├── WeightsError             a weights file is missing, damaged or of another architecture
 └── MachineError             memory, storage, network, device or operating system failed
 
-The first three concern one item and become its Reject. The last three concern the run and stop it: nothing is committed.
+The first three concern one item and become its Reject. The last three concern the run and stop it: there is no commit.
 """
 
 from typing import ClassVar, Literal
