@@ -35,7 +35,7 @@ from anything3d.latents import to_rgb
 from anything3d.likeness import likeness
 from anything3d.losses import LossConfig, LossTerms
 from anything3d.render import RenderConfig, Rendering, composite, render
-from anything3d.sds import SdsConfig, counted_gradient, sample_timesteps
+from anything3d.sds import SdsConfig, sample_timesteps, sds_gradient
 from anything3d.views import ViewConfig, Views, sample_views
 from anything3d.weights import Place
 
@@ -318,9 +318,7 @@ class Reconstructor:
         texts = guide.texts[views.prefix, owner], guide.no_text[owner]
         seen_hint = hint if config.sds.hint_scale else None
         t = t.to(latents.device)
-        gradient, lost = counted_gradient(
-            latents.detach(), denoiser, texts, seen_hint, t, noise, config.sds, guide.adapter
-        )
+        gradient, lost = sds_gradient(latents.detach(), denoiser, texts, seen_hint, t, noise, config.sds, guide.adapter)
         lost &= image.detach().isfinite().flatten(1).all(1)
         goal = (latents - gradient).detach()
         return (latents - goal).square().reshape(n_objects, -1).mean(1) / 2, lost.view(n_objects, -1).sum(1)

@@ -81,27 +81,13 @@ def sds_gradient(
     noise: Float[Tensor, "B C h w"],
     config: SdsConfig,
     adapter: Adapter | None = None,
-) -> Float[Tensor, "B C h w"]:
-    """Gradient of the score-distillation loss with respect to the clean latents, float32.
+) -> tuple[Float[Tensor, "B C h w"], Bool[Tensor, "B"]]:
+    """Gradient of the score-distillation loss with respect to the clean latents, float32, and which rows were dropped.
 
     w(t) (eps_guided - eps); the network's Jacobian is left out. `texts` is (prompt, no prompt). A prediction that is
-    not finite is dropped: its row is 0, so that one bad step does not end an object; no other row is touched.
+    not finite is dropped: its row is 0, so that one bad step does not end an object; no other row is touched. Nothing
+    here waits for the device.
     """
-    return counted_gradient(latents, denoiser, texts, hint, t, noise, config, adapter)[0]
-
-
-@torch.no_grad()
-def counted_gradient(
-    latents: Float[Tensor, "B C h w"],
-    denoiser: Denoiser,
-    texts: tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"]],
-    hint: Float[Tensor, "B 3 H W"] | None,
-    t: Int[Tensor, "B"],
-    noise: Float[Tensor, "B C h w"],
-    config: SdsConfig,
-    adapter: Adapter | None = None,
-) -> tuple[Float[Tensor, "B C h w"], Bool[Tensor, "B"]]:
-    """`sds_gradient`, and which predictions were dropped; nothing waits for the device."""
     predicted = denoiser.guided_noise(
         denoiser.add_noise(latents, noise, t), t, texts, hint, config.cfg_scale, config.hint_scale, adapter
     )
