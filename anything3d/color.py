@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 
 from anything3d.errors import InputError
 
-SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # Pillow's modes -> the colour space that a profile must have
+SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # Pillow's modes -> what ICC and simplejpeg call them
 GAMMA = 1 / 2.2  # what PNG's gAMA says of sRGB's numbers
 GAMMA_TOLERANCE = 0.05  # share; libpng's PNG_GAMMA_THRESHOLD, within which a gAMA means sRGB
 GAMMA_RANGE = (0.1, 10.0)  # what a camera or a renderer may use

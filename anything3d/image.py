@@ -32,7 +32,6 @@ from anything3d.errors import InputError
 FORMATS = ("JPEG", "PNG")
 ORIENTATION = 0x0112  # EXIF tag
 MODES = {1: "L", 3: "RGB", 4: "CMYK"}  # Pillow's, of what has no alpha
-SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # Pillow's modes -> simplejpeg's names
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 DEPTH, KIND = 24, 25  # places of a PNG's bits per number and of its colour type: IHDR is the first chunk
 GREY, GREY_ALPHA = 0, 4  # colour types
@@ -233,7 +232,7 @@ def _from_jpeg(picture: Image.Image, data: bytes) -> UInt8[np.ndarray, "H W C"]:
     channels = len(picture.getbands())
     pixels = np.empty((picture.height, picture.width, channels), np.uint8)
     try:
-        found = simplejpeg.decode_jpeg(data, SPACES[picture.mode], buffer=pixels, strict=True)
+        found = simplejpeg.decode_jpeg(data, color.SPACES[picture.mode], buffer=pixels, strict=True)
     except ValueError as error:
         raise InputError(_verdict(str(error)), f"libjpeg says: {error}; look at the photo and save it again") from error
     if found.shape != pixels.shape:  # two headers
@@ -268,20 +267,25 @@ def _levels(picture: Image.Image, data: bytes) -> UInt8[np.ndarray, "H W C"] | U
     if picture.mode == "P":
         picture = _load(picture).convert("RGBA" if "transparency" in picture.info else "RGB")
     elif data[DEPTH] == 16 and data[KIND] == GREY_ALPHA:  # Pillow would give 8 bits of each; its RGBA has as many bytes
-        return np.array(_load_as(data, "RGBA")).view(">u2").astype(np.uint16)
+        return np.array(_load_as(picture, data, "RGBA")).view(">u2").astype(np.uint16)
     elif data[DEPTH] == 16 and data[KIND] != GREY:  # Pillow knows no 16-bit colour: once the high bytes, once the low
-        high, low = (np.array(_load_as(data, f"{picture.mode};16{order}"), np.uint16) for order in "BL")
+        high, low = (np.array(_load_as(picture, data, f"{picture.mode};16{order}"), np.uint16) for order in "BL")
         return high << 8 | low
     levels = np.array(_load(picture))
     levels = levels.astype(np.uint8) * WHITE if levels.dtype == np.bool_ else levels
     return levels[..., None] if levels.ndim == 2 else levels
 
 
-def _load_as(data: bytes, layout: str) -> Image.Image:
-    """A PNG with its bytes put into pixels by another of Pillow's layouts of equal width."""
-    picture = _read(data)
-    picture.tile = [picture.tile[0]._replace(args=layout)]
-    return _load(picture)
+def _load_as(picture: Image.Image, data: bytes, layout: str) -> Image.Image:
+    """A PNG with its bytes put into pixels by another of Pillow's layouts of equal width.
+
+    `picture` learns what stands behind the pixels, its orientation for one, as it would by being decoded itself.
+    """
+    other = _read(data)
+    other.tile = [other.tile[0]._replace(args=layout)]
+    _load(other)
+    picture.info |= other.info
+    return other
 
 
 def _check_png(data: bytes) -> None:

@@ -294,6 +294,25 @@ def test_all_orientations_are_shown_as_pillow_shows_them(format, orientation):
         assert np.array_equal(decode_upright(data, LIMITS), np.array(ImageOps.exif_transpose(picture)))
 
 
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize(
+    ("depth", "kind"), [*((bits, kind) for bits in (8, 16) for kind in (0, 2, 4, 6)), (1, 0), (8, 3)]
+)
+def test_the_orientation_of_every_png_is_found_before_and_behind_the_pixels(depth, kind, behind):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    width = -(-3 * depth * CHANNELS[kind] // 8)
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", 3, 2, depth, kind, 0, 0, 0)), (b"PLTE", bytes(3))]
+    parts = [part for part in parts if part[0] == b"IHDR" or kind == 3]
+    pixels, turn = (b"IDAT", zlib.compress(bytes(2 * (1 + width)))), (b"eXIf", exif.tobytes()[6:])
+    parts += [*((pixels, turn) if behind else (turn, pixels)), (b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part)) for name, part in parts
+    )
+    assert decode_image(data, LIMITS).shape == (2, 3, 3)
+    assert decode_upright(data, LIMITS).shape == (3, 2, 3)
+
+
 @given(st.sampled_from(["JPEG", "PNG"]), st.data())
 @settings(max_examples=150, deadline=None)
 def test_damage_anywhere_gives_pixels_or_an_input_error(format, data):
