@@ -1,4 +1,6 @@
-"""Where weights lie and whether they are the right ones: names, sizes, sha256; safetensors first, never a loose pickle.
+"""Where weights lie and whether they are the right ones: names, sizes, sha256.
+
+Safetensors come first. Of pickles (.bin, .pt, .pth, .ckpt) only tensors are read, so that none of them runs code.
 
 A folder of weights has the native layout of its library (transformers and diffusers folders; `config.json` and
 `model.safetensors` for SAM and Point-E). The mini ones ship inside this package with `manifest.json` beside them;
