@@ -5,6 +5,7 @@ Weights are an official checkpoint (`sam_vit_b_01ec64.pth` and its larger siblin
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -53,8 +54,12 @@ class Predicted:
 
     lengths: Int64[np.ndarray, "R"]  # runs, background first
     height: int  # rows of the photo
-    predicted_iou: float
+    predicted_iou: float  # NaN if SAM's logits were not finite
     stability_score: float  # IoU of the mask at two thresholds; 0 if it is empty
+
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self.predicted_iou)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,18 @@ class Sam:
     """A frozen SAM. The encoder may run in a lower precision; prompts and masks are always float32."""
 
     network: Any  # segment_anything's Sam, which comes without types
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The encoder's."""
+        return next(self.network.image_encoder.parameters()).dtype
+
+    def is_sound(self) -> bool:
+        """Whether what it says of plain white is finite, at a point and in a box."""
+        side = self.network.image_encoder.img_size
+        white = torch.full((side, side, 3), 255, dtype=torch.uint8)
+        prompts = [torch.tensor([[side / 2, side / 2]]), torch.tensor([[side / 4, side / 4, side / 2, side / 2]])]
+        return all(found.is_finite for (found,) in self.prompt([white, white], prompts, 1, 1))
 
     @torch.inference_mode()
     def prompt(
@@ -118,7 +135,7 @@ class Sam:
         for rows in points.split(prompts_per_batch):
             masks, predicted_iou = self._decode(feature, rows, (shown.shape[1], shown.shape[2]), (height, width))
             if not predicted_iou.isfinite().all():
-                raise NumericsError("sam_not_finite", "SAM's predicted IoU is NaN or infinite at a point of the grid")
+                raise NumericsError("sam_not_finite", "what SAM says is NaN or infinite at a point of the grid")
             masks, ious = masks.flatten(0, 1), predicted_iou.flatten()
             if min_predicted_iou > 0:
                 masks, ious = masks[ious > min_predicted_iou], ious[ious > min_predicted_iou]
@@ -143,7 +160,10 @@ class Sam:
         shown: tuple[int, int],
         size: tuple[int, int],
     ) -> tuple[Float[Tensor, "N M rows columns"], Float[Tensor, "N M"]]:
-        """Logits as small as SAM makes them, and predicted IoU: three masks for each point, one for each box."""
+        """Logits as small as SAM makes them, and predicted IoU: three masks for each point, one for each box.
+
+        The IoU of logits that are not finite is NaN: thresholds would make an empty mask or a full one of them.
+        """
         network, device = self.network, feature.device
         scale = torch.tensor([shown[1] / size[1], shown[0] / size[0]], dtype=prompts.dtype, device=device)
         corners = prompts.to(device).reshape(len(prompts), -1, 2) * scale
@@ -154,13 +174,14 @@ class Sam:
             boxes=None if is_point else corners.flatten(1),
             masks=None,
         )
-        return network.mask_decoder(
+        masks, predicted_iou = network.mask_decoder(
             image_embeddings=feature,
             image_pe=network.prompt_encoder.get_dense_pe(),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=is_point,  # a point is ambiguous, a box is not
         )
+        return masks, torch.where(masks.isfinite().flatten(2).all(dim=2), predicted_iou, torch.nan)
 
     def _enlarged(
         self,

@@ -21,6 +21,7 @@ from anything3d import mask
 from anything3d.annotation import Annotation
 from anything3d.crop import Crop, Framing, cut, side_px
 from anything3d.errors import Anything3DError, ConfigError, InputError, NumericsError, Skipped
+from anything3d.finite import check_network
 from anything3d.image import ImageLimits
 from anything3d.mask import Box
 from anything3d.sam import Predicted, Sam, load_sam
@@ -119,6 +120,8 @@ class Segmenter:
         """One outcome per annotation of each photo, in order (sam-grid: per mask that SAM finds), `name_of` its place.
 
         An annotation that is an error already passes through; sam-grid does not look at the annotations.
+
+        Raises: WeightsError as `check_network`: what all photos of a batch share is SAM.
         """
         assert len(images) == len(annotations), f"{len(images)} photos, {len(annotations)} lists of annotations"
         return [
@@ -130,12 +133,13 @@ class Segmenter:
 
         Whoever points at it has chosen it: nothing is asked of its size or place.
 
-        Raises: InputError prompt_outside, empty_mask; NumericsError sam_not_finite.
+        Raises: InputError prompt_outside, empty_mask; NumericsError sam_not_finite; WeightsError as `check_network`.
         """
         assert self.sam is not None
         _check_prompt(prompt, image.shape[0], image.shape[1])
         prompts = [torch.tensor([prompt], dtype=torch.float32)]
         ((predicted,),) = self.sam.prompt([image], prompts, self.config.images_per_batch, 1)
+        self._check_network(self.sam, [not predicted.is_finite])
         found = _predicted(predicted, prompt_name(prompt), self.config)
         if isinstance(found, NumericsError):
             raise found
@@ -146,7 +150,7 @@ class Segmenter:
     def most_prominent(self, image: UInt8[Tensor, "H W 3"]) -> Found:
         """Of all objects that `config.source` finds in the photo without annotations, the most prominent.
 
-        Raises: InputError no_object.
+        Raises: InputError no_object; WeightsError as `check_network`.
         """
         outcomes = self([image], [[]])[0]
         if found := [outcome for outcome in outcomes if isinstance(outcome, Found)]:
@@ -168,7 +172,10 @@ class Segmenter:
                 return self._prompted(images, annotations)
             case "sam-grid":
                 assert self.sam is not None
-                return [self._gridded(self.sam, image) for image in images]
+                found = [self._gridded(self.sam, image) for image in images]
+                lost = [any(isinstance(one, NumericsError) for one in masks) for masks in found]
+                self._check_network(self.sam, lost)
+                return found
             case _:
                 assert_never(source)
 
@@ -192,10 +199,15 @@ class Segmenter:
         sound = [[entry for entry in entries if isinstance(entry, Annotation)] for entries in asked]
         prompts = [_boxes(entries) if config.source == "sam-boxes" else _points(entries) for entries in sound]
         predicted = self.sam.prompt(images, prompts, config.images_per_batch, config.prompts_per_batch)
+        self._check_network(self.sam, [not any(found.is_finite for found in founds) for founds in predicted if founds])
         return [
             [self._named(next(founds), entry.index) if isinstance(entry, Annotation) else entry for entry in entries]
             for entries, founds in zip(asked, map(iter, predicted), strict=True)
         ]
+
+    def _check_network(self, sam: Sam, lost: Sequence[bool]) -> None:
+        """`lost`: of which photos that SAM looked at nothing finite came."""
+        check_network(lost, sam.is_sound, self.config.weights, sam.dtype)
 
     def _named(self, found: Predicted, place: int) -> ObjectMask | NumericsError:
         return _predicted(found, name_of(self.config.source, place), self.config)
@@ -320,8 +332,8 @@ def _own(entry: Annotation | InputError) -> ObjectMask | Anything3DError:
 
 
 def _predicted(found: Predicted, name: str, config: SegmentConfig) -> ObjectMask | NumericsError:
-    if not math.isfinite(found.predicted_iou):
-        return NumericsError("sam_not_finite", f"{name}: SAM's predicted IoU is {found.predicted_iou}")
+    if not found.is_finite:
+        return NumericsError("sam_not_finite", f"{name}: SAM's mask or its predicted IoU is NaN or infinite")
     width = int(found.lengths.sum()) // found.height
     pixels = mask.decode(mask.encode_runs(found.lengths), found.height, width)
     lengths = mask.runs_of(mask.tidy(pixels, config.min_region_px))

@@ -127,12 +127,20 @@ def test_a_large_photo_never_has_more_logits_at_once_than_the_limit(toy_sam, mon
     assert pixels < largest.numbers <= 3 * pixels
 
 
-def test_a_grid_that_is_not_finite_is_an_error_and_not_a_photo_without_objects(toy_sam):
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", ["iou_prediction_head.layers.2", "output_upscaling.3", "transformer.norm_final_attn"])
+def test_what_is_not_finite_is_no_empty_mask(toy_sam, part, value):
+    """Thresholds make an empty mask of NaN, a full one of infinity; the IoU head may stay finite."""
     sam = load_sam(str(toy_sam), Place())
-    final = sam.network.mask_decoder.iou_prediction_head.layers[-1]
-    final.bias.data = torch.full_like(final.bias, float("nan"))
+    assert sam.is_sound()
+    broken = sam.network.mask_decoder.get_submodule(part).bias
+    broken.data = torch.full_like(broken, value)
+    assert not sam.is_sound()
     with pytest.raises(NumericsError, match="sam_not_finite"):
         sam.grid(photo(), 2, 0.6, 0.7)
+    for prompts in (torch.tensor([[40.0, 50.0], [220.0, 150.0]]), torch.tensor([[20.0, 30.0, 90.0, 120.0]])):
+        (found,) = sam.prompt([photo()], [prompts], 1, 1)
+        assert [one.is_finite for one in found] == [False] * len(prompts)
 
 
 def test_half_precision_is_the_encoders_only_and_changes_little(toy_sam):

@@ -12,7 +12,7 @@ from anything3d import crop as crop_module
 from anything3d import mask
 from anything3d.annotation import Annotation
 from anything3d.crop import cut, side_px
-from anything3d.errors import ConfigError, InputError, Skipped
+from anything3d.errors import ConfigError, InputError, NumericsError, Skipped, WeightsError
 from anything3d.mini import sam as mini_sam
 from anything3d.sam import load_sam
 from anything3d.segment import Found, ObjectMask, SegmentConfig, Segmenter, load_segmenter, name_of, prompt_name, select
@@ -206,13 +206,55 @@ def test_a_crop_far_larger_than_the_photo_is_never_held_as_a_whole():
     assert largest.numbers <= 5 * 2**22
 
 
-def test_a_grid_that_is_not_finite_is_the_photos_reject(toy_sam):
+def overflowing(toy_sam):
+    """A SAM that is sound on white and on nothing else."""
     sam = load_sam(str(toy_sam), Place())
-    final = sam.network.mask_decoder.iou_prediction_head.layers[-1]
-    final.bias.data = torch.full_like(final.bias, float("nan"))
-    segmenter = Segmenter(replace(CONFIG, source="sam-grid", grid_points=2), sam)
-    ((found,),) = segmenter([photo()], [[]])
-    assert found.reason == "sam_not_finite"
+    sam.network.pixel_mean.fill_(255)
+    sam.network.pixel_std.fill_(1e-37)
+    return sam
+
+
+def with_broken_masks(toy_sam):
+    """A SAM whose logits are NaN, its IoUs are not."""
+    sam = load_sam(str(toy_sam), Place())
+    last = sam.network.mask_decoder.output_upscaling[-2]
+    last.bias.data = torch.full_like(last.bias, float("nan"))
+    return sam
+
+
+@pytest.mark.parametrize("source", ["sam-points", "sam-boxes", "sam-grid"])
+def test_a_photo_of_which_sam_says_nothing_finite_is_a_reject_its_neighbours_are_not(toy_sam, source):
+    config = replace(CONFIG, source=source, grid_points=2, min_predicted_iou=-10.0, min_stability=0.0)
+    segmenter, entries = Segmenter(config, overflowing(toy_sam)), [annotation(rectangle(50, 50, 40, 40))]
+    assert [found.reason for found in segmenter([photo()], [entries])[0]] == ["sam_not_finite"]
+    lost, kept = segmenter([photo(), torch.full_like(photo(), 255)], [entries] * 2)
+    assert [found.reason for found in lost] == ["sam_not_finite"]
+    assert all(isinstance(found, Found | Skipped) for found in kept)
+
+
+@pytest.mark.parametrize("source", ["sam-points", "sam-boxes", "sam-grid"])
+def test_a_broken_sam_ends_the_run(toy_sam, source):
+    segmenter = Segmenter(replace(CONFIG, source=source, grid_points=2), with_broken_masks(toy_sam))
+    entries = [annotation(rectangle(20 + 60 * place, 50, 40, 40), place) for place in range(3)]
+    for images, known in (([photo()], [entries]), ([photo()] * 2, [entries, entries[:1]])):
+        with pytest.raises(WeightsError, match="weights_not_finite: sam in float32"):
+            segmenter(images, known)
+    overflow = Segmenter(segmenter.config, overflowing(toy_sam))
+    with pytest.raises(WeightsError, match="weights_not_finite"):
+        overflow([photo()] * 2, [entries] * 2)
+
+
+def test_a_broken_sam_is_not_what_somebody_points_at(toy_sam):
+    config = replace(CONFIG, source="sam-points")
+    with pytest.raises(NumericsError, match="sam_not_finite"):
+        Segmenter(config, overflowing(toy_sam)).at(photo(), (150, 90))
+    with pytest.raises(WeightsError, match="weights_not_finite"):
+        Segmenter(config, with_broken_masks(toy_sam)).at(photo(), (150, 90))
+
+
+def test_photos_without_prompts_say_nothing_of_sam(toy_sam):
+    segmenter = Segmenter(replace(CONFIG, source="sam-points"), with_broken_masks(toy_sam))
+    assert segmenter([photo()] * 2, [[], []]) == [[], []]
 
 
 def test_a_crop_is_measured_by_the_longer_side_or_by_the_root_of_the_area():
@@ -259,15 +301,6 @@ def test_the_grid_numbers_its_own_masks(toy_sam):
 def test_a_sam_that_finds_nothing_in_a_photo_gives_no_outcome(toy_sam):
     config = replace(CONFIG, source="sam-grid", weights=str(toy_sam), grid_points=2)
     assert load_segmenter(config, Place())([photo(40, 40)], [[]]) == [[]]
-
-
-def test_a_prediction_that_is_not_finite_fails_its_object_only(toy_sam):
-    sam = load_sam(str(toy_sam), Place())
-    final = sam.network.mask_decoder.iou_prediction_head.layers[-1]
-    final.bias.data = torch.full_like(final.bias, float("nan"))
-    segmenter = Segmenter(replace(CONFIG, source="sam-points"), sam)
-    ((found,),) = segmenter([photo()], [[annotation(rectangle(50, 50, 40, 40))]])
-    assert found.reason == "sam_not_finite"
 
 
 @pytest.mark.parametrize(
