@@ -67,7 +67,7 @@ def errors_as_one_line() -> Iterator[None]:
 def exit_code(error: Exception) -> int:
     """What a command that this error ends says to its shell."""
     from anything3d.errors import MachineError
-    from pipeline.cell import BalanceError
+    from pipeline.batch import BalanceError
 
     if isinstance(error, MachineError):
         return MACHINE_FAILED

@@ -74,7 +74,7 @@ def is_input(stage: str, commit: Commit, item_id: str) -> bool:
 
 
 def _rejects(store: Store, commit: Commit) -> list[dict[str, str]]:
-    return store.read_table(commit.rejects.path).to_pylist() if commit.rejects.rows else []
+    return store.read_part_table(commit.rejects).to_pylist() if commit.rejects.rows else []
 
 
 def _counted(reasons: Counter[str]) -> str:

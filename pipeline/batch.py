@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import connection, get_context, parent_process
 from typing import Any, Protocol
 
@@ -29,13 +30,19 @@ WAITS_S = (1.0, 4.0)  # before a call is tried again after a fault of the machin
 FAULT = "machine"  # reason of a fault that may pass while this process lives
 DEATHS_ALONE = 2  # times that an item has to kill its own process before it is rejected
 OUT_OF_MEMORY = re.compile(
-    r"out of memory|can't allocate memory|not enough memory|std::bad_alloc|ALLOC_FAILED", re.IGNORECASE
+    r"out of memory|allocate memory|not enough memory|std::bad_alloc|ALLOC_FAILED", re.IGNORECASE
 )
 DEVICE = re.compile(
     r"\b(CUDA|cuDNN|CUBLAS|CUSOLVER|CUSPARSE|CUFFT|NCCL|HIP|NVML)\b.*error|CU[A-Z]+_STATUS_|"
-    r"No CUDA GPUs are available|Found no NVIDIA driver|CUDA-capable",
+    r"No CUDA GPUs are available|NVIDIA driver|CUDA driver|CUDA-capable|unable to find an engine",
     re.IGNORECASE,
 )
+SYSTEM = re.compile(
+    r"start new thread|too many open files|no space left|failed writing|input/output error|stale file handle|"
+    r"resource temporarily unavailable|\(os error \d+\)",
+    re.IGNORECASE,
+)
+OF_THE_ITEM = (ValueError, TypeError, LookupError, ArithmeticError, AssertionError, AttributeError)  # whatever they say
 
 log = logging.getLogger(__name__)
 Outcome = list[Any] | Anything3DError  # of one item: its rows (RejectRecords of its parts among them), or why not
@@ -84,6 +91,10 @@ class Crashed(Anything3DError):
     kind = "crashed"
 
 
+class BalanceError(Anything3DError):
+    """inputs != items with rows + rejects: a bug of the stage, never of the data."""
+
+
 class BatchFailed(Exception):
     """A call that raised or died; `outcome` is the reject of its item, if it had only one."""
 
@@ -100,6 +111,7 @@ class DeviceLost(MachineError):
     """The device has failed, and with it every later call in the same process."""
 
 
+ENDING = (ConfigError, WeightsError, MachineError, BalanceError)  # what ends the run, and is no item's outcome
 Checkpoints = Callable[[Sequence[str]], Checkpoint]  # of the batch with these ids
 Call = Callable[[Sequence[str], Sequence[Any]], list[Outcome]]  # raises BatchFailed or what ends the run
 
@@ -115,6 +127,9 @@ def compute(
         return [], []
     if not apart:
         return _settle(lambda some, their: _persistent(_Here(load, unit, checkpoints), some, their), unit, ids, items)
+    if isinstance(load, partial) and hasattr(load.func, "cache_clear"):  # the networks here make room for those there
+        load.func.cache_clear()
+        release_memory()
     with _Apart(load, unit, checkpoints) as process:
         return _settle(lambda some, their: _persistent(process, some, their), unit, ids, items)
 
@@ -184,9 +199,10 @@ class _Here:
         self._load, self._unit, self._checkpoints = load, unit, checkpoints
 
     def __call__(self, ids: Sequence[str], items: Sequence[Any]) -> list[Outcome]:
+        stage = self.loaded()
         try:
-            outcomes = self._load()(items, self._unit, self._checkpoints(ids))
-        except (ConfigError, WeightsError, MachineError):
+            return stage(items, self._unit, self._checkpoints(ids))
+        except ENDING:
             raise
         except Anything3DError as error:
             raise BatchFailed(error) from error
@@ -194,7 +210,19 @@ class _Here:
             if fault := machine_fault(error):
                 raise fault from error
             raise BatchFailed(Anything3DError(type(error).__name__, _traceback())) from error
-        return outcomes
+
+    def loaded(self) -> Stage:
+        """The stage. What goes wrong while it loads is no item's fault."""
+        try:
+            return self._load()
+        except Exception as error:
+            if not isinstance(error, Anything3DError) and (fault := machine_fault(error)):
+                raise fault from error
+            raise
+
+    def ready(self) -> None:
+        """Load the stage in this process."""
+        self.loaded()
 
 
 class _Apart:
@@ -212,9 +240,9 @@ class _Apart:
 
     def __call__(self, ids: Sequence[str], items: Sequence[Any]) -> list[Outcome]:
         for _ in range(DEATHS_ALONE if len(ids) == 1 else 1):
-            self._pool = self._pool or ProcessPoolExecutor(1, get_context("spawn"), initializer=_end_with_parent)
+            pool = self._ready()
             try:
-                return self._pool.submit(self._call, ids, items).result()
+                return pool.submit(self._call, ids, items).result()
             except BrokenProcessPool:
                 log.warning("%s killed the process that worked on it", ", ".join(ids))
                 self._end()
@@ -222,6 +250,20 @@ class _Apart:
                 self._end()
                 raise
         raise BatchFailed(Crashed("process_died", f"{ids[0]} killed the process that worked on it, alone"))
+
+    def _ready(self) -> ProcessPoolExecutor:
+        """The process, with the stage loaded."""
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_end_with_parent)
+            try:
+                self._pool.submit(self._call.ready).result()
+            except BrokenProcessPool as error:
+                self._end()
+                raise MachineError(FAULT, "a process was killed while it loaded its networks") from error
+            except BaseException:
+                self._end()
+                raise
+        return self._pool
 
     def _end(self) -> None:
         if self._pool:
@@ -253,13 +295,13 @@ def machine_fault(error: BaseException) -> MachineError | None:
         return OutOfMemory("out_of_memory", said)
     if "AcceleratorError" in names:
         return DeviceLost("device", said)
-    if isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)):
+    if isinstance(error, OF_THE_ITEM) or type(error).__module__.startswith("PIL"):  # Pillow's OSErrors are of pictures
+        return None
+    if OUT_OF_MEMORY.search(str(error)):
         return OutOfMemory("out_of_memory", said)
-    if isinstance(error, RuntimeError) and DEVICE.search(str(error)):
+    if DEVICE.search(str(error)):
         return DeviceLost("device", said)
-    if isinstance(error, BaseError | ImportError):
-        return MachineError(FAULT, said)
-    if isinstance(error, OSError) and not type(error).__module__.startswith("PIL"):  # Pillow means the picture by it
+    if isinstance(error, BaseError | ImportError | OSError) or SYSTEM.search(str(error)):
         return MachineError(FAULT, said)
     return None
 

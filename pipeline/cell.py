@@ -18,7 +18,7 @@ from obstore.exceptions import BaseError
 
 from anything3d.errors import Anything3DError, MachineError
 from pipeline import batch
-from pipeline.batch import Loader, Outcome
+from pipeline.batch import BalanceError, Loader, Outcome
 from pipeline.ledger import Attempt
 from pipeline.store import Commit, DamagedCell, Part, Store
 from pipeline.unit import SOURCES, Input, Unit
@@ -28,10 +28,6 @@ DEATHS_BEFORE_ISOLATION = 2  # attempts on a cell that died, before it is comput
 VERSIONS = ("anything3d", "torch", "transformers", "diffusers")  # written into every commit
 
 log = logging.getLogger(__name__)
-
-
-class BalanceError(Anything3DError):
-    """inputs != items with rows + rejects: a bug of the stage, never of the data."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """Ray: checking that the actors fit, and one stream of units through a chain of stage actors.
 
 Traps this file knows (all met): pools have a fixed size, since Ray Data ramps up one by one; a dead actor is restarted
-and its unit retried without end, so it is `cell`'s ledger of attempts that finds the item that kills; no errored block
-is forgiven, since that would drop rows in silence; a thread that waits for Ray may wait for ever, so the stream has a
-thread of its own and the driver's looks on.
+and its unit retried without end, so it is `batch` that finds the item that kills, after deaths that the ledger tells;
+no errored block is forgiven, since that would drop rows in silence; a thread that waits for Ray may wait for ever, so
+the stream has a thread of its own and the driver's looks on.
 """
 
 import logging

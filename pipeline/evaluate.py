@@ -4,7 +4,6 @@ An object and its true object are paired by their masks, as the score stage does
 truth.json that is given, its numbers are taken; else they are computed here with the default settings.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,7 @@ from pipeline.location import explained
 from pipeline.snapshot import joined
 from pipeline.stages.score import Found, ScoreStage, find_truth, read_target, reconstruction
 from pipeline.stages.score import read_truth as read_digested_truth
-from pipeline.store import Commit, Store, parquet_bytes
+from pipeline.store import Commit, DamagedCell, Store, parquet_bytes, unsealed
 from schemas.arrow import to_table
 from schemas.corpus import OBJECT_RECORDS
 from schemas.records import EvaluationRecord, ScoreRecord
@@ -64,7 +63,10 @@ def evaluate(corpus: str, truths: Sequence[str], say: Callable[[str], None] = pr
     given = [read_truth(location) for location in truths]
     by_photo = truth_by_photo(given)
     with explained(corpus):
-        rows = list(evaluated_objects(Store(corpus), body, by_photo, say))
+        try:
+            rows = list(evaluated_objects(Store(corpus), body, by_photo, say))
+        except DamagedCell as error:
+            raise ConfigError("damaged_corpus", f"{error.message}; give the command of the run again") from error
         without_truth = sum(row.unseen_pair is None for row in rows)
         if rows and without_truth == len(rows):
             raise ConfigError(
@@ -107,12 +109,14 @@ def newest_snapshot(corpus: str) -> dict[str, Any]:
     path = f"{corpus.rstrip('/')}/snapshot.json"
     with explained(corpus):
         try:
-            body = json.loads(source.read(path))
+            return unsealed(source.read(path))
         except FileNotFoundError as error:
             raise ConfigError("no_snapshot", f"no {path}; give the --out of a finished `anything3d run`") from error
-    if any(len(entry) != 4 for entry in body["commits"]):
-        raise ConfigError("old_snapshot", f"{path} does not say where its cells lie; run into another folder")
-    return body
+        except ValueError as error:
+            raise ConfigError(
+                "no_snapshot",
+                f"{path} is damaged or of an earlier version ({error}); give the command of the run again",
+            ) from error
 
 
 def read_truth(location: str) -> GivenTruth:

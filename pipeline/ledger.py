@@ -41,8 +41,7 @@ class Attempt:
         self._ended = threading.Event()
 
     def __enter__(self) -> "Attempt":
-        self.says()
-        self.dead, self.living = others(self._store, self._folder, self._path)
+        self.look()
         threading.Thread(target=self._beat, daemon=True).start()
         return self
 
@@ -51,6 +50,11 @@ class Attempt:
         if kind is None or not self._leave_on_error:
             with suppress(BaseError, OSError):  # the storage may be what ended it; a file that stays is one more death
                 self._store.delete([self._path])
+
+    def look(self) -> None:
+        """Find the others once more."""
+        self.says()
+        self.dead, self.living = others(self._store, self._folder, self._path)
 
     def says(self, **more: object) -> None:
         """Write the file, with more in it from now on."""

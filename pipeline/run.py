@@ -15,13 +15,14 @@ from types import MappingProxyType
 from obstore.exceptions import BaseError
 
 from anything3d.errors import ConfigError, MachineError
+from anything3d.truth import MINI, is_mini_world
 from pipeline import batch, cell, cluster
 from pipeline.config import Config
 from pipeline.location import explained
 from pipeline.progress import Progress
 from pipeline.session import disconnect
 from pipeline.snapshot import Snapshot, publish
-from pipeline.source import content_digest, digest, file_name, stem
+from pipeline.source import content, digest, file_name, stem
 from pipeline.stages import note, recipes
 from pipeline.store import Commit, DamagedCell, Store
 from pipeline.unit import Input, Unit, slices
@@ -149,8 +150,13 @@ class Walk:
             budget = None if selection.max_objects is None else selection.max_objects - sum(len(u.ids) for u in objects)
             if budget == 0:
                 break
-            given = [shard_unit(shard, md5) for shard in wave]
-            mini_world = mini_world and all(shard.inputs["truth"].digest for shard in given)
+            try:
+                given = [shard_unit(shard, md5) for shard in wave]
+            except ConfigError as error:
+                if not self.existed:  # nothing has been done: it is the request that is wrong
+                    raise
+                raise MachineError("storage", error.message) from error
+            mini_world = mini_world and all(shard.inputs["world"].digest for shard in given)
             if line := note(self.config, mini_world):
                 report.note = line
                 self.progress.remark(line)
@@ -208,7 +214,7 @@ class Walk:
 
 
 def shard_unit(shard: str, md5: Mapping[str, str] = MappingProxyType({})) -> Unit:
-    """The unit that is a whole shard, with the truth that lies beside a mini-world shard, if any.
+    """The unit that is a whole shard, with the truth that lies beside it, if any, and whether that is the mini world's.
 
     `md5` is what MD5s have to be, by file name.
 
@@ -216,9 +222,11 @@ def shard_unit(shard: str, md5: Mapping[str, str] = MappingProxyType({})) -> Uni
     """
     truth = f"{shard.removesuffix('.tar')}.truth/truth.json"
     with explained(shard):
+        said, said_digest = content(truth)
         inputs = {
             "shard": Input(shard, digest(shard)),
-            "truth": Input(truth, content_digest(truth)),
+            "truth": Input(truth, said_digest),
+            "world": Input("", MINI if is_mini_world(said) else ""),
             "md5": Input("", md5.get(file_name(shard), "")),
         }
     if not inputs["shard"].digest:

@@ -33,7 +33,7 @@ from anything3d.image import decode_png, encode_png
 from pipeline.gallery import Card, corpus_page
 from pipeline.ledger import Attempt, read
 from pipeline.source import stem
-from pipeline.store import Commit, DamagedCell, Store, parquet_bytes
+from pipeline.store import Commit, DamagedCell, Store, parquet_bytes, sealed, unsealed
 from pipeline.unit import Unit
 from schemas.arrow import to_table
 from schemas.corpus import OBJECT_RECORDS, column_name, objects_schema
@@ -139,23 +139,16 @@ def publish(
     raise MachineError("view", f"{store.root}: {', '.join(gone[:3])} vanish as often as they are written; run again")
 
 
-def snapshot_bytes(body: Mapping[str, Any]) -> bytes:
-    return json.dumps(body, indent=1).encode() + b"\n"
-
-
 def snapshot_at(store: Store, path: str) -> dict[str, Any] | None:
     """The snapshot in a file; None if there is none that can be read, which is then said."""
     data = store.find(path)
     if data is None:
         return None
     try:
-        body = json.loads(data)
-        if absent := {"id", "objects", "rejects", "note", "commits", "files", "contents", "groups"} - body.keys():
-            raise ValueError(f"no {', '.join(sorted(absent))}")
-    except (ValueError, AttributeError) as error:
+        return unsealed(data)
+    except ValueError as error:
         log.warning("%s/%s is damaged or of an earlier version (%s); it is written again", store.root, path, error)
         return None
-    return body
 
 
 def missing(store: Store, body: Mapping[str, Any]) -> list[str]:
@@ -309,7 +302,7 @@ def turn(store: Store, body: Mapping[str, Any], units: Sequence[Unit], note: str
     What is deleted has been named by an earlier snapshot or by an attempt that died, and is named neither by the newest
     snapshot (another run may have turned the view meanwhile) nor by an attempt that lives.
     """
-    path, data = f"snapshots/{body['id']}.json", snapshot_bytes(body)
+    path, data = f"snapshots/{body['id']}.json", sealed(body)
     before = named(store, [path, POINTER])
     if store.find(path) != data:
         store.write(path, data)
@@ -317,6 +310,7 @@ def turn(store: Store, body: Mapping[str, Any], units: Sequence[Unit], note: str
         store.write(PAGE, gallery(store, body, units, note).encode())
         store.write(POINTER, data)
     if others := strays(store, body):
+        attempt.look()
         ours = before | named(store, [*store.paths("snapshots"), *attempt.dead])
         store.delete(sorted((others & ours) - named(store, [POINTER, *attempt.living])))
     attempt.close_the_dead()

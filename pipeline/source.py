@@ -22,7 +22,8 @@ import obstore
 from braceexpand import braceexpand
 from obstore.exceptions import PermissionDeniedError
 
-from anything3d.errors import Anything3DError, ConfigError, InputError, MachineError
+from anything3d.errors import ConfigError, InputError, MachineError
+from pipeline.batch import BalanceError
 from pipeline.location import SCHEME, explained, open_store, parse, split
 from schemas.records import ImageRecord
 
@@ -172,10 +173,16 @@ def digest(location: str) -> str:
 
 def content_digest(location: str) -> str:
     """SHA-256 of the bytes at `location`; "" if nothing is there. For small files: all of it is read."""
+    return content(location)[1]
+
+
+def content(location: str) -> tuple[bytes, str]:
+    """All bytes at `location` and their SHA-256; none and "" if nothing is there."""
     try:
-        return hashlib.sha256(read(location)).hexdigest()
+        data = read(location)
     except FileNotFoundError:
-        return ""
+        return b"", ""
+    return data, hashlib.sha256(data).hexdigest()
 
 
 def read(location: str) -> bytes:
@@ -327,7 +334,7 @@ def scan(shard: Shard, whole: Digest | None = None) -> Iterator[Piece]:
     Zeros are the end only at the end. After damage the scan goes on at the next sound header, wherever that lies. All
     bytes of the shard are fed to `whole`.
 
-    Raises: Anything3DError("not_balanced") if the pieces do not add up to the shard: a bug in here.
+    Raises: BalanceError if the pieces do not add up to the shard: a bug in here.
     """
     end = 0
     for piece in _pieces(_Pass(shard, whole)):
@@ -336,7 +343,7 @@ def scan(shard: Shard, whole: Digest | None = None) -> Iterator[Piece]:
         end = piece.end
         yield piece
     if end != shard.size:
-        raise Anything3DError("not_balanced", f"{shard.location}: of {shard.size} bytes, {end} are accounted for")
+        raise BalanceError("not_balanced", f"{shard.location}: of {shard.size} bytes, {end} are accounted for")
 
 
 def _pieces(data: _Pass) -> Iterator[Piece]:

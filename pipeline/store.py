@@ -14,9 +14,10 @@ import io
 import json
 import logging
 import os
+import re
 import secrets
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -36,10 +37,12 @@ log = logging.getLogger(__name__)
 R = TypeVar("R")
 ROWS_PER_GROUP = 8  # of a part: what a reader of a few objects has to decode around them
 WHOLE_BYTES = 4 << 20  # of a part; a larger one is not read whole for one column
+SEAL = "sha256"  # key of a JSON file's digest of itself
 MARKER = "corpus.json"  # what makes a place a corpus
+ABOUT = "a corpus of anything3d"
 PROBE, PROBED = "probe.txt", b"This file was written to see that the storage has put-if-absent.\n"
 FORMAT = 1  # of the corpus, as MARKER says it
-OLDER = "cells/index/"  # what a corpus without a marker has, from before there were markers
+FIRST_CELLS = "cells/index/"  # what any corpus has, with or without a sound marker
 
 
 class DamagedCell(MachineError):
@@ -81,19 +84,19 @@ class Commit:
 
     def to_json(self) -> bytes:
         """With a digest of itself, so that damage is seen."""
-        body = asdict(self)
-        return json.dumps({**body, "sha256": _sealed(body)}, indent=1, sort_keys=True).encode() + b"\n"
+        return sealed(dict(sorted(asdict(self).items())))
 
     @classmethod
     def from_json(cls, data: bytes) -> "Commit":
         """Raises: ValueError if `data` is not, bit for bit, what `to_json` has made."""
         try:
-            values = json.loads(data)
-            if values.pop("sha256") != _sealed(values):
-                raise ValueError("its digest is that of another text")
-            return cls(**{**values, "rows": Part(**values["rows"]), "rejects": Part(**values["rejects"])})
-        except (KeyError, TypeError, AttributeError) as error:
+            values = unsealed(data)
+            commit = cls(**{**values, "rows": Part(**values["rows"]), "rejects": Part(**values["rejects"])})
+        except (KeyError, TypeError) as error:
             raise ValueError(f"no commit: {error!r}") from error
+        if commit.to_json() != data:
+            raise ValueError("its layout has been changed")
+        return commit
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,24 +126,20 @@ class Store:
         no put-if-absent; whatever the storage raises if nothing can be seen here: no such bucket, no right, no network.
         """
         marker = self.find(MARKER)
-        if marker is None:
+        if marker is None or not _is_ours(marker):
             names = {str(entry["path"]) for entry in next(iter(obstore.list(self._store)), [])} - {PROBE}
-            older = MARKER in names or next(iter(obstore.list(self._store, prefix=OLDER)), None) is not None
-            if names and not older:
-                raise ConfigError(
-                    "place_in_use",
-                    f"{self.root} is no corpus and not empty: it has {', '.join(sorted(names)[:3])}"
-                    f"{', ...' if len(names) > 3 else ''}; give a new or an empty folder as --out",
-                )
-            text = json.dumps({"about": "a corpus of anything3d; see docs/corpus.md there", "format": FORMAT})
-            marker = self.create(MARKER, text.encode() + b"\n")
-        try:
-            known = json.loads(marker)["format"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                "place_in_use", f"{self.root}/{MARKER} is not one of ours; give another folder as --out"
-            ) from error
-        if known != FORMAT:
+            if names and not any(path.endswith("/commit.json") for path in self._some(FIRST_CELLS)):
+                marker = self.find(MARKER)  # of another run, that began just now
+                if marker is None or not _is_ours(marker):
+                    raise ConfigError(
+                        "place_in_use",
+                        f"{self.root} is no corpus and not empty: it has {', '.join(sorted(names)[:3])}"
+                        f"{', ...' if len(names) > 3 else ''}; give a new or an empty folder as --out",
+                    )
+            else:
+                marker = json.dumps({"about": ABOUT, "format": FORMAT}).encode() + b"\n"
+                self.write(MARKER, marker)
+        if (known := json.loads(marker)["format"]) != FORMAT:
             raise ConfigError(
                 "corpus_format", f"{self.root} has format {known}, this version writes {FORMAT}; give another --out"
             )
@@ -198,6 +197,10 @@ class Store:
         except FileNotFoundError:
             return None
 
+    def _some(self, prefix: str) -> list[str]:
+        """The first page of what lies below a folder."""
+        return [entry["path"] for entry in next(iter(obstore.list(self._store, prefix=prefix)), [])]
+
     def _put_if_absent(self, path: str, data: bytes) -> bool:
         """Whether it was absent, and now is `data`."""
         try:
@@ -220,7 +223,7 @@ class Store:
         except NotImplementedError as error:
             raise ConfigError("put_if_absent", refusal) from error
         except BaseError as error:
-            if "NotImplemented" not in str(error) and "501" not in str(error):
+            if not re.search(r"NotImplemented|\b501 Not Implemented", str(error)):
                 raise
             raise ConfigError("put_if_absent", refusal) from error
         if not honest:
@@ -293,7 +296,7 @@ class Store:
             )
         folder = part.path.rpartition("/")[0]
         self._set_commit_aside(folder, part)
-        raise DamagedCell("damaged_part", f"{self.root}/{part.path} {wrong}; the cell {folder} is computed again")
+        raise DamagedCell("damaged_part", f"{self.root}/{part.path} {wrong}; {folder} has to be computed again")
 
     def _ranged(self, path: str) -> pq.ParquetFile:
         source = pa.PythonFile(_Reader(obstore.open_reader(self._store, path)), mode="r")
@@ -370,7 +373,21 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _sealed(body: dict[str, Any]) -> str:
+def sealed(body: Mapping[str, Any]) -> bytes:
+    """As JSON, with a digest of itself at its end, so that damage is seen."""
+    return json.dumps({**body, SEAL: _digest(body)}, indent=1).encode() + b"\n"
+
+
+def unsealed(data: bytes) -> dict[str, Any]:
+    """The body of `sealed`. Raises: ValueError if there is none, or its digest is that of another body."""
+    body = json.loads(data)
+    if not isinstance(body, dict) or body.get(SEAL) != _digest({key: body[key] for key in body if key != SEAL}):
+        raise ValueError("its digest is missing, or that of another text")
+    del body[SEAL]
+    return body
+
+
+def _digest(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
@@ -382,7 +399,7 @@ def _write_local(path: Path, data: bytes, *, replace: bool) -> None:
     Raises: FileExistsError if there is one and it is not to be replaced.
     """
     _make_folder(path.parent)
-    draft = path.with_name(f"{path.name}#{secrets.randbelow(10**12)}")
+    draft = path.with_name(f"draft#{secrets.randbelow(10**12)}")
     try:
         with draft.open("xb") as file:
             file.write(data)
@@ -414,3 +431,12 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def _is_ours(marker: bytes) -> bool:
+    """Whether that is the marker of a corpus, of whatever format."""
+    try:
+        says = json.loads(marker)
+        return says["about"] == ABOUT and isinstance(says["format"], int)
+    except (ValueError, KeyError, TypeError):
+        return False

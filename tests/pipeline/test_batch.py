@@ -1,9 +1,13 @@
 """Faults of the machine: tried again, with fewer items where memory ran out, and never a verdict on an item."""
 
+import os
+import signal
+
 import pytest
 import torch
 from obstore.exceptions import GenericError
 from PIL import UnidentifiedImageError
+from safetensors import SafetensorError
 
 from anything3d.errors import MachineError
 from pipeline import batch
@@ -31,8 +35,7 @@ class Faulty:
 
 
 def compute(stage):
-    checkpoints = lambda ids: batch.NoCheckpoint()  # noqa: E731
-    return batch.compute(lambda: stage, IDS, IDS, UNIT, checkpoints, apart=False)
+    return batch.compute(lambda: stage, IDS, IDS, UNIT, no_checkpoint, apart=False)
 
 
 FAULTS = [
@@ -41,12 +44,24 @@ FAULTS = [
     TimeoutError("storage"),
     GenericError("Generic S3 error: 503 SlowDown"),
     ImportError("libcudart.so.12: cannot open shared object file"),
+    RuntimeError("can't start new thread"),
+    RuntimeError("unable to open shared memory object: Too many open files (24)"),
+    SafetensorError("I/O error: No space left on device (os error 28)"),
 ]
 LOST = [
     torch.AcceleratorError("CUDA error: device-side assert triggered"),
     RuntimeError("CUDA error: an illegal memory access was encountered"),
     RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
     RuntimeError("No CUDA GPUs are available"),
+    RuntimeError("The NVIDIA driver on your system is too old (found version 11040)"),
+    RuntimeError("GET was unable to find an engine to execute this computation"),
+]
+
+
+OUT_OF_MEMORY = [
+    MemoryError(),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("unable to mmap 12 bytes from file <sd.pt>: Cannot allocate memory (12)"),
 ]
 
 
@@ -72,7 +87,7 @@ def test_a_lost_device_ends_the_attempt_at_once(fault):
     assert stage.sizes == [6]
 
 
-@pytest.mark.parametrize("fault", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")], ids=str)
+@pytest.mark.parametrize("fault", OUT_OF_MEMORY, ids=str)
 def test_out_of_memory_is_tried_again_with_fewer_items(fault):
     stage = Faulty([fault], most=2)
     assert compute(stage)[0] == [[3]] * 6
@@ -91,3 +106,33 @@ def test_what_a_picture_or_a_caption_is_at_fault_for_is_no_fault_of_the_machine(
     assert batch.machine_fault(UnidentifiedImageError("cannot identify image file")) is None
     assert batch.machine_fault(ValueError("CUDA error in a caption")) is None
     assert batch.machine_fault(RuntimeError("shapes do not match")) is None
+
+
+def killed_while_loading():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def broken_while_loading():
+    raise RuntimeError("a bug of the stage's constructor")
+
+
+def no_checkpoint(ids):
+    return batch.NoCheckpoint()
+
+
+@pytest.mark.parametrize(
+    ("load", "apart", "error"),
+    [
+        (killed_while_loading, True, MachineError),  # as by the system, where a second copy is too much for the memory
+        (broken_while_loading, True, RuntimeError),
+        (broken_while_loading, False, RuntimeError),
+    ],
+)
+def test_what_happens_while_the_networks_load_is_no_items_fault(load, apart, error):
+    with pytest.raises(error):
+        batch.compute(load, IDS, IDS, UNIT, no_checkpoint, apart=apart)
+
+
+def test_a_stage_that_does_not_balance_ends_the_run():
+    with pytest.raises(batch.BalanceError):
+        compute(Faulty([batch.BalanceError("not_balanced", "bytes")] * 9))

@@ -19,7 +19,8 @@ import pytest
 
 from anything3d.errors import Skipped
 from pipeline import batch, cell, ledger
-from pipeline.cell import BalanceError, Recipe
+from pipeline.batch import BalanceError
+from pipeline.cell import Recipe
 from pipeline.store import Store
 from pipeline.unit import Input, Unit, slices
 from schemas.records import RejectRecord

@@ -15,7 +15,7 @@ from anything3d.cloud import Cloud, to_ply
 from anything3d.errors import ConfigError
 from anything3d.evaluate import METRICS
 from jobs.cli import app
-from pipeline.evaluate import evaluate
+from pipeline.evaluate import evaluate, newest_snapshot
 from pipeline.source import content_digest
 from pipeline.stages.score import read_truth
 from tests.pipeline.conftest import WRONG_AZIMUTH_DEG, name_files, quiet
@@ -176,14 +176,9 @@ def test_an_object_that_cannot_be_compared_is_told_and_the_others_are_not_lost(w
     assert (found.summary["chamfer"].n, found.summary["mask_iou"].n, found.without_truth) == (2, 3, 1)
 
 
-def test_a_corpus_without_its_cells_and_a_snapshot_that_does_not_name_them_are_refused(world, tmp_path):
-    body = json.loads((world.corpus / "snapshot.json").read_bytes())
-    (tmp_path / "snapshot.json").write_text(json.dumps(body))
+def test_a_corpus_without_its_cells_is_refused(world, tmp_path):
+    shutil.copy(world.corpus / "snapshot.json", tmp_path)
     with pytest.raises(ConfigError, match=r"no_commit.*cells/.*commit\.json has gone"):
-        evaluate(str(tmp_path), [str(world.truth)], quiet)
-    body["commits"] = [entry[:3] for entry in body["commits"]]
-    (tmp_path / "snapshot.json").write_text(json.dumps(body))
-    with pytest.raises(ConfigError, match="old_snapshot"):
         evaluate(str(tmp_path), [str(world.truth)], quiet)
 
 
@@ -259,3 +254,20 @@ def test_what_is_missing_or_broken_ends_in_one_line(world, corpus, known, says):
     assert len(done.stderr.splitlines()) == 1
     assert not (folder / "nowhere").exists()
     assert not (folder / "nowhere.truth").exists()
+
+
+@pytest.mark.parametrize("says", [b"", b"{", b"[]", b"{}", b'{"commits": 3}', b'{"id": "x", "commits": []}'])
+def test_a_damaged_snapshot_is_one_line(tmp_path, says):
+    (tmp_path / "snapshot.json").write_bytes(says)
+    with pytest.raises(ConfigError, match=r"no_snapshot: .*snapshot\.json is damaged or of an earlier version"):
+        newest_snapshot(str(tmp_path))
+
+
+def test_a_damaged_part_is_one_line_and_the_run_computes_it_again(world, tmp_path):
+    corpus = shutil.copytree(world.corpus, tmp_path / "corpus")
+    part = world.commits["score"][0].rows.path
+    (corpus / part).write_bytes((corpus / part).read_bytes()[:-1])
+    with pytest.raises(ConfigError, match=r"damaged_corpus: .* has to be computed again; give the command of the run"):
+        evaluate(str(corpus), [str(world.truth)], say=lambda line: None)
+    assert world.store.commit_at(part.rpartition("/")[0]) is not None
+    assert type(world.store)(str(corpus)).commit_at(part.rpartition("/")[0]) is None

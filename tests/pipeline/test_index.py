@@ -147,6 +147,20 @@ def test_the_truth_is_known_by_what_it_says(shard):
     assert shard_unit(str(shard)).inputs["truth"].digest == ""
 
 
+def test_truth_of_photographs_is_not_taken_for_the_mini_worlds(shard):
+    """Only what says so is: results of the packaged networks mean nothing elsewhere, and a run has to say it."""
+    truth = shard.with_suffix(".truth") / "truth.json"
+    assert shard_unit(str(shard)).inputs["world"].digest == MINI
+    known = json.loads(truth.read_bytes())
+    del known["world"]
+    for said in (json.dumps(known), json.dumps(known | {"world": "scans"}), "[]", "{", "[" * 100_000, ""):
+        truth.write_text(said)
+        inputs = shard_unit(str(shard)).inputs
+        assert (bool(inputs["truth"].digest), inputs["world"].digest) == (True, "")
+    truth.unlink()
+    assert shard_unit(str(shard)).inputs["world"].digest == ""
+
+
 def test_a_shard_of_directories_only_is_empty(tmp_path):
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w") as file:

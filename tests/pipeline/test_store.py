@@ -1,6 +1,7 @@
 """The store on local disk and on S3 (a real server on loopback): put-if-absent, parts, partial reads."""
 
 import http.server
+import json
 import logging
 import os
 import socket
@@ -125,7 +126,7 @@ def test_a_damaged_part_is_named_and_its_cell_has_no_commit_any_more(tmp_path, d
             path.unlink()
         case "swapped":
             path.write_bytes(store.read(store.write_part("cells/x", "rows", ROWS[1:], CaptionRecord).path))
-    with pytest.raises(DamagedCell, match=r"cells/x/rows-\w+\.parquet .* cells/x is computed again"):
+    with pytest.raises(DamagedCell, match=r"cells/x/rows-\w+\.parquet .* cells/x has to be computed again"):
         store.read_part(commit.rows, CaptionRecord, [ROWS[0].object_id])
     assert store.commit_at("cells/x") is None
     (aside,) = tmp_path.glob("cells/x/damaged-*.json")
@@ -160,11 +161,14 @@ def test_a_part_that_somebody_has_computed_again_costs_no_second_commit(tmp_path
     assert store.commit_at("cells/x") == new
 
 
-@pytest.mark.parametrize("says", [b"", b"{", b"[]", b"null", b"{}", b'{"stage": 1}', b"\xff\x00", "one letter"])
+@pytest.mark.parametrize(
+    "says", [b"", b"{", b"[]", b"null", b"{}", b'{"stage": 1}', b"\xff\x00", "one letter", "other layout"]
+)
 def test_a_damaged_commit_is_none_and_another_one_can_be_made(tmp_path, says, caplog):
     store = Store(str(tmp_path))
     sound = committed(store).to_json()
-    store.write("cells/x/commit.json", sound.replace(b'"rows": 26', b'"rows": 27') if says == "one letter" else says)
+    changed = {"one letter": sound.replace(b'"rows": 26', b'"rows": 27'), "other layout": sound.replace(b"\n", b"\r\n")}
+    store.write("cells/x/commit.json", changed.get(says, says))
     assert store.commit_at("cells/x") is None
     assert "cells/x/commit.json is damaged" in caplog.text
     commit = committed(store)
@@ -181,19 +185,27 @@ def test_an_empty_place_becomes_a_corpus_and_one_in_use_is_left_alone(tmp_path):
     with pytest.raises(ConfigError, match=r"place_in_use: .*used is no corpus and not empty: it has objects/mine\.obj"):
         Store(str(used)).check()
     assert sorted(path.name for path in used.rglob("*")) == ["mine.obj", "objects"]
-    (used / "corpus.json").write_text('{"name": "my web site"}')
+    for theirs in ('{"name": "my web site"}', '{"format": 1, "documents": []}'):
+        (used / "corpus.json").write_text(theirs)
+        with pytest.raises(ConfigError, match="place_in_use"):
+            Store(str(used)).check()
+    (used / "corpus.json").unlink()
+    Store(str(used)).write("cells/index/their.txt", b"theirs")
     with pytest.raises(ConfigError, match="place_in_use"):
         Store(str(used)).check()
-    (tmp_path / "empty" / "corpus.json").write_text('{"format": 9}')
+    marker = json.loads((tmp_path / "empty" / "corpus.json").read_text())
+    (tmp_path / "empty" / "corpus.json").write_text(json.dumps({**marker, "format": 9}))
     with pytest.raises(ConfigError, match="corpus_format"):
         Store(str(tmp_path / "empty")).check()
 
 
 def test_a_corpus_from_before_the_marker_is_one(tmp_path):
     Store(str(tmp_path)).write("cells/index/f/u/commit.json", b"{}")
-    for _ in range(2):
+    for marker in (None, b"", b"{", b"[]"):  # none yet, or a damaged one
+        if marker is not None:
+            (tmp_path / "corpus.json").write_bytes(marker)
         Store(str(tmp_path)).check()
-    assert (tmp_path / "corpus.json").exists()
+        assert json.loads((tmp_path / "corpus.json").read_bytes())["format"] == 1
 
 
 def test_a_file_reaches_the_disk_whole_or_not_at_all_and_its_folder_with_it(tmp_path, monkeypatch):
@@ -207,7 +219,7 @@ def test_a_file_reaches_the_disk_whole_or_not_at_all_and_its_folder_with_it(tmp_
     monkeypatch.setattr(os, "fsync", seen)
     store.write("a/b/file", b"data")
     names = [path.removeprefix(str(tmp_path)).partition("#")[0] for path in synced]
-    assert names == ["", "/a", "/a/b/file", "/a/b"]
+    assert names == ["", "/a", "/a/b/draft", "/a/b"]
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="full"):
         store.write("a/b/file", b"other")
