@@ -29,6 +29,7 @@ from anything3d.metrics import sample_surface
 
 FORMAT = "anything3d-truth-2"
 FORMER = "anything3d-truth-1"  # without the sha256 of its files
+MINI = "mini"  # `world` of what the mini world's own truth says; other truths name none
 SHA256 = re.compile(r"[0-9a-f]{64}")
 MATCH_IOU = 0.5  # of a mask with the true one, from which on it is that object's; COCO's lowest threshold
 RIGID = 1e-3  # how far a pose's rotation may be from orthonormal, per entry
@@ -98,6 +99,7 @@ class Truth:
     shard: str
     plan: ViewPlan
     images: dict[str, TrueImage]
+    world: str = ""  # MINI if it is of the mini world, which the packaged networks know
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ def read(data: bytes) -> Truth:
     """
     try:
         root = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError("bad_truth", f"truth.json is not JSON: {error}") from error
     if (found := take(root, "format", str, "truth")) != FORMAT:
         old = (
@@ -131,7 +133,17 @@ def read(data: bytes) -> Truth:
         shard=take(root, "shard", str, "truth"),
         plan=_view_plan(take(root, "views", dict, "truth")),
         images={name: _true_image(record, str(name)) for name, record in images.items()},
+        world=take(root, "world", str, "truth") if "world" in root else "",
     )
+
+
+def is_mini_world(data: bytes) -> bool:
+    """Whether the contents of truth.json say that it is of the mini world; damaged ones do not, and are no error."""
+    try:
+        root = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(root, dict) and root.get("world") == MINI
 
 
 def mask_ious(image: TrueImage, mask: Bool[Tensor, "H W"]) -> Float[Tensor, "N"]:

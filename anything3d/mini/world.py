@@ -8,8 +8,9 @@ the truth if at least 64 of its pixels can be seen. The same arguments give the 
 import hashlib
 import io
 import json
-import shutil
+import os
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,7 +34,7 @@ from anything3d.mini.photo import Photo, render_objects, render_scene, sample_po
 from anything3d.mini.scene import Placed, Scene, sample_scene
 from anything3d.mini.shapes import HELD_OUT_PAIRS, SYMMETRY_DEG
 from anything3d.mini.words import caption
-from anything3d.truth import FORMAT
+from anything3d.truth import FORMAT, FORMER, MINI
 
 SPLITS = ("training", "held-out")
 BLOCK = 100_000  # image ids that belong to one seed and split
@@ -67,12 +68,13 @@ def write_world(
     size: int = 512,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Write OUT.tar with `scenes` photos of longer side `size` pixels, and its truth, replacing earlier ones.
+    """Write OUT.tar with `scenes` photos of longer side `size` pixels, and its truth, replacing its own earlier ones.
 
     Held-out scenes come from other seeds than training scenes and show pairs of shape and colour that those never
     show (shapes.HELD_OUT_PAIRS). `progress` is told the number of finished scenes. Files appear when all are finished.
 
-    Raises: ConfigError("world_range") if an argument is out of range.
+    Raises: ConfigError("world_range") if an argument is out of range; ConfigError("not_ours") if OUT.tar or OUT.truth/
+    is there and not of the mini world.
     """
     if not (out.suffix == ".tar" and 1 <= scenes <= BLOCK and seed >= 0 and size >= 64):
         raise ConfigError(
@@ -80,15 +82,15 @@ def write_world(
             f"out={out} scenes={scenes} seed={seed} size={size}; wanted: a name that ends in .tar, 1 to {BLOCK} "
             "scenes, a seed >= 0, at least 64 pixels",
         )
+    _check_replaceable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with _one_thread():
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}-") as name, _one_thread():
+        partial = Path(name)
         names, images = _write_scenes(partial, scenes, seed, held_out, size, progress)
-    truth = {"format": FORMAT, "shard": out.name, **_plan(), "images": images}
-    (partial / "truth" / "truth.json").write_text(json.dumps(truth), encoding="ascii")
-    _pack(partial / "members", _shuffle(names, seed), partial / "shard.tar")
-    _replace(partial, out)
+        truth = {"format": FORMAT, "world": MINI, "shard": out.name, **_plan(), "images": images}
+        (partial / "truth" / "truth.json").write_text(json.dumps(truth), encoding="ascii")
+        _pack(partial / "members", _shuffle(names, seed), partial / "shard.tar")
+        _replace(partial, out)
 
 
 def image_ids(scenes: int, seed: int, held_out: bool) -> range:
@@ -258,14 +260,72 @@ def _pack(folder: Path, names: list[str], tar: Path) -> None:
             shard.addfile(member, io.BytesIO(data))
 
 
+def _check_replaceable(out: Path) -> None:
+    """Raises: ConfigError("not_ours") if more would be lost than an earlier shard of the mini world and its truth."""
+    folder, there = out.with_suffix(".truth"), os.path.lexists(out)
+    if not there and not os.path.lexists(folder):
+        return
+    named = _named(folder / "truth.json")
+    if not named:
+        why = f"{out if there else folder} is there, and {folder}/truth.json is not of the mini world"
+    elif others := [path for path in sorted(folder.rglob("*")) if _is_other(path, folder, named)]:
+        why = f"{others[0]} is there, and {folder}/truth.json does not name it"
+    elif there and _members(out) != {".", *(name for name in named if name.startswith("./"))}:
+        why = f"{out} is there, and is not the shard that {folder}/truth.json is of"
+    else:
+        return
+    raise ConfigError("not_ours", f"{why}; nothing is replaced: give another name, or move it away")
+
+
+def _named(path: Path) -> set[str]:
+    """Files beside a truth.json that `write_world` wrote, in a former version too, and members (./) of its shard.
+
+    None of another truth.json.
+    """
+    try:
+        root = json.loads(path.read_bytes())
+        if root["format"] not in (FORMAT, FORMER) or root.get("world", MINI) != MINI:
+            return set()
+        if root["depth"] != _plan()["depth"]:  # the sign of former versions, which named no world
+            return set()
+        images = root["images"]
+        return {
+            "truth.json",
+            *(f"{kind}/{name}.png" for name in images for kind in ("depth", "masks")),
+            *(item[kind] for image in images.values() for item in image["objects"] for kind in ("points", "views")),
+            *(f"./{name}.{suffix}" for name in images for suffix in ("jpg", "json")),
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return set()
+
+
+def _is_other(path: Path, folder: Path, named: set[str]) -> bool:
+    """Whether a file or a link of `folder` is none of those named."""
+    is_folder = path.is_dir() and not path.is_symlink()
+    return not is_folder and path.relative_to(folder).as_posix() not in named
+
+
+def _members(path: Path) -> set[str]:
+    """Names in a shard; none if it is no tar."""
+    try:
+        with tarfile.open(path, "r:") as shard:
+            return set(shard.getnames())
+    except (OSError, tarfile.TarError):
+        return set()
+
+
 def _replace(partial: Path, out: Path) -> None:
-    """Move the finished files to their places, the shard last."""
+    """Move the finished files to their places, the shard last, and the former truth out of the way.
+
+    Raises: ConfigError as `_check_replaceable`: others may have written there meanwhile.
+    """
+    _check_replaceable(out)
     truth = out.with_suffix(".truth")
     out.unlink(missing_ok=True)
-    shutil.rmtree(truth, ignore_errors=True)
+    if os.path.lexists(truth):
+        truth.rename(partial / "former")
     (partial / "truth").rename(truth)
     (partial / "shard.tar").rename(out)
-    shutil.rmtree(partial)
 
 
 @contextmanager

@@ -76,7 +76,8 @@ def target(found: truth.Truth, item: truth.TrueObject, surface: bytes, views: by
 
 def test_a_sound_file_is_read():
     found = read(record())
-    assert found.shard == "mini-000000"
+    assert (found.shard, found.world) == ("mini-000000", "")
+    assert read(record() | {"world": "mini"}).world == truth.MINI
     assert found.plan.azimuth_offsets_deg == (0.0, 90.0, 180.0, 270.0)
     first, second = found.images["sa_1"].objects
     assert (first.caption, second.annotation, second.views) == ("a red mug", 3, "views/sa_1-0003.png")
@@ -90,6 +91,7 @@ def test_a_sound_file_is_read():
         ("format", "anything3d-truth-1", "lacks the sha256 of its files: write the truth again"),
         ("format", "anything3d-truth-3", "truth-2"),
         ("shard", 7, "expected str"),
+        ("world", 7, "expected str"),
         ("views.size", 16.5, "expected int"),
         ("views.size", True, "expected int"),
         ("views.count", 3, "has 4 values, expected 3"),

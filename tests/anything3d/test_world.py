@@ -1,6 +1,7 @@
 """The mini world: the same bytes for the same arguments, SA-1B's format with its quirks, and a truth that is true."""
 
 import json
+import shutil
 import tarfile
 from itertools import pairwise
 from pathlib import Path
@@ -221,6 +222,10 @@ def turned(points: torch.Tensor, degrees: float) -> torch.Tensor:
     return torch.stack([x * angle.cos() + z * angle.sin(), y, z * angle.cos() - x * angle.sin()])
 
 
+def test_the_truth_says_that_it_is_the_mini_world(known):
+    assert known.world == truth.MINI
+
+
 def test_the_truth_says_each_objects_symmetry(known):
     objects = [item for image in known.images.values() for item in image.objects]
     assert {item.symmetry_deg for item in objects} <= {0.0, 180.0, 360.0}
@@ -234,3 +239,110 @@ def test_splits_have_different_photos_and_arguments_have_limits(tmp_path):
     assert files[0] & files[1] == {"truth.json"}
     with pytest.raises(ConfigError, match="scenes"):
         write_world(tmp_path / "x.tar", scenes=0, seed=3)
+
+
+def test_a_shard_of_the_mini_world_may_be_written_again(tmp_path):
+    out = tmp_path / "x.tar"
+    (tmp_path / "x.partial").mkdir()
+    (tmp_path / "x.partial" / "thesis.txt").write_text("mine")
+    write_world(out, scenes=2, seed=3, size=64)
+    before = files_of(tmp_path)
+    write_world(out, scenes=1, seed=4, size=64)
+    again = files_of(tmp_path)
+    assert again.pop("x.partial/thesis.txt") == before.pop("x.partial/thesis.txt") == b"mine"
+    assert before.keys() & again.keys() == {"x.tar", "x.truth/truth.json"}
+    out.unlink()  # as an interrupted command may leave it
+    former = json.loads(again["x.truth/truth.json"])
+    del former["world"]
+    (out.with_suffix(".truth") / "truth.json").write_text(json.dumps(former | {"format": truth.FORMER}))
+    write_world(out, scenes=1, seed=4, size=64)
+    assert files_of(tmp_path).keys() == {"x.partial/thesis.txt", *again}
+
+
+def other_tar(out):
+    shutil.rmtree(out.with_suffix(".truth"))
+
+
+def only_other_tar(out):
+    shutil.rmtree(out.with_suffix(".truth"))
+    out.write_bytes(b"photos")
+
+
+def exchanged_tar(out):
+    with tarfile.open(out, "w") as tar:
+        tar.addfile(tarfile.TarInfo("./sa_223750.jpg"))
+
+
+def tar_that_is_a_folder(out):
+    out.unlink()
+    out.mkdir()
+
+
+def no_truth_json(out):
+    out.unlink()
+    (out.with_suffix(".truth") / "truth.json").unlink()
+
+
+def truth_that_is_a_file(out):
+    out.unlink()
+    shutil.rmtree(out.with_suffix(".truth"))
+    out.with_suffix(".truth").write_text("notes")
+
+
+def one_more_file(out):
+    (out.with_suffix(".truth") / "views" / "mine.png").write_bytes(b"mine")
+
+
+def one_more_folder_with_a_file(out):
+    (out.with_suffix(".truth") / "mine").mkdir()
+    (out.with_suffix(".truth") / "mine" / ".notes").write_text("mine")
+
+
+def one_more_link(out):
+    (out.with_suffix(".truth") / "mine").symlink_to(out.parent)
+
+
+def truth_of(**changes):
+    def change(out):
+        path = out.with_suffix(".truth") / "truth.json"
+        path.write_text(json.dumps(json.loads(path.read_bytes()) | changes))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        other_tar,
+        only_other_tar,
+        exchanged_tar,
+        tar_that_is_a_folder,
+        no_truth_json,
+        truth_that_is_a_file,
+        one_more_file,
+        one_more_folder_with_a_file,
+        one_more_link,
+        truth_of(format="mine-1"),
+        truth_of(world="scans"),
+        truth_of(depth=None),
+        truth_of(images=[]),
+        truth_of(images={"sa_1": {"objects": [{}]}}),
+    ],
+)
+def test_what_is_not_the_mini_worlds_is_not_replaced(tmp_path, change):
+    out = tmp_path / "x.tar"
+    write_world(out, scenes=1, seed=3, size=64)
+    change(out)
+    before, entries = files_of(tmp_path), sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match=r"not_ours: .*give another name, or move it away") as caught:
+        write_world(out, scenes=1, seed=3, size=64)
+    assert "\n" not in str(caught.value)
+    assert files_of(tmp_path) == before
+    assert sorted(tmp_path.rglob("*")) == entries
+
+
+def test_what_comes_while_a_shard_is_made_is_not_replaced_either(tmp_path):
+    out = tmp_path / "x.tar"
+    with pytest.raises(ConfigError, match="not_ours"):
+        write_world(out, scenes=1, seed=3, size=64, progress=lambda _: out.write_bytes(b"photos"))
+    assert files_of(tmp_path) == {"x.tar": b"photos"}
