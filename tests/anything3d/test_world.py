@@ -259,6 +259,13 @@ def test_a_shard_of_the_mini_world_may_be_written_again(tmp_path):
     assert files_of(tmp_path).keys() == {"x.partial/thesis.txt", *again}
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("small") / "x.tar"
+    write_world(out, scenes=1, seed=3, size=64)
+    return out
+
+
 def other_tar(out):
     shutil.rmtree(out.with_suffix(".truth"))
 
@@ -329,9 +336,8 @@ def truth_of(**changes):
         truth_of(images={"sa_1": {"objects": [{}]}}),
     ],
 )
-def test_what_is_not_the_mini_worlds_is_not_replaced(tmp_path, change):
-    out = tmp_path / "x.tar"
-    write_world(out, scenes=1, seed=3, size=64)
+def test_what_is_not_the_mini_worlds_is_not_replaced(small, tmp_path, change):
+    out = shutil.copytree(small.parent, tmp_path, dirs_exist_ok=True) / small.name
     change(out)
     before, entries = files_of(tmp_path), sorted(tmp_path.rglob("*"))
     with pytest.raises(ConfigError, match=r"not_ours: .*give another name, or move it away") as caught:
