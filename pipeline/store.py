@@ -291,9 +291,7 @@ class Store:
             data = self.find(part.path)
             if data is not None and len(data) == part.bytes and hashlib.sha256(data).hexdigest() == part.sha256:
                 return pq.ParquetFile(pa.BufferReader(data))
-            wrong = (
-                "has gone" if data is None else f"has {len(data)} bytes of {part.bytes}, or another sha256 than stated"
-            )
+            wrong = "has gone" if data is None else f"is damaged ({len(data)} bytes, {part.bytes} were written)"
         folder = part.path.rpartition("/")[0]
         self._set_commit_aside(folder, part)
         raise DamagedCell("damaged_part", f"{self.root}/{part.path} {wrong}; {folder} has to be computed again")
