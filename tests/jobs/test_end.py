@@ -108,13 +108,16 @@ def test_sigterm_ends_a_run_whose_temporary_folder_has_a_long_name(shard, tmp_pa
     assert log(tmp_path / "run").splitlines()[-1].startswith("anything3d: stopped by SIGTERM; the same command")
 
 
-def test_a_ray_that_dies_ends_the_run_in_one_line(shard, tmp_path):
+def test_a_run_whose_ray_dies_goes_on_with_a_new_one_and_can_be_ended_meanwhile(shard, tmp_path):
     run = start(shard, tmp_path / "run")
     known = hang(run)
     (raylet,) = (process for process in known if process.name() == "raylet")
     raylet.kill()
-    assert ended(run, known) == 4
-    assert log(tmp_path / "run").splitlines()[-1].startswith("anything3d: ray: Ray's raylet")
+    wait_for(lambda: "the run goes on in 10 s" in log(tmp_path / "run"), "what the run says of it")
+    (line,) = (line for line in log(tmp_path / "run").splitlines() if "the run goes on" in line)
+    assert line.startswith("ray: Ray's raylet")
+    run.terminate()
+    assert ended(run, known) == 143
 
 
 @pytest.mark.parametrize(
