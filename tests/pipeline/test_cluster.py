@@ -12,6 +12,7 @@ from pipeline import cluster
 from pipeline.config import load
 from pipeline.progress import Board, Progress
 from pipeline.run import shard_unit
+from pipeline.session import disconnect
 from pipeline.stages import recipes
 from pipeline.store import Store
 
@@ -23,7 +24,7 @@ def local_ray():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", "local")
         yield
-    ray.shutdown()
+    disconnect()  # and not ray.shutdown(): a command that ends later in this process must not find a session
 
 
 @pytest.fixture
