@@ -18,12 +18,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from anything3d import seed
-from anything3d.clip import Preprocessor, check_tokenizer, load_network, load_preprocessor, load_tokenizer
 from anything3d.errors import ConfigError, NumericsError
-from anything3d.finite import check_network
-from anything3d.image import over
-from anything3d.layout import check_model_type, check_tokenizer_settings
-from anything3d.weights import Place, directory
+from anything3d.models.clip import Preprocessor, check_tokenizer, load_network, load_preprocessor, load_tokenizer
+from anything3d.models.finite import check_network
+from anything3d.models.layout import check_model_type, check_tokenizer_settings
+from anything3d.models.weights import Place, directory
+from anything3d.photo.image import over
 
 Decoding = Literal["beam", "nucleus"]
 MAX_CHARACTERS = 200  # of a caption, which becomes a prompt: CLIP reads at most 77 tokens of it

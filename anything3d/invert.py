@@ -17,12 +17,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from anything3d import seed
-from anything3d.adapter import TEXT, UNET
-from anything3d.diffusion import Concept, Denoiser, load_denoiser
 from anything3d.errors import ConfigError, NumericsError
-from anything3d.finite import check_network
-from anything3d.image import over
-from anything3d.weights import Place
+from anything3d.models.adapter import TEXT, UNET
+from anything3d.models.diffusion import Concept, Denoiser, load_denoiser
+from anything3d.models.finite import check_network
+from anything3d.models.weights import Place
+from anything3d.photo.image import over
 
 WHITE = 1.0
 PULL = 100.0  # share of the way to `norm` in a step / its rate; cloneofsimo/lora

@@ -17,15 +17,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from anything3d import pointe, seed
-from anything3d.clip import Clip, load_clip
-from anything3d.cloud import Cloud, distinct_points, normalise
+from anything3d import seed
 from anything3d.errors import Anything3DError, ConfigError, InputError, NumericsError, WeightsError
-from anything3d.finite import MAX_DROPPED, check_network
-from anything3d.image import over
-from anything3d.pointe import official
-from anything3d.reference import ReferenceCamera, Views, direction_grid, directions_near, search, target_of
-from anything3d.weights import Place
+from anything3d.models import pointe
+from anything3d.models.clip import Clip, load_clip
+from anything3d.models.finite import MAX_DROPPED, check_network
+from anything3d.models.pointe import official
+from anything3d.models.weights import Place
+from anything3d.photo.image import over
+from anything3d.space.cloud import Cloud, distinct_points, normalise
+from anything3d.space.reference import ReferenceCamera, Views, direction_grid, directions_near, search, target_of
 
 MIN_POINTS = 8  # distinct points of a cloud that can be called a shape
 DISTINCT = 1e-3  # canonical units; nearer points count as one

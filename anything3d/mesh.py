@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from anything3d.errors import ConfigError, InputError, NumericsError
-from anything3d.field import Field, nodes
+from anything3d.space.field import Field, nodes
 
 if TYPE_CHECKING:
     from trimesh import Trimesh

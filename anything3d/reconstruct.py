@@ -20,24 +20,25 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from anything3d import losses, seed
-from anything3d.adapter import Adapter
-from anything3d.camera import Camera
-from anything3d.checkpoint import Optimizer, State
-from anything3d.clip import Clip, load_clip
-from anything3d.cloud import Cloud
-from anything3d.depth import condition, splat
-from anything3d.diffusion import Concept, Denoiser, load_denoiser
+from anything3d import seed
+from anything3d.distil import losses
+from anything3d.distil.latents import to_rgb
+from anything3d.distil.losses import LossConfig, LossTerms
+from anything3d.distil.sds import SdsConfig, sample_timesteps, sds_gradient
+from anything3d.distil.state import Optimizer, State
+from anything3d.distil.views import ViewConfig, Views, sample_views
 from anything3d.errors import ConfigError, InputError, NumericsError
-from anything3d.field import Field, FieldConfig
-from anything3d.finite import check_network
-from anything3d.latents import to_rgb
-from anything3d.likeness import likeness
-from anything3d.losses import LossConfig, LossTerms
-from anything3d.render import RenderConfig, Rendering, composite, render
-from anything3d.sds import SdsConfig, sample_timesteps, sds_gradient
-from anything3d.views import ViewConfig, Views, sample_views
-from anything3d.weights import Place
+from anything3d.models.adapter import Adapter
+from anything3d.models.clip import Clip, load_clip
+from anything3d.models.diffusion import Concept, Denoiser, load_denoiser
+from anything3d.models.finite import check_network
+from anything3d.models.weights import Place
+from anything3d.quality.likeness import likeness
+from anything3d.space.camera import Camera
+from anything3d.space.cloud import Cloud
+from anything3d.space.depth import condition, splat
+from anything3d.space.field import Field, FieldConfig
+from anything3d.space.render import RenderConfig, Rendering, composite, render
 
 RIM = 0.05  # of the image side
 MEMORY = 20  # steps over which losses are averaged

@@ -14,19 +14,19 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from anything3d import metrics
-from anything3d.camera import Camera, angles, orbit
-from anything3d.clip import Clip, load_clip
-from anything3d.cloud import Cloud
 from anything3d.errors import ConfigError, NumericsError
-from anything3d.field import Field
-from anything3d.finite import check_network
-from anything3d.image import over
-from anything3d.likeness import WHITE, similarity, turntable
 from anything3d.mesh import Mesh
-from anything3d.render import RenderConfig, Rendering, composite, render
-from anything3d.truth import Target
-from anything3d.weights import Place
+from anything3d.models.clip import Clip, load_clip
+from anything3d.models.finite import check_network
+from anything3d.models.weights import Place
+from anything3d.photo.image import over
+from anything3d.quality import metrics
+from anything3d.quality.likeness import WHITE, similarity, turntable
+from anything3d.quality.truth import Target
+from anything3d.space.camera import Camera, angles, orbit
+from anything3d.space.cloud import Cloud
+from anything3d.space.field import Field
+from anything3d.space.render import RenderConfig, Rendering, composite, render
 
 FSCORE_TAU = 0.05  # of the longest side; the `5pct` in the score's name
 SOLID = 0.5  # alpha above which a pixel belongs to a silhouette

@@ -17,15 +17,15 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from anything3d import mask
-from anything3d.annotation import Annotation
-from anything3d.crop import Crop, Framing, cut, side_px
 from anything3d.errors import Anything3DError, ConfigError, InputError, NumericsError, Skipped
-from anything3d.finite import check_network
-from anything3d.image import ImageLimits
-from anything3d.mask import Box
-from anything3d.sam import Predicted, Sam, load_sam
-from anything3d.weights import Place
+from anything3d.models.finite import check_network
+from anything3d.models.sam import Predicted, Sam, load_sam
+from anything3d.models.weights import Place
+from anything3d.photo import mask
+from anything3d.photo.annotation import Annotation
+from anything3d.photo.crop import Crop, Framing, cut, side_px
+from anything3d.photo.image import ImageLimits
+from anything3d.photo.mask import Box
 
 Source = Literal["annotations", "sam-points", "sam-boxes", "sam-grid"]
 Lengths = Mapping[int, Int64[np.ndarray, "_"]]  # runs of the masks that are left, by place

@@ -51,7 +51,7 @@ def evaluate(
 
 def lines(found: "Evaluation") -> Iterator[str]:
     """One line a metric, then what the means are over."""
-    from anything3d.evaluate import METRICS
+    from anything3d.quality.summary import METRICS
 
     yield TITLES
     for name in METRICS:

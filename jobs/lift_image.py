@@ -26,7 +26,7 @@ def lift_image(
     with errors_as_one_line():
         import time
 
-        from anything3d.device import hide_progress_bars
+        from anything3d.models.device import hide_progress_bars
         from pipeline import photo as single
         from pipeline.stages import note
 

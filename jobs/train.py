@@ -29,8 +29,8 @@ def train(
 
     docs/mini-models.md says how well that works and how long it takes.
     """
-    from anything3d.device import check_device, use_threads
     from anything3d.mini import training
+    from anything3d.models.device import check_device, use_threads
 
     use_threads(threads)
     with errors_as_one_line():

@@ -45,8 +45,8 @@ def verify(names: Names = None, preset: Preset = "mini", config: ConfigFile = No
     Says of each file what it was compared with. Exit code 1 if something is missing or wrong.
     """
     from anything3d.errors import WeightsError
-    from anything3d.published import PUBLISHED
-    from anything3d.weights import digest, packaged
+    from anything3d.models.published import PUBLISHED
+    from anything3d.models.weights import digest, packaged
 
     with errors_as_one_line():
         chosen = _settings(preset, config, settings)
@@ -72,8 +72,8 @@ def where(names: Names = None, preset: Preset = "mini", config: ConfigFile = Non
     Shell commands, file by file, from its owner into resources.weights_root.
     """
     from anything3d.errors import ConfigError
-    from anything3d.published import PUBLISHED
-    from anything3d.weights import packaged
+    from anything3d.models.published import PUBLISHED
+    from anything3d.models.weights import packaged
 
     with errors_as_one_line():
         chosen = _settings(preset, config, settings)
@@ -107,8 +107,8 @@ def _needed(config: "Config") -> list[str]:
 
 
 def _table(names: list[str], config: "Config") -> Iterator[str]:
-    from anything3d.published import PUBLISHED
-    from anything3d.weights import files, find, packaged
+    from anything3d.models.published import PUBLISHED
+    from anything3d.models.weights import files, find, packaged
     from pipeline.stages import STAGES
 
     yield f"{'weights':<24}{'MB':>7}  {'licence':<24}{'stages':<30}where"

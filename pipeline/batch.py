@@ -308,7 +308,7 @@ def machine_fault(error: BaseException) -> MachineError | None:
 
 def release_memory() -> None:
     """Give back what this process keeps in reserve."""
-    from anything3d.device import release_memory as release
+    from anything3d.models.device import release_memory as release
 
     release()
 

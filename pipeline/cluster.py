@@ -21,7 +21,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import RayError, RayTaskError
 
 from anything3d.errors import Anything3DError, ConfigError, MachineError, WeightsError
-from anything3d.weights import digest
+from anything3d.models.weights import digest
 from pipeline import cell
 from pipeline.cell import Recipe
 from pipeline.config import Config, Workers

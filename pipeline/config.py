@@ -18,10 +18,10 @@ from anything3d.errors import ConfigError
 from anything3d.invert import InvertConfig
 from anything3d.lift import LiftConfig
 from anything3d.mesh import MeshConfig
+from anything3d.models.weights import Place, digest
 from anything3d.reconstruct import ReconstructConfig
 from anything3d.score import ScoreConfig
 from anything3d.segment import SegmentConfig
-from anything3d.weights import Place, digest
 from pipeline.source import IndexConfig
 
 

@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anything3d import evaluate as measures
-from anything3d import truth
 from anything3d.errors import ConfigError, NumericsError
-from anything3d.metrics import Summary
 from anything3d.mini.words import COLORS, SHAPES
+from anything3d.quality import summary as measures
+from anything3d.quality import truth
+from anything3d.quality.metrics import Summary
 from anything3d.score import ScoreConfig, TruthScores, against_truth
 from anything3d.seed import generators
 from pipeline import source
 from pipeline.location import explained
-from pipeline.snapshot import joined
+from pipeline.release.snapshot import joined
 from pipeline.stages.score import Found, ScoreStage, find_truth, read_target, reconstruction
 from pipeline.stages.score import read_truth as read_digested_truth
 from pipeline.store import Commit, DamagedCell, Store, parquet_bytes, unsealed

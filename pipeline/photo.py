@@ -6,16 +6,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from anything3d import mask
-from anything3d.device import check_device, cores, use_threads
 from anything3d.errors import Anything3DError, ConfigError
-from anything3d.image import decode_upright, encode_png, spotlight, thumbnail
+from anything3d.models.device import check_device, cores, use_threads
+from anything3d.models.weights import Place
+from anything3d.photo import mask
+from anything3d.photo.image import decode_upright, encode_png, spotlight, thumbnail
 from anything3d.segment import SegmentConfig, Segmenter, Source, load_segmenter
-from anything3d.weights import Place
 from pipeline.batch import NoCheckpoint
 from pipeline.config import Config
-from pipeline.gallery import Card, photo_page
-from pipeline.snapshot import asset_files, metadata
+from pipeline.release.pages import Card, photo_page
+from pipeline.release.snapshot import asset_files, metadata
 from pipeline.stages import STAGES, load, note
 from pipeline.stages.segment import object_record
 from pipeline.unit import Input, Unit

@@ -15,13 +15,13 @@ from types import MappingProxyType
 from obstore.exceptions import BaseError
 
 from anything3d.errors import ConfigError, MachineError
-from anything3d.truth import MINI, is_mini_world
+from anything3d.quality.truth import MINI, is_mini_world
 from pipeline import batch, cell, cluster
 from pipeline.config import Config
 from pipeline.location import explained
 from pipeline.progress import Progress
+from pipeline.release.snapshot import Snapshot, publish
 from pipeline.session import disconnect
-from pipeline.snapshot import Snapshot, publish
 from pipeline.source import content, digest, file_name, stem
 from pipeline.stages import note, recipes
 from pipeline.store import Commit, DamagedCell, Store

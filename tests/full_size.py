@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from anything3d import pointe
 from anything3d.mini.tokens import END, START, bert_vocabulary, clip_vocabulary
-from anything3d.pointe.config import OFFICIAL, OFFICIAL_CLIP
-from anything3d.published import PUBLISHED
+from anything3d.models import pointe
+from anything3d.models.pointe.config import OFFICIAL, OFFICIAL_CLIP
+from anything3d.models.published import PUBLISHED
 
 TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}

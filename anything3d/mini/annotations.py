@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from anything3d import mask as masks
 from anything3d.mini.draw import chance, integer, pick, uniform
+from anything3d.photo import mask as masks
 
 MIN_PX = 64  # visible pixels of an object or part that gets a mask
 MAX_PART = 0.95  # of its object; a part that shows almost alone is the object

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from anything3d.camera import Camera, rays
 from anything3d.mini.backdrop import Sky, meet_plane, paint
 from anything3d.mini.scene import Light, Placed, Scene, turn
 from anything3d.mini.shapes import Object
 from anything3d.mini.solids import nearest_part, normals
 from anything3d.mini.trace import light_share, sample_surface, trace
+from anything3d.space.camera import Camera, rays
 
 FINE = 2  # rays along each side of a pixel at an edge
 DEPTH_EDGE = 0.03  # relative jump of the distance between neighbours, on one part, that makes an edge

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from anything3d.pointe.loading import build as build_network
-from anything3d.pointe.networks import PointDenoiser
+from anything3d.models.pointe.loading import build as build_network
+from anything3d.models.pointe.networks import PointDenoiser
 
 CLIP = {"feature_dim": 64, "grid_size": 8, "grid_feature_dim": 128}  # of the toy-sized CLIP
 SHARED = {

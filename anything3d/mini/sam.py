@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from anything3d import sam
-from anything3d.sam import SamShape
+from anything3d.models import sam
+from anything3d.models.sam import SamShape
 
 SHAPE = SamShape(
     image_size=256,

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anything3d.camera import Camera, orbit
 from anything3d.mini.backdrop import (
     GROUND_PATTERNS,
     WALL_PATTERNS,
@@ -23,6 +22,7 @@ from anything3d.mini.backdrop import (
 from anything3d.mini.draw import chance, integer, uniform
 from anything3d.mini.shapes import Object, sample_object
 from anything3d.mini.solids import Vector
+from anything3d.space.camera import Camera, orbit
 
 Circle = tuple[float, float, float]  # x, z, radius: what an object occupies of the ground, world units
 

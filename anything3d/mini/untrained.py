@@ -4,7 +4,7 @@ They are random, and the manifest says so; whoever trains a network replaces its
 """
 
 from anything3d.mini import blip, clip, diffusion, pointe, sam
-from anything3d.weights import PACKAGED, write_manifest
+from anything3d.models.weights import PACKAGED, write_manifest
 
 SEED = 0
 

@@ -1,8 +1,9 @@
 """The mini world as data: SA-1B shards of random scenes, with the truth about every object beside them.
 
-Beside OUT.tar lies OUT.truth/: truth.json (read by anything3d/truth.py), points/ (surface points of each object, lit as
-in its scene), views/ (eight pictures of each object alone), depth/ and masks/ (one picture per photo). An object is in
-the truth if at least 64 of its pixels can be seen. The same arguments give the same bytes on the same kind of machine.
+Beside OUT.tar lies OUT.truth/: truth.json (read by anything3d/quality/truth.py), points/ (surface points of each
+object, lit as in its scene), views/ (eight pictures of each object alone), depth/ and masks/ (one picture per photo).
+An object is in the truth if at least 64 of its pixels can be seen. The same arguments give the same bytes on the same
+kind of machine.
 """
 
 import hashlib
@@ -24,17 +25,17 @@ from PIL import Image
 from torch import Tensor
 
 from anything3d import seed as seeds
-from anything3d.camera import POINT_E_FOV_DEG, Camera, angles, orbit
-from anything3d.cloud import Cloud, to_ply
 from anything3d.errors import ConfigError
-from anything3d.image import encode_png
 from anything3d.mini.annotations import Annotated, annotate, regions_of, to_json
 from anything3d.mini.draw import integer, pick
 from anything3d.mini.photo import Photo, render_objects, render_scene, sample_points
 from anything3d.mini.scene import Placed, Scene, sample_scene
 from anything3d.mini.shapes import HELD_OUT_PAIRS, SYMMETRY_DEG
 from anything3d.mini.words import caption
-from anything3d.truth import FORMAT, FORMER, MINI
+from anything3d.photo.image import encode_png
+from anything3d.quality.truth import FORMAT, FORMER, MINI
+from anything3d.space.camera import POINT_E_FOV_DEG, Camera, angles, orbit
+from anything3d.space.cloud import Cloud, to_ply
 
 SPLITS = ("training", "held-out")
 BLOCK = 100_000  # image ids that belong to one seed and split

@@ -5,8 +5,8 @@ A stage file imports its algorithm only when its stage is built, so that this ta
 
 from functools import cache
 
-from anything3d.device import use_threads
-from anything3d.weights import packaged, trained
+from anything3d.models.device import use_threads
+from anything3d.models.weights import packaged, trained
 from pipeline.batch import Stage
 from pipeline.cell import Recipe
 from pipeline.config import Config, fingerprint

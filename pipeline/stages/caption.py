@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from anything3d.caption import CaptionConfig, load_captioner
 from anything3d.errors import Anything3DError
-from anything3d.image import crops_from_png
+from anything3d.models.weights import Place
+from anything3d.photo.image import crops_from_png
 from anything3d.seed import generators
-from anything3d.weights import Place
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.unit import Unit

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 
 from anything3d.errors import InputError
-from anything3d.weights import Place
+from anything3d.models.weights import Place
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.source import IndexConfig, Shard, pair, scan, stem

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from anything3d.diffusion import concept_to_bytes
 from anything3d.errors import Anything3DError
-from anything3d.image import crops_from_png
 from anything3d.invert import InvertConfig, load_inverter
+from anything3d.models.diffusion import concept_to_bytes
+from anything3d.models.weights import Place
+from anything3d.photo.image import crops_from_png
 from anything3d.seed import generators
-from anything3d.weights import Place
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.unit import Unit

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from anything3d.camera import Camera
-from anything3d.cloud import to_ply
 from anything3d.errors import Anything3DError
-from anything3d.image import crops_from_png
 from anything3d.lift import LiftConfig, Lifted, load_lifter
-from anything3d.reference import ReferenceCamera, stack
+from anything3d.models.weights import Place
+from anything3d.photo.image import crops_from_png
 from anything3d.seed import generators
-from anything3d.weights import Place
+from anything3d.space.camera import Camera
+from anything3d.space.cloud import to_ply
+from anything3d.space.reference import ReferenceCamera, stack
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.unit import Unit

@@ -3,13 +3,13 @@
 import logging
 from collections.abc import Sequence
 
-from anything3d.cloud import from_plies
-from anything3d.diffusion import concepts_from_bytes
 from anything3d.errors import InputError, NumericsError
-from anything3d.image import crops_from_png
+from anything3d.models.diffusion import concepts_from_bytes
+from anything3d.models.weights import Place
+from anything3d.photo.image import crops_from_png
 from anything3d.reconstruct import Evidence, ReconstructConfig, Reconstructed, load_reconstructor
 from anything3d.seed import generators
-from anything3d.weights import Place
+from anything3d.space.cloud import from_plies
 from pipeline.batch import Checkpoint, NoCheckpoint, Outcome
 from pipeline.config import Config
 from pipeline.stages.lift import reference_cameras

@@ -6,16 +6,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
-from anything3d import mask, truth
-from anything3d.cloud import from_ply
 from anything3d.errors import Anything3DError, ConfigError, InputError, NumericsError
-from anything3d.field import Field
-from anything3d.finite import check_network
-from anything3d.image import crops_from_png, encode_png, encode_webp
 from anything3d.mesh import from_glb
+from anything3d.models.finite import check_network
+from anything3d.models.weights import Place
+from anything3d.photo import mask
+from anything3d.photo.image import crops_from_png, encode_png, encode_webp
+from anything3d.quality import truth
 from anything3d.score import CLIP_NOT_FINITE, Reconstruction, ScoreConfig, Scored, load_scorer
 from anything3d.seed import generators
-from anything3d.weights import Place
+from anything3d.space.cloud import from_ply
+from anything3d.space.field import Field
 from pipeline import source
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config

@@ -3,11 +3,11 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 
-from anything3d.annotation import parse_annotations
 from anything3d.errors import Anything3DError, MachineError, Skipped
-from anything3d.image import decode_image, encode_png
+from anything3d.models.weights import Place
+from anything3d.photo.annotation import parse_annotations
+from anything3d.photo.image import decode_image, encode_png
 from anything3d.segment import Found, SegmentConfig, load_segmenter, name_of
-from anything3d.weights import Place
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.source import Shard

@@ -21,8 +21,8 @@ from anything3d.caption import (
 )
 from anything3d.errors import ConfigError, NumericsError, WeightsError
 from anything3d.mini import blip as mini
+from anything3d.models.weights import Place
 from anything3d.seed import generators
-from anything3d.weights import Place
 
 
 @pytest.fixture(scope="module")

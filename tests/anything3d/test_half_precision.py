@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from anything3d import seed
-from anything3d.camera import orbit
-from anything3d.cloud import Cloud
-from anything3d.diffusion import load_denoiser
-from anything3d.field import FieldConfig
+from anything3d.distil.sds import SdsConfig
 from anything3d.mini import diffusion as mini_diffusion
+from anything3d.models.diffusion import load_denoiser
+from anything3d.models.weights import Place
 from anything3d.reconstruct import Evidence, ReconstructConfig, Reconstructed, Reconstructor
-from anything3d.render import RenderConfig
-from anything3d.sds import SdsConfig
-from anything3d.weights import Place
+from anything3d.space.camera import orbit
+from anything3d.space.cloud import Cloud
+from anything3d.space.field import FieldConfig
+from anything3d.space.render import RenderConfig
 
 CONFIG = ReconstructConfig(
     render_size=16,

@@ -5,13 +5,13 @@ import dataclasses
 import pytest
 import torch
 
-from anything3d.cloud import Cloud
 from anything3d.errors import ConfigError, InputError, NumericsError, WeightsError
 from anything3d.lift import LiftConfig, Lifted, canonical, is_shape, load_lifter
 from anything3d.mini import clip as mini_clip
 from anything3d.mini import pointe as mini
-from anything3d.reference import camera_of
-from anything3d.weights import Place
+from anything3d.models.weights import Place
+from anything3d.space.cloud import Cloud
+from anything3d.space.reference import camera_of
 
 torch.set_num_threads(1)  # two would wait for each other where other tests run beside these
 
@@ -77,7 +77,7 @@ def test_objects_do_not_depend_on_their_batch(lifter):
 
 
 def test_the_reference_camera_frames_the_cloud_as_the_crop_frames_the_mask(lifter):
-    from anything3d.camera import project
+    from anything3d.space.camera import project
 
     (lifted, *_) = lifter(random_crops(), generators())
     reference = lifted.reference

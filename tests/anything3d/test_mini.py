@@ -8,12 +8,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from anything3d import seed, weights
+from anything3d import seed
 from anything3d.caption import CaptionConfig, load_captioner
-from anything3d.clip import load_clip
-from anything3d.diffusion import load_denoiser
 from anything3d.invert import InvertConfig, load_inverter
-from anything3d.metrics import psnr_db
 from anything3d.mini import blip, clip, diffusion, pointe, sam
 from anything3d.mini.training import blip as blip_training
 from anything3d.mini.training import data
@@ -24,9 +21,13 @@ from anything3d.mini.training.batch import Rows, crops, every, rgba
 from anything3d.mini.training.clip import all_captions, pair_of
 from anything3d.mini.training.data import Objects, Scenes
 from anything3d.mini.words import COLORS
-from anything3d.pointe import load_denoiser as load_point_denoiser
-from anything3d.sam import load_sam
-from anything3d.weights import Place
+from anything3d.models import weights
+from anything3d.models.clip import load_clip
+from anything3d.models.diffusion import load_denoiser
+from anything3d.models.pointe import load_denoiser as load_point_denoiser
+from anything3d.models.sam import load_sam
+from anything3d.models.weights import Place
+from anything3d.quality.metrics import psnr_db
 
 OBJECTS, SCENES = 24, 10
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from anything3d import pointe
 from anything3d.errors import ConfigError, WeightsError
 from anything3d.lift import LiftConfig, Lifted, load_lifter
 from anything3d.mini import clip as mini_clip
 from anything3d.mini import pointe as mini
-from anything3d.weights import Place
+from anything3d.models import pointe
+from anything3d.models.weights import Place
 
 torch.set_num_threads(1)  # two would wait for each other where other tests run beside these
 

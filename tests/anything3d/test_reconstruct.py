@@ -6,18 +6,18 @@ import torch
 from torch import nn
 
 from anything3d import seed
-from anything3d.camera import POINT_E_DISTANCE, POINT_E_FOV_DEG, Camera, orbit, rays
-from anything3d.checkpoint import State
-from anything3d.cloud import Cloud
+from anything3d.distil.losses import LossConfig, LossTerms
+from anything3d.distil.sds import SdsConfig
+from anything3d.distil.state import State
+from anything3d.distil.views import ViewConfig
 from anything3d.errors import ConfigError, InputError, NumericsError, WeightsError
-from anything3d.field import Field, FieldConfig
-from anything3d.losses import LossConfig, LossTerms
 from anything3d.mini import diffusion as mini_diffusion
+from anything3d.models.weights import Place
 from anything3d.reconstruct import Evidence, ReconstructConfig, Reconstructed, Reconstructor, load_reconstructor
-from anything3d.render import RenderConfig, composite, render
-from anything3d.sds import SdsConfig
-from anything3d.views import ViewConfig
-from anything3d.weights import Place
+from anything3d.space.camera import POINT_E_DISTANCE, POINT_E_FOV_DEG, Camera, orbit, rays
+from anything3d.space.cloud import Cloud
+from anything3d.space.field import Field, FieldConfig
+from anything3d.space.render import RenderConfig, composite, render
 
 RADIUS = 0.5
 CONFIG = ReconstructConfig(

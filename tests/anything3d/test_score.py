@@ -6,14 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from anything3d.camera import Camera, orbit, project
-from anything3d.cloud import Cloud
 from anything3d.errors import ConfigError, NumericsError, WeightsError
-from anything3d.field import Field, FieldConfig
 from anything3d.mesh import Mesh, MeshConfig, extract
-from anything3d.metrics import sample_surface
 from anything3d.mini import clip as mini
-from anything3d.render import RenderConfig, composite, render
+from anything3d.models.weights import Place
+from anything3d.quality.metrics import sample_surface
+from anything3d.quality.truth import Target
 from anything3d.score import (
     NORMALIZATION,
     Reconstruction,
@@ -25,8 +23,10 @@ from anything3d.score import (
     frame_turn,
     load_scorer,
 )
-from anything3d.truth import Target
-from anything3d.weights import Place
+from anything3d.space.camera import Camera, orbit, project
+from anything3d.space.cloud import Cloud
+from anything3d.space.field import Field, FieldConfig
+from anything3d.space.render import RenderConfig, composite, render
 
 SIZE = 48
 AZIMUTH, ELEVATION = 40.0, 25.0  # of the photo in the true frame

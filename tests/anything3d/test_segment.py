@@ -8,15 +8,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from anything3d import crop as crop_module
-from anything3d import mask
-from anything3d.annotation import Annotation
-from anything3d.crop import cut, side_px
 from anything3d.errors import ConfigError, InputError, NumericsError, Skipped, WeightsError
 from anything3d.mini import sam as mini_sam
-from anything3d.sam import load_sam
+from anything3d.models.sam import load_sam
+from anything3d.models.weights import Place
+from anything3d.photo import crop as crop_module
+from anything3d.photo import mask
+from anything3d.photo.annotation import Annotation
+from anything3d.photo.crop import cut, side_px
 from anything3d.segment import Found, ObjectMask, SegmentConfig, Segmenter, load_segmenter, name_of, prompt_name, select
-from anything3d.weights import Place
 from tests.largest import Largest
 
 HEIGHT, WIDTH = 200, 300

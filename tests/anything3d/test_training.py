@@ -6,8 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from anything3d import mask
-from anything3d.camera import project
 from anything3d.errors import ConfigError, InputError, WeightsError
 from anything3d.lift import canonical
 from anything3d.mini import clip, training
@@ -17,8 +15,10 @@ from anything3d.mini.tokens import save_bert_tokenizer, save_clip_tokenizer
 from anything3d.mini.training import batch, blip, data, diffusion, loop, pointe, sam
 from anything3d.mini.training import clip as clip_training
 from anything3d.mini.words import COLORS, SHAPES
-from anything3d.pointe.networks import CoarseShape
-from anything3d.sam import Sam
+from anything3d.models.pointe.networks import CoarseShape
+from anything3d.models.sam import Sam
+from anything3d.photo import mask
+from anything3d.space.camera import project
 
 
 def generator(seed=0):

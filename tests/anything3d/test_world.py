@@ -10,12 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from anything3d import mask, truth
-from anything3d.annotation import Annotation, parse_annotations
-from anything3d.camera import project, rays
-from anything3d.cloud import from_ply
 from anything3d.errors import ConfigError
-from anything3d.image import ImageLimits, decode_image, decode_png
 from anything3d.mini.annotations import crops, grid_points
 from anything3d.mini.scene import sample_scene
 from anything3d.mini.shapes import HELD_OUT_PAIRS, SYMMETRY_DEG, make_object
@@ -23,7 +18,13 @@ from anything3d.mini.solids import distance
 from anything3d.mini.trace import sample_surface
 from anything3d.mini.words import COLORS, SHAPES
 from anything3d.mini.world import DEPTH_STEP, write_world
+from anything3d.photo import mask
+from anything3d.photo.annotation import Annotation, parse_annotations
+from anything3d.photo.image import ImageLimits, decode_image, decode_png
+from anything3d.quality import truth
 from anything3d.seed import generators
+from anything3d.space.camera import project, rays
+from anything3d.space.cloud import from_ply
 
 SIZE = 160
 

@@ -5,8 +5,8 @@ import pytest
 from jobs.command import read_preset
 from jobs.report import shortfall
 from pipeline.config import load
+from pipeline.release.snapshot import Snapshot
 from pipeline.run import Report
-from pipeline.snapshot import Snapshot
 from pipeline.stages import note
 from pipeline.store import Commit, Store
 from schemas.records import RejectRecord

@@ -11,7 +11,7 @@ import pyarrow.dataset as ds
 import pytest
 import webdataset
 
-from anything3d.weights import PACKAGED
+from anything3d.models.weights import PACKAGED
 from tests.jobs.conftest import OBJECTS, ROOT, command, environment, run
 
 pytestmark = pytest.mark.slow

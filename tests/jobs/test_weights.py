@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from anything3d.errors import WeightsError
-from anything3d.published import PUBLISHED
-from anything3d.weights import PACKAGED, Place, directory
+from anything3d.models.published import PUBLISHED
+from anything3d.models.weights import PACKAGED, Place, directory
 from jobs.cli import app
 
 OFFICIAL = ("segment.source=sam-points", "segment.weights=sam-vit-b", "invert.weights=mine")

@@ -8,16 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-from anything3d import truth
-from anything3d.camera import POINT_E_FOV_DEG, orbit
-from anything3d.cloud import from_ply
 from anything3d.errors import NumericsError
-from anything3d.field import Field, FieldConfig
 from anything3d.mini.world import write_world
+from anything3d.quality import truth
+from anything3d.space.camera import POINT_E_FOV_DEG, orbit
+from anything3d.space.cloud import from_ply
+from anything3d.space.field import Field, FieldConfig
 from pipeline import cell
 from pipeline.config import load
+from pipeline.release.snapshot import publish
 from pipeline.run import shard_unit
-from pipeline.snapshot import publish
 from pipeline.stages import load as load_stage
 from pipeline.stages import recipes
 from pipeline.stages.score import find_truth

@@ -7,7 +7,7 @@ import ray
 
 from anything3d.errors import MachineError, WeightsError
 from anything3d.mini.world import write_world
-from anything3d.weights import PACKAGED
+from anything3d.models.weights import PACKAGED
 from pipeline import cluster
 from pipeline.config import load
 from pipeline.progress import Board, Progress

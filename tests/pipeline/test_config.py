@@ -3,8 +3,8 @@
 import pytest
 
 from anything3d.errors import ConfigError, WeightsError
-from anything3d.published import PUBLISHED
-from anything3d.weights import packaged
+from anything3d.models.published import PUBLISHED
+from anything3d.models.weights import packaged
 from jobs.command import read_preset
 from pipeline.config import Config, load
 from pipeline.stages import STAGES, recipes, weights_of

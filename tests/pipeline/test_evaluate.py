@@ -11,9 +11,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from anything3d.cloud import Cloud, to_ply
 from anything3d.errors import ConfigError
-from anything3d.evaluate import METRICS
+from anything3d.quality.summary import METRICS
+from anything3d.space.cloud import Cloud, to_ply
 from jobs.cli import app
 from pipeline.evaluate import evaluate, newest_snapshot
 from pipeline.source import content_digest

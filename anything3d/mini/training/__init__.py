@@ -7,7 +7,7 @@ from pathlib import Path
 
 from anything3d.errors import ConfigError, WeightsError
 from anything3d.mini.training.loop import Recipe, train
-from anything3d.weights import PACKAGED, write_manifest
+from anything3d.models.weights import PACKAGED, write_manifest
 
 # network -> its weights folder, and the networks that have to be trained before it
 NETWORKS: dict[str, tuple[str, tuple[str, ...]]] = {

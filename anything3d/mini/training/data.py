@@ -15,7 +15,6 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from anything3d import seed as seeds
-from anything3d.camera import Camera, orbit, project
 from anything3d.mini.draw import pick, uniform
 from anything3d.mini.photo import render_objects, render_scene, sample_points
 from anything3d.mini.scene import AMBIENT, SUN, SUN_AZIMUTH_DEG, SUN_ELEVATION_DEG, Light, sample_scene
@@ -23,6 +22,7 @@ from anything3d.mini.shapes import Object, sample_object
 from anything3d.mini.solids import distance
 from anything3d.mini.words import COLORS, SHAPES
 from anything3d.mini.world import ASPECTS
+from anything3d.space.camera import Camera, orbit, project
 
 Split = Literal["training", "held-out"]
 

@@ -9,10 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from anything3d import seed as seeds
-from anything3d.cloud import Cloud
-from anything3d.depth import condition, splat
-from anything3d.diffusion import Denoiser, load_denoiser
-from anything3d.metrics import mask_iou
+from anything3d.distil.views import ViewConfig, name_views
 from anything3d.mini import diffusion
 from anything3d.mini.shapes import PIGMENTS
 from anything3d.mini.training.batch import Rows, draw, every, rgba
@@ -21,8 +18,11 @@ from anything3d.mini.training.data import VIEW_PX, Objects, load_objects
 from anything3d.mini.training.loop import Recipe
 from anything3d.mini.training.vae import on_grounds
 from anything3d.mini.words import COLORS, SHAPES, caption
-from anything3d.views import ViewConfig, name_views
-from anything3d.weights import Place
+from anything3d.models.diffusion import Denoiser, load_denoiser
+from anything3d.models.weights import Place
+from anything3d.quality.metrics import mask_iou
+from anything3d.space.cloud import Cloud
+from anything3d.space.depth import condition, splat
 
 BATCH = 64
 HINTED = 0.6  # of the steps

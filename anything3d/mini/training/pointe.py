@@ -9,18 +9,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from anything3d import seed as seeds
-from anything3d.clip import Clip, load_clip
 from anything3d.lift import LiftConfig, canonical
-from anything3d.metrics import chamfer
 from anything3d.mini import pointe
 from anything3d.mini.training.batch import Paint, Rows, crops, distances, draw, every
 from anything3d.mini.training.clip import SHAPE_READER
 from anything3d.mini.training.data import POINTS, Objects, load_objects
 from anything3d.mini.training.loop import Recipe
-from anything3d.pointe import PointDenoiser, sample
-from anything3d.pointe.config import CHANNEL_BIASES, CHANNEL_SCALES
-from anything3d.pointe.schedule import Schedule, alphas_cumprod
-from anything3d.weights import Place
+from anything3d.models.clip import Clip, load_clip
+from anything3d.models.pointe import PointDenoiser, sample
+from anything3d.models.pointe.config import CHANNEL_BIASES, CHANNEL_SCALES
+from anything3d.models.pointe.schedule import Schedule, alphas_cumprod
+from anything3d.models.weights import Place
+from anything3d.quality.metrics import chamfer
 
 BATCH, UPSAMPLER_BATCH = 32, 12
 POINTS_AT_ONCE = 96  # that a network learns on; each makes 512

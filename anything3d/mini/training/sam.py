@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
-from anything3d import mask
-from anything3d.metrics import mask_iou
 from anything3d.mini import sam
 from anything3d.mini.training.data import SCENE_PX, STUFF, Scenes, load_scenes
 from anything3d.mini.training.loop import Recipe
-from anything3d.sam import PIXEL_MEAN, PIXEL_STD, Sam
+from anything3d.models.sam import PIXEL_MEAN, PIXEL_STD, Sam
+from anything3d.photo import mask
+from anything3d.quality.metrics import mask_iou
 from anything3d.segment import SegmentConfig
 
 BATCH = 4  # scenes

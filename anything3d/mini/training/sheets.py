@@ -9,21 +9,22 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from anything3d import mask, seed
-from anything3d.camera import POINT_E_FOV_DEG, orbit
+from anything3d import seed
 from anything3d.caption import CaptionConfig, Captioned, load_captioner
-from anything3d.clip import load_clip
-from anything3d.cloud import Cloud
-from anything3d.depth import splat
-from anything3d.diffusion import Denoiser, load_denoiser
-from anything3d.image import over
 from anything3d.lift import LiftConfig, load_lifter
 from anything3d.mini.training.batch import Rows, crops, every, rgba
 from anything3d.mini.training.data import STUFF, load_objects, load_scenes
 from anything3d.mini.training.diffusion import captions_of, draw_pictures, hints
 from anything3d.mini.training.sam import LEAST_PX, points
-from anything3d.sam import load_sam
-from anything3d.weights import Place
+from anything3d.models.clip import load_clip
+from anything3d.models.diffusion import Denoiser, load_denoiser
+from anything3d.models.sam import load_sam
+from anything3d.models.weights import Place
+from anything3d.photo import mask
+from anything3d.photo.image import over
+from anything3d.space.camera import POINT_E_FOV_DEG, orbit
+from anything3d.space.cloud import Cloud
+from anything3d.space.depth import splat
 
 CELL_PX = 128
 TITLE_PX = 14

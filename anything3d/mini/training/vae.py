@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anything3d.image import over
-from anything3d.metrics import psnr_db
 from anything3d.mini import diffusion
 from anything3d.mini.training.batch import draw, every, rgba
 from anything3d.mini.training.data import Objects, load_objects
 from anything3d.mini.training.loop import Recipe
+from anything3d.photo.image import over
+from anything3d.quality.metrics import psnr_db
 
 BATCH = 16
 KL = 1e-3  # weight of the divergence from a unit normal, on the mean over latents

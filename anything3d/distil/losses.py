@@ -1,0 +1,88 @@
+"""What a reconstruction is asked to be: each loss is a mean per object, so that objects of a batch do not interact."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anything3d.space.field import Field
+from anything3d.space.render import Rendering, composite
+
+
+@dataclass(frozen=True, slots=True)
+class LossConfig:
+    """Weight of each term of `LossTerms`; 0 leaves a term without effect."""
+
+    sds: float = 20.0  # on the mean over a view's N latents; N in sources that sum
+    reference_rgb: float = 20.0
+    reference_mask: float = 1.0  # 2 beside 20 in Magic123's official code; costs novel views what it gives this one
+    silhouette: float = 2.0  # at the start; fades linearly to 0, cloud guidance as in Points-to-3D
+    tv: float = 0.2
+    emptiness: float = 0.0  # 1e4 in 3DFuse, beside an sds weight of N
+    emptiness_late: float = 0.0  # from the middle on; 2e5 in 3DFuse
+
+
+class LossTerms(NamedTuple):
+    """Unweighted losses of B objects."""
+
+    sds: Float[Tensor, "B"]  # half the mean square of the score-distillation gradient: its size, not its quality
+    reference_rgb: Float[Tensor, "B"]  # mean square difference to the crop over a random colour, where that is known
+    reference_mask: Float[Tensor, "B"]  # mean square difference of opacity and the crop's alpha, where that is known
+    silhouette: Float[Tensor, "B"]  # mean square difference of opacity and the cloud's discs in random views
+    tv: Float[Tensor, "B"]  # mean absolute difference of neighbouring raw values, density and colour
+    emptiness: Float[Tensor, "B"]  # mean log(1 + 10 weight) over the samples of random views; 3DFuse
+
+    def weigh(self, config: LossConfig, progress: float) -> Float[Tensor, "B"]:
+        """The weighted sum of each object's terms; `progress` runs from 0 to 1."""
+        weights = (
+            config.sds,
+            config.reference_rgb,
+            config.reference_mask,
+            config.silhouette * (1 - progress),
+            config.tv,
+            config.emptiness if progress < 0.5 else config.emptiness_late,
+        )
+        return torch.stack([weight * term for weight, term in zip(weights, self, strict=True)]).sum(0)
+
+
+def reference_rgb(
+    rendering: Rendering,
+    target: Float[Tensor, "B 4 H W"],
+    known: Float[Tensor, "B H W"],
+    background: Float[Tensor, "B 3"],
+) -> Float[Tensor, "B"]:
+    """Against the premultiplied RGBA `target` where it is `known` (0..1), both over `background`.
+
+    A random background exposes leaks of the mask. Source: stable-dreamfusion's known-view loss.
+    """
+    expected = target[:, :3] + (1 - target[:, 3:]) * background[:, :, None, None]
+    return ((composite(rendering, background) - expected).square() * known[:, None]).flatten(1).mean(1)
+
+
+def reference_mask(
+    rendering: Rendering, target: Float[Tensor, "B 4 H W"], known: Float[Tensor, "B H W"]
+) -> Float[Tensor, "B"]:
+    """Of opacity and the target's alpha, where it is `known` (0..1)."""
+    return ((rendering.alpha - target[:, 3]).square() * known).flatten(1).mean(1)
+
+
+def opacity(rendering: Rendering, target: Float[Tensor, "BV H W"], n_objects: int) -> Float[Tensor, "B"]:
+    """Mean square difference of opacities, over all views of an object."""
+    return (rendering.alpha - target).square().reshape(n_objects, -1).mean(1)
+
+
+def total_variation(field: Field) -> Float[Tensor, "B"]:
+    """Mean absolute difference of neighbours along the three axes, of raw density plus raw colour."""
+    terms = [
+        grid.diff(dim=axis).abs().flatten(1).mean(1)
+        for grid in (field.density_grid, field.color_grid)
+        for axis in (2, 3, 4)
+    ]
+    return torch.stack(terms).sum(0) / 3
+
+
+def emptiness(rendering: Rendering, n_objects: int) -> Float[Tensor, "B"]:
+    """Low where the light of a ray is stopped in few samples. Source: 3DFuse run_3DFuse.py, its emptiness loss."""
+    return (1 + 10 * rendering.weights).log().reshape(n_objects, -1).mean(1)

@@ -1,0 +1,1 @@
+"""The networks and their files: loading, checking and finding weights."""

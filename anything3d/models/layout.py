@@ -1,0 +1,227 @@
+"""What a folder of weights says of itself, read before anything is built: what is not understood is refused by name.
+
+diffusers and transformers pass over settings that they do not know, and take defaults for those that are missing. A
+model of another family would load, and mean something else.
+"""
+
+import json
+import math
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from anything3d.errors import ConfigError, WeightsError
+from anything3d.models.weights import directly_in, files
+
+SCHEDULERS = (  # whose networks predict noise or velocity at the discrete times of a beta schedule
+    "DDPMScheduler",
+    "DDIMScheduler",
+    "PNDMScheduler",
+    "LMSDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "DPMSolverSDEScheduler",
+    "UniPCMultistepScheduler",
+)
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+PREDICTIONS = ("epsilon", "v_prediction")
+UNCONDITIONAL = (  # settings of networks that are told more than text and time, all of them null or false where not
+    "addition_embed_type",
+    "class_embed_type",
+    "encoder_hid_dim_type",
+    "num_class_embeds",
+    "time_cond_proj_dim",
+    "dual_cross_attention",
+    "global_pool_conditions",
+)
+LATENT_SHIFTS = ("shift_factor", "latents_mean", "latents_std")
+OTHER_PARTS = {  # of families that are not Stable Diffusion 1 or 2
+    "transformer": "a diffusion transformer",
+    "text_encoder_2": "two text encoders",
+    "text_encoder_3": "three text encoders",
+    "prior": "a prior",
+}
+FAMILY = "Stable Diffusion 1.x or 2.x as diffusers lays it out: unet, vae, text_encoder, tokenizer, scheduler"
+VARIANTS = ("", "fp16")
+BICUBIC = 3  # of PIL's filters
+TOKEN_FILES = ("vocab_file", "merges_file", "tokenizer_file")  # which a tokenizer's settings could point elsewhere
+
+
+def read_settings(path: Path) -> dict[str, object]:
+    """The settings in a JSON file.
+
+    Raises: WeightsError("weights_broken") if it is missing or no JSON object.
+    """
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError("weights_broken", f"{path}: {error}; download it again") from error
+    if not isinstance(settings, dict):
+        raise WeightsError("weights_broken", f"{path} is no JSON object; download it again")
+    if quantization := settings.get("quantization_config"):
+        raise _unsupported(path, f"the weights are quantized: {str(quantization)[:80]}", "float32, float16 or bfloat16")
+    return settings
+
+
+def tensor_files(folder: Path, safetensors: str, pickled: str) -> tuple[bool, str | None]:
+    """Which files of tensors a loader takes: whether safetensors or a pickle, and which variant of its names.
+
+    The names are those of whole files; there may be shards with an index beside them. Of a pickle, only tensors are
+    read. The first that is there of safetensors, their float16 variant, pickle and its variant is taken.
+
+    Raises: WeightsError that says what is there and what is supported, or names a shard that is missing.
+    """
+    there = {
+        path.name for path in directly_in(folder, *{Path(name).suffix for name in (safetensors, pickled)}, ".json")
+    }
+    wanted = []
+    for name in (safetensors, pickled):
+        for variant in VARIANTS:
+            stem, suffix = name.rsplit(".", 1)
+            middle = f".{variant}" if variant else ""
+            whole, index = f"{stem}{middle}.{suffix}", f"{name}.index{middle}.json"
+            wanted.append(whole)
+            if whole in there:
+                return name == safetensors, variant or None
+            if index in there:
+                _check_shards(folder / index, there)
+                return name == safetensors, variant or None
+    found = ", ".join(sorted(path.name for path in files(folder).values())) if folder.is_dir() else "no such folder"
+    raise WeightsError(
+        "weights_missing",
+        f"{folder} has no tensors under a name that is known; there: {found or 'nothing'}; supported: "
+        f"{', '.join(wanted)}, or shards with an index; rename or convert what is there, or get the folder again",
+    )
+
+
+def check_tokenizer_settings(folder: Path, classes: Collection[str]) -> None:
+    """Raises: WeightsError if the tokenizer is of another class, or its files lie elsewhere."""
+    path = folder / "tokenizer_config.json"
+    settings = read_settings(path) if path.exists() else {}
+    known = settings.get("tokenizer_class")
+    if known is not None and str(known).removesuffix("Fast") not in classes:
+        raise _unsupported(path, f"tokenizer_class is {known!r}", ", ".join(classes))
+    if elsewhere := [name for name in TOKEN_FILES if settings.get(name) is not None]:
+        raise _unsupported(path, f"{elsewhere[0]} names a file", "the files of the folder, under their usual names")
+
+
+def check_model_type(path: Path, model_types: Collection[str]) -> dict[str, object]:
+    """The settings of a transformers network. Raises: WeightsError if it is of another family than `model_types`."""
+    settings = read_settings(path)
+    if settings.get("model_type") not in model_types:
+        raise _unsupported(path, f"model_type is {settings.get('model_type')!r}", ", ".join(model_types))
+    return settings
+
+
+def check_diffusion(folder: Path) -> None:
+    """Whether a diffusers folder is of the family that `load_denoiser` understands.
+
+    Raises: WeightsError that names the file, what it says and what is supported; ConfigError("prediction_type").
+    """
+    for part, what in OTHER_PARTS.items():
+        if (folder / part).is_dir():
+            raise _unsupported(folder / part, f"a model with {what}", FAMILY)
+    unet, vae = _of_class(folder / "unet", "UNet2DConditionModel"), _of_class(folder / "vae", "AutoencoderKL")
+    _check_network(folder / "unet" / "config.json", unet)
+    _check_unet(folder / "unet" / "config.json", unet)
+    for name in LATENT_SHIFTS:
+        if vae.get(name):
+            raise _unsupported(
+                folder / "vae/config.json", f"{name} is {str(vae[name])[:80]}", "latents that are scaled only"
+            )
+    if (folder / "controlnet" / "config.json").exists():
+        path, settings = folder / "controlnet" / "config.json", _of_class(folder / "controlnet", "ControlNetModel")
+        _check_network(path, settings)
+        if settings.get("conditioning_channels", 3) != 3:
+            found = f"conditioning_channels is {settings['conditioning_channels']!r}"
+            raise _unsupported(path, found, "3, a picture of depth")
+    check_model_type(folder / "text_encoder" / "config.json", ("clip_text_model",))
+    check_tokenizer_settings(folder / "tokenizer", ("CLIPTokenizer",))
+    check_schedule(folder / "scheduler" / "scheduler_config.json")
+
+
+def check_schedule(path: Path) -> None:
+    """Whether DDPM's noise levels, computed from these settings, are those that the network was trained with.
+
+    Raises: WeightsError if not; ConfigError("prediction_type") if the network predicts neither noise nor velocity.
+    """
+    settings = read_settings(path)
+    if settings.get("_class_name") not in SCHEDULERS:
+        raise _unsupported(path, f"_class_name is {settings.get('_class_name')!r}", ", ".join(SCHEDULERS))
+    if settings.get("use_flow_sigmas") or settings.get("timestep_type", "discrete") != "discrete":
+        raise _unsupported(path, "the times are continuous, or those of a flow", "discrete times of a beta schedule")
+    prediction = settings.get("prediction_type", PREDICTIONS[0])  # files from before there was another one lack it
+    if prediction not in PREDICTIONS:
+        raise ConfigError("prediction_type", f"{path} predicts {prediction!r}, not eps or v ({', '.join(PREDICTIONS)})")
+    steps, betas = settings.get("num_train_timesteps"), settings.get("trained_betas")
+    if type(steps) is not int or steps < 2:
+        raise _unsupported(path, f"num_train_timesteps is {steps!r}", "a whole number of 2 or more, as 1000")
+    if betas is not None:
+        sound = isinstance(betas, list) and len(betas) == steps and all(_is_beta(beta) for beta in betas)
+        if not sound:
+            raise _unsupported(path, f"trained_betas is {str(betas)[:60]}", f"{steps} numbers between 0 and 1")
+        return
+    schedule = settings.get("beta_schedule")
+    if schedule not in BETA_SCHEDULES:
+        raise _unsupported(path, f"beta_schedule is {schedule!r}", ", ".join(BETA_SCHEDULES))
+    ends = [settings.get(name) for name in ("beta_start", "beta_end")]
+    if schedule != "squaredcos_cap_v2" and not all(_is_beta(end) for end in ends):
+        raise _unsupported(path, f"beta_start, beta_end are {ends[0]!r}, {ends[1]!r}", "numbers between 0 and 1")
+
+
+def check_pictures(path: Path, settings: Mapping[str, object]) -> None:
+    """Whether an image processor does what `clip.Preprocessor` does. Raises: WeightsError."""
+    for name in ("do_resize", "do_rescale", "do_normalize"):
+        if settings.get(name, True) is not True:
+            raise _unsupported(path, f"{name} is {settings[name]!r}", "true")
+    if settings.get("resample", BICUBIC) != BICUBIC:
+        raise _unsupported(path, f"resample is {settings['resample']!r}", f"{BICUBIC}, bicubic")
+    factor = settings.get("rescale_factor", 1 / 255)
+    if type(factor) is not float or not math.isclose(factor, 1 / 255, rel_tol=1e-3):
+        raise _unsupported(path, f"rescale_factor is {factor!r}", "1 / 255")
+
+
+def _check_network(path: Path, settings: Mapping[str, object]) -> None:
+    for name in UNCONDITIONAL:
+        if settings.get(name):
+            raise _unsupported(path, f"{name} is {settings[name]!r}", f"a network of text and time: {FAMILY}")
+    if type(width := settings.get("cross_attention_dim")) is not int:
+        raise _unsupported(path, f"cross_attention_dim is {width!r}", "one whole number, as 768")
+
+
+def _check_unet(path: Path, settings: Mapping[str, object]) -> None:
+    inputs, outputs, size = (settings.get(name) for name in ("in_channels", "out_channels", "sample_size"))
+    if type(inputs) is not int or inputs != outputs:
+        found = f"in_channels is {inputs!r}, out_channels is {outputs!r}"
+        raise _unsupported(path, found, "as many in as out: no inpainting, upscaling, depth or editing model")
+    if type(size) is not int or size < 1:
+        raise _unsupported(path, f"sample_size is {size!r}", "latents along one side, as 64 for pictures of 512 px")
+
+
+def _of_class(folder: Path, name: str) -> dict[str, object]:
+    """The settings of a diffusers network, which must be of this class."""
+    settings = read_settings(folder / "config.json")
+    if settings.get("_class_name") != name:
+        raise _unsupported(folder / "config.json", f"_class_name is {settings.get('_class_name')!r}", name)
+    return settings
+
+
+def _check_shards(index: Path, there: Collection[str]) -> None:
+    shards = read_settings(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise WeightsError("weights_broken", f"{index} names no shards (weight_map); download it again")
+    if missing := sorted({str(name) for name in shards.values() if name not in there}):
+        raise WeightsError("weights_missing", f"{index} names {missing[0]}, which is not beside it; download it")
+
+
+def _is_beta(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1
+
+
+def _unsupported(path: Path, found: str, supported: str) -> WeightsError:
+    return WeightsError("weights_unsupported", f"{path}: {found}; supported: {supported}")

@@ -1,0 +1,1 @@
+"""Geometry in one frame: cameras, clouds, depth maps, fields and their rendering."""

@@ -1,0 +1,176 @@
+"""The reference camera: from where the photo sees the canonical object.
+
+A cloud comes out of Point-E in the canonical frame, whatever the photo's viewpoint, so the viewpoint is searched for:
+coloured discs from a grid of directions against the crop. The distance is given (lift.distance); scale and offset of
+the image are free and fitted, since the crop's frame says nothing about the lens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from anything3d.space.camera import POINT_E_FOV_DEG, Camera, orbit, project
+from anything3d.space.cloud import Cloud
+from anything3d.space.depth import splat
+
+DISC = 0.72  # radius of a disc = DISC / sqrt(points), of the image side: closes the surface of an object that fills it
+MAX_SPLATS = 2**18  # points times views at once; bounds the work space
+POLE_DEG = 89.0  # a camera looks no steeper
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceCamera:
+    """Camera on a sphere around the canonical object; `intrinsics` (fx, fy, cx, cy) are fractions of the crop side."""
+
+    azimuth_deg: float
+    elevation_deg: float
+    distance: float  # canonical units
+    intrinsics: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """B crops as they are compared with splats: small and premultiplied, with the boxes of their masks at full size."""
+
+    rgba: Float[Tensor, "B 4 S S"]
+    boxes: Float[Tensor, "B 4"]  # left, top, right, bottom; fractions of the crop's side
+
+    def repeat(self, times: int) -> "Target":
+        """Each one `times` times in a row."""
+        return Target(self.rgba.repeat_interleave(times, 0), self.boxes.repeat_interleave(times, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """V directions tried for each of B objects, how the crop frames them, and how well they match (0..1)."""
+
+    azimuth_deg: Float[Tensor, "B V"]
+    elevation_deg: Float[Tensor, "B V"]
+    intrinsics: Float[Tensor, "B V 4"]
+    match: Float[Tensor, "B V"]
+
+    def best(self) -> "Views":
+        """The best view of each object, V = 1; the first of equals."""
+        row = torch.arange(len(self.match), device=self.match.device)[:, None]
+        column = self.match.argmax(1, keepdim=True)
+        parts = (self.azimuth_deg, self.elevation_deg, self.intrinsics, self.match)
+        return Views(*(part[row, column] for part in parts))
+
+
+def camera_of(
+    azimuth_deg: Float[Tensor, "B"],
+    elevation_deg: Float[Tensor, "B"],
+    distance: Float[Tensor, "B"],
+    intrinsics: Float[Tensor, "B 4"],
+) -> Camera:
+    """Cameras towards the origin, as `orbit`, with these intrinsics."""
+    pose = orbit(azimuth_deg, elevation_deg, distance, torch.full_like(distance, POINT_E_FOV_DEG)).pose
+    return Camera(pose, intrinsics)
+
+
+def stack(references: Sequence[ReferenceCamera]) -> Camera:
+    """One Camera of B from B reference cameras."""
+    return camera_of(
+        torch.tensor([reference.azimuth_deg for reference in references]),
+        torch.tensor([reference.elevation_deg for reference in references]),
+        torch.tensor([reference.distance for reference in references]),
+        torch.tensor([reference.intrinsics for reference in references]),
+    )
+
+
+def direction_grid(azimuths: int, elevations: int, low_deg: float, high_deg: float) -> Float[Tensor, "V 2"]:
+    """(azimuth, elevation) of `azimuths` directions around, at `elevations` heights from `low_deg` to `high_deg`."""
+    around = torch.arange(azimuths) * (360 / azimuths)
+    return torch.cartesian_prod(around, torch.linspace(low_deg, high_deg, elevations))
+
+
+def directions_near(
+    azimuth_deg: Float[Tensor, "B"], elevation_deg: Float[Tensor, "B"], reach_deg: tuple[float, float]
+) -> Float[Tensor, "B 25 2"]:
+    """Five by five directions around each one, up to `reach_deg` (azimuth, elevation) away, short of the poles."""
+    steps = torch.linspace(-1, 1, 5, device=azimuth_deg.device)
+    offsets = torch.cartesian_prod(steps * reach_deg[0], steps * reach_deg[1])
+    azimuth = (azimuth_deg[:, None] + offsets[:, 0]) % 360
+    elevation = (elevation_deg[:, None] + offsets[:, 1]).clamp(-POLE_DEG, POLE_DEG)
+    return torch.stack([azimuth, elevation], dim=-1)
+
+
+def target_of(crops: Float[Tensor, "B 4 S S"], size: int) -> Target:
+    """What to look for in RGBA crops in [0, 1], compared at `size` px."""
+    premultiplied = torch.cat([crops[:, :3] * crops[:, 3:], crops[:, 3:]], dim=1)
+    return Target(F.interpolate(premultiplied, (size, size), mode="area"), mask_boxes(crops[:, 3]))
+
+
+def search(cloud: Cloud, target: Target, directions: Float[Tensor, "B V 2"], distance: float) -> Views:
+    """How well cloud b, seen from each of its directions (azimuth, elevation; degrees), matches target b.
+
+    `distance` is the camera's from the origin in canonical units. A cloud with a NaN matches nothing (0).
+    """
+    few = max(1, MAX_SPLATS // (directions.shape[1] * cloud.points.shape[1]))
+    parts = [
+        _search_few(cloud[rows], Target(target.rgba[rows], target.boxes[rows]), directions[rows], distance)
+        for rows in (slice(start, start + few) for start in range(0, len(cloud), few))
+    ]
+    intrinsics, match = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Views(directions[..., 0], directions[..., 1], intrinsics, match)
+
+
+def mask_boxes(alpha: Float[Tensor, "B S S"]) -> Float[Tensor, "B 4"]:
+    """Left, top, right, bottom of the pixels with alpha > 1/2, fractions of the side; the whole image if none has."""
+    inside = alpha > 0.5
+    inside = inside | ~inside.any((1, 2), keepdim=True)
+    side = alpha.shape[-1]
+    columns, rows = inside.any(1).float(), inside.any(2).float()
+    low = [columns.argmax(1), rows.argmax(1)]
+    high = [side - columns.flip(1).argmax(1), side - rows.flip(1).argmax(1)]
+    return torch.stack([*low, *high], dim=1) / side
+
+
+def frame(where: Float[Tensor, "B N 2"], boxes: Float[Tensor, "B 4"], margin: float) -> Float[Tensor, "B 4"]:
+    """Intrinsics that move and scale (alike in both axes) points seen with focal length 1 and centre 1/2 into boxes.
+
+    The boxes' centres coincide; the scale is the least-squares fit of width and height. The points' discs reach
+    `margin` (fraction of the image side) beyond them, so the points themselves go into a box smaller by that.
+    """
+    low, high = where.amin(1), where.amax(1)
+    span = (high - low).clamp(min=1e-6)
+    room = (boxes[:, 2:] - boxes[:, :2] - 2 * margin).clamp(min=1e-3)
+    scale = (span * room).sum(1, keepdim=True) / (span**2).sum(1, keepdim=True)
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 - ((low + high) / 2 - 0.5) * scale
+    return torch.cat([scale, scale, centre], dim=1)
+
+
+def _search_few(
+    cloud: Cloud, target: Target, directions: Float[Tensor, "B V 2"], distance: float
+) -> tuple[Float[Tensor, "B V 4"], Float[Tensor, "B V"]]:
+    n_views, n_points = directions.shape[1], cloud.points.shape[1]
+    seen = Cloud(cloud.points.repeat_interleave(n_views, 0), cloud.colors.repeat_interleave(n_views, 0))
+    targets = target.repeat(n_views)
+    azimuth, elevation = directions.flatten(0, 1).unbind(-1)
+    unit = azimuth.new_tensor([1.0, 1.0, 0.5, 0.5]).expand(len(azimuth), -1)
+    camera = camera_of(azimuth, elevation, torch.full_like(azimuth, distance), unit)
+    radius = DISC / n_points**0.5
+    camera = Camera(camera.pose, frame(project(camera, seen.points)[0], targets.boxes, radius))
+    _, color, alpha = splat(seen, camera, target.rgba.shape[-1], radius)
+    match = agreement(color, alpha, targets.rgba)
+    return camera.intrinsics.unflatten(0, (-1, n_views)), match.unflatten(0, (-1, n_views))
+
+
+def agreement(
+    color: Float[Tensor, "B 3 S S"], alpha: Float[Tensor, "B S S"], target: Float[Tensor, "B 4 S S"]
+) -> Float[Tensor, "B"]:
+    """IoU of the silhouettes times 1 - mean absolute colour difference where they overlap: 1 is equal, 0 disjoint.
+
+    `target` is premultiplied RGBA.
+    """
+    mask = target[:, 3]
+    both = torch.minimum(alpha, mask)
+    common = both.sum((1, 2))
+    iou = common / torch.maximum(alpha, mask).sum((1, 2)).clamp(min=1e-6)
+    straight = target[:, :3] / mask[:, None].clamp(min=1e-6)
+    difference = ((color - straight).abs().mean(1) * both).sum((1, 2)) / common.clamp(min=1e-6)
+    return iou * (1 - difference)

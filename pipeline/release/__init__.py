@@ -1,0 +1,1 @@
+"""A snapshot of the corpus and its files: Parquet, tar and HTML."""
