@@ -16,7 +16,8 @@ from anything3d.photo import crop as crop_module
 from anything3d.photo import mask
 from anything3d.photo.annotation import Annotation
 from anything3d.photo.crop import cut, side_px
-from anything3d.segment import Found, ObjectMask, SegmentConfig, Segmenter, load_segmenter, name_of, prompt_name, select
+from anything3d.photo.select import select
+from anything3d.segment import Found, ObjectMask, SegmentConfig, Segmenter, load_segmenter, name_of, prompt_name
 from tests.largest import Largest
 
 HEIGHT, WIDTH = 200, 300

@@ -1,0 +1,164 @@
+"""Selection: which masks of a photo are worth making three-dimensional.
+
+Most masks of a photo are stuff, parts or repetitions. Each of them is dropped under its own reason. The reasons that
+need no pixels come first; the overlap of the run lengths comes after them. A whole is kept rather than its parts: what
+is ground-like and would contain everything has been dropped before, by its area and by its contact with the photo's
+edge.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int64
+
+from anything3d.errors import ConfigError, Skipped
+from anything3d.photo import mask
+from anything3d.photo.crop import Framing
+from anything3d.photo.image import ImageLimits
+from anything3d.photo.mask import Box
+
+Source = Literal["annotations", "sam-points", "sam-boxes", "sam-grid"]
+Lengths = Mapping[int, Int64[np.ndarray, "_"]]  # runs of the masks that are left, by place
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentConfig:
+    """Where masks come from, which are kept, and how they are cropped."""
+
+    source: Source = "annotations"  # the shard's own masks, or SAM prompted with their points, boxes, or a grid
+    weights: str = "sam"  # of SAM, for the sam-* sources
+    min_area_px: int = 1024  # pixels; below, a crop holds nothing but enlargement
+    min_area_share: float = 0.001  # of the photo
+    max_area_share: float = 0.5  # of the photo; above, it is ground or sky
+    min_aspect: float = 0.05  # shorter / longer side of the box; below, it is a sliver
+    border_px: int = 2  # a box that comes so close to an edge touches it; SAM's masks often stop short of the edge
+    max_edges: int = 0  # edges of the photo that an object may touch: it goes on beyond them; 4 = all
+    min_predicted_iou: float = 0.6  # the mini SAM is less sure than the official ones, whose own threshold is 0.88
+    min_stability: float = 0.7  # IoU of the mask at two thresholds; SAM's own is 0.95, SA-1B's too
+    max_iou: float = 0.8  # of two masks; above, they are one object and the better one stays
+    max_containment: float = 0.8  # share of a mask inside a larger one; above, it is a part
+    max_per_image: int = 8  # objects
+    crop_size: int = 512  # pixels; what Stable Diffusion takes
+    framing: Framing = "longest"  # what the crop is measured by; "area" in AnyObject3D, which cuts long objects
+    context: float = 1.25  # side of the crop / longer side of the box (or root of its area); >= 1; AnyObject3D 1.8
+    min_region_px: int = 100  # smaller islands of SAM's masks go, smaller holes are filled, as in SA-1B; 0: neither
+    grid_points: int = 32  # along each side, for sam-grid; SAM's default
+    images_per_batch: int = 4  # photos that SAM encodes at once
+    prompts_per_batch: int = 32  # prompts of one photo that SAM decodes at once; fewer masks are enlarged at once
+    limits: ImageLimits = field(default_factory=ImageLimits)  # what photos are decoded at all
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.context <= 8:
+            raise ConfigError("config_value", f"segment.context is {self.context}; 1 (tight) to 8 are allowed")
+        if self.min_region_px < 0:
+            raise ConfigError("config_value", f"segment.min_region_px is {self.min_region_px}; must be >= 0")
+        for name in ("crop_size", "max_per_image", "grid_points", "images_per_batch", "prompts_per_batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError("config_value", f"segment.{name} is {getattr(self, name)}; must be >= 1")
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectMask:
+    """A mask in its photo and what is known of it without decoding it."""
+
+    name: str  # within the photo: 0031 = annotation 31, g0007 = mask 7 of SAM's grid, p290x220 = what a user points at
+    counts: str  # COCO's compressed RLE
+    box: Box  # pixels; (0, 0, 0, 0) if the mask is empty
+    area_px: int
+    predicted_iou: float  # SAM's estimate; can exceed 1
+    stability_score: float  # IoU of the mask at two thresholds, 0 to 1
+    source: Source
+
+    @property
+    def quality(self) -> float:
+        """How sure SAM was of it."""
+        return self.predicted_iou * self.stability_score
+
+    @property
+    def prominence(self) -> float:
+        """How much of an object it promises to be: its size, how well it fills its box, how sure SAM was of it."""
+        fill = self.area_px / max(self.box[2] * self.box[3], 1)
+        return math.sqrt(self.area_px) * fill * self.quality
+
+
+def select(masks: Sequence[ObjectMask], height: int, width: int, config: SegmentConfig) -> list[ObjectMask | Skipped]:
+    """One outcome per mask of a photo: itself, or why it is not wanted.
+
+    In this order: empty, area_small, area_large, thin, border, predicted_iou, stability, each without pixels;
+    duplicate and part by overlap; quota: beyond `max_per_image` the less prominent ones go.
+    """
+    judged = [_judge(found, height, width, config) for found in masks]
+    drops = {place: drop for place, drop in enumerate(judged) if drop}
+    lengths = {
+        place: mask.runs(found.counts, height * width) for place, found in enumerate(masks) if place not in drops
+    }
+    for overlap in (_duplicates, _parts):
+        drops |= overlap(masks, {place: runs for place, runs in lengths.items() if place not in drops}, config)
+    ranked = sorted(lengths.keys() - drops.keys(), key=lambda place: (-masks[place].prominence, place))
+    for rank, place in enumerate(ranked[config.max_per_image :], start=config.max_per_image + 1):
+        drops[place] = Skipped("quota", f"number {rank} by prominence; {config.max_per_image} are kept per photo")
+    return [drops.get(place, found) for place, found in enumerate(masks)]
+
+
+def _judge(found: ObjectMask, height: int, width: int, config: SegmentConfig) -> Skipped | None:
+    """Why a mask is not wanted, by what is known of it without its pixels; None if nothing speaks against it."""
+    area, total = found.area_px, height * width
+    if area == 0:
+        return Skipped("empty", "the mask has no pixel")
+    smallest = max(config.min_area_px, config.min_area_share * total)
+    if area < smallest:
+        return Skipped("area_small", f"{area} px; {smallest:.0f} is the minimum (segment.min_area_px, min_area_share)")
+    if area > config.max_area_share * total:
+        return Skipped("area_large", f"{area / total:.3f} of the photo; more than segment.max_area_share")
+    x, y, box_width, box_height = found.box
+    aspect = min(box_width, box_height) / max(box_width, box_height)
+    if aspect < config.min_aspect:
+        return Skipped("thin", f"{box_width}x{box_height} px; segment.min_aspect is {config.min_aspect}")
+    margins = (x, y, width - x - box_width, height - y - box_height)
+    if (edges := sum(margin < config.border_px for margin in margins)) > config.max_edges:
+        return Skipped("border", f"touches {edges} edges of the photo; segment.max_edges is {config.max_edges}")
+    if found.predicted_iou < config.min_predicted_iou:
+        return Skipped("predicted_iou", f"{found.predicted_iou:.3f}; segment.min_predicted_iou is the minimum")
+    if found.stability_score < config.min_stability:
+        return Skipped("stability", f"{found.stability_score:.3f}; segment.min_stability is the minimum")
+    return None
+
+
+def _duplicates(masks: Sequence[ObjectMask], lengths: Lengths, config: SegmentConfig) -> dict[int, Skipped]:
+    """Masks that nearly equal a better one; better is what SAM was surer of."""
+    drops: dict[int, Skipped] = {}
+    kept: list[int] = []
+    for place in sorted(lengths, key=lambda place: (-masks[place].quality, place)):
+        for other in kept:
+            shared = _shared_px(masks, lengths, place, other)
+            iou = shared / (masks[place].area_px + masks[other].area_px - shared)
+            if iou > config.max_iou:
+                drops[place] = Skipped("duplicate", f"IoU {iou:.3f} with the better mask {masks[other].name}")
+                break
+        else:
+            kept.append(place)
+    return drops
+
+
+def _parts(masks: Sequence[ObjectMask], lengths: Lengths, config: SegmentConfig) -> dict[int, Skipped]:
+    """Masks that lie in a larger one which is itself no part."""
+    drops: dict[int, Skipped] = {}
+    wholes: list[int] = []
+    for place in sorted(lengths, key=lambda place: (-masks[place].area_px, place)):
+        for whole in wholes:
+            inside = _shared_px(masks, lengths, place, whole) / masks[place].area_px
+            if inside > config.max_containment:
+                drops[place] = Skipped("part", f"{inside:.3f} of it lies in mask {masks[whole].name}")
+                break
+        else:
+            wholes.append(place)
+    return drops
+
+
+def _shared_px(masks: Sequence[ObjectMask], lengths: Lengths, a: int, b: int) -> int:
+    if not mask.boxes_meet(masks[a].box, masks[b].box):
+        return 0
+    return mask.intersection(lengths[a], lengths[b])
