@@ -109,11 +109,11 @@ def _needed(config: "Config") -> list[str]:
 def _table(names: list[str], config: "Config") -> Iterator[str]:
     from anything3d.models.published import PUBLISHED
     from anything3d.models.weights import files, find, packaged
-    from pipeline.stages import STAGES
+    from pipeline.stages import needed
 
     yield f"{'weights':<24}{'MB':>7}  {'licence':<24}{'stages':<30}where"
     for name in names:
-        users = [stage.name for stage in STAGES if name in stage.weights(getattr(config, stage.name))]
+        users = [stage.name for stage in needed(config) if name in stage.weights(getattr(config, stage.name))]
         if name == config.segment.weights and "segment" not in users:
             users.append("lift-image")
         folder, official = find(name, config.place()), PUBLISHED.get(name)

@@ -55,24 +55,16 @@ class Checkpoint(Protocol):
     def save(self, state: bytes) -> None: ...
 
 
-class Stage(Protocol):
-    """One verb of the pipeline. Built once per actor; called with a batch of items."""
+class LoadedStage(Protocol):
+    """All that a batch needs of a stage. `pipeline.stages.Stage` is the whole contract."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def version(self) -> int: ...  # raised when equal config would give different rows
-    @property
-    def reads(self) -> tuple[str, ...]: ...  # SOURCES or stages; an item is one record of every stage named
-    @property
-    def record(self) -> type[Any]: ...
     def __call__(self, items: Sequence[Any], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]: ...
 
 
 class Loader(Protocol):
     """Gives the loaded stage, loading it on the first call: a cell that exists must not cost a model."""
 
-    def __call__(self) -> Stage: ...
+    def __call__(self) -> LoadedStage: ...
 
 
 class NoCheckpoint:
@@ -211,7 +203,7 @@ class _Here:
                 raise fault from error
             raise BatchFailed(Anything3DError(type(error).__name__, _traceback())) from error
 
-    def loaded(self) -> Stage:
+    def loaded(self) -> LoadedStage:
         """The stage. What goes wrong while it loads is no item's fault."""
         try:
             return self._load()

@@ -16,7 +16,7 @@ from pipeline.batch import NoCheckpoint
 from pipeline.config import Config
 from pipeline.release.pages import Card, photo_page
 from pipeline.release.snapshot import asset_files, metadata
-from pipeline.stages import STAGES, load, note
+from pipeline.stages import load, needed, note
 from pipeline.stages.segment import object_record
 from pipeline.unit import Input, Unit
 from schemas.corpus import OBJECT_RECORDS
@@ -91,13 +91,13 @@ def _through(row: ObjectRecord, config: Config, device: str, say: Callable[[str]
     rows: dict[str, Any] = {"segment": row}
     unit = Unit(row.image_id, (row.object_id,), {"truth": Input("", "")})
     checkpoints = -(-config.reconstruct.steps // config.reconstruct.checkpoint_every)  # no other stage is so long
-    for stage in STAGES:
+    for stage in needed(config):
         if stage.name not in OBJECT_RECORDS or stage.name in rows:
             continue
         say(stage.name)
         ready = load(stage.name, config.to_json(), device)
         use_threads(cores())  # nothing else runs, unlike beside the other actors of a cluster
-        item = tuple(rows[name] for name in stage.reads if name in rows)
+        item = tuple(rows[name] for name in stage.reads(config) if name in rows)
         outcome = ready([item], unit, _Progress(stage.name, checkpoints, say))[0]
         if isinstance(outcome, Anything3DError):
             raise outcome

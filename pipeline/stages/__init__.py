@@ -1,13 +1,15 @@
-"""The stages, in the order in which a datum travels, and what has to be known of them before any is loaded.
+"""What a stage is, which stages there are, in the order in which a datum travels, and which of them a run needs.
 
-A stage file imports its algorithm only when its stage is built, so that this table costs no network and no torch.
+A stage file imports its algorithm only when its stage is built. So this table imports no network and no torch.
 """
 
+from collections.abc import Sequence
 from functools import cache
+from typing import Any, Protocol
 
 from anything3d.models.device import use_threads
-from anything3d.models.weights import packaged, trained
-from pipeline.batch import Stage
+from anything3d.models.weights import Place, packaged, trained
+from pipeline.batch import Checkpoint, Outcome
 from pipeline.cell import Recipe
 from pipeline.config import Config, fingerprint
 from pipeline.stages.caption import CaptionStage
@@ -18,8 +20,48 @@ from pipeline.stages.mesh import MeshStage
 from pipeline.stages.reconstruct import ReconstructStage
 from pipeline.stages.score import ScoreStage
 from pipeline.stages.segment import SegmentStage
+from pipeline.unit import SOURCES, Unit
 
-STAGES = (
+
+class Stage(Protocol):
+    """The whole contract of a stage: one verb of the pipeline, as a class that has exactly these members.
+
+    `reads` and `weights` are asked before anything starts. They must not load or read a file. Then every actor of the
+    stage builds one instance and calls it with one batch of items after the other.
+    """
+
+    name: str  # the verb; also the name of its section in Config and in Resources
+    version: int  # count it up when a change of the code gives other rows for the same settings
+    record: type[Any]  # the class of the rows that it writes; its first field is the row's id
+
+    def __init__(self, config: Config, place: Place) -> None:
+        """Load the networks to `place`, and keep what a call needs.
+
+        Raises: ConfigError; WeightsError. Both end the run.
+        """
+
+    @staticmethod
+    def reads(config: Config) -> tuple[str, ...]:
+        """What it reads under these settings: names of earlier stages, then of `SOURCES` (pipeline/unit.py).
+
+        An item is a tuple of one record of every stage that is named, in this order. An item that one of these stages
+        rejected does not arrive. The sources are in `unit.inputs`. A stage that reads no stage gets ids as items.
+        """
+
+    @staticmethod
+    def weights(config: Any) -> tuple[str, ...]:  # noqa: ANN401 - each stage names the class of its own section
+        """Names of the weights that it loads under `config`, which is its own section of Config."""
+
+    def __call__(self, items: Sequence[Any], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
+        """One outcome for each item, in order: its rows (RejectRecords among them), or the error that rejects it.
+
+        The rows of an item must not depend on the other items of the batch. A long call saves its inner state to
+        `checkpoint`, and begins with what `checkpoint` has. A stage catches no error of memory, storage, network or
+        device: these are no verdict on an item, and `pipeline/batch.py` calls the stage again.
+        """
+
+
+STAGES: tuple[type[Stage], ...] = (
     IndexStage,
     SegmentStage,
     CaptionStage,
@@ -29,6 +71,7 @@ STAGES = (
     MeshStage,
     ScoreStage,
 )
+LAST = ("score",)  # stages that every run wants; another one runs only if one of these reads it, or reads what reads it
 BY_NAME = {stage.name: stage for stage in STAGES}
 ONLY_MINI = (
     "The packaged mini networks know only the mini world. On photographs the results mean nothing; use --preset"
@@ -36,23 +79,32 @@ ONLY_MINI = (
 )
 
 
+def needed(config: Config) -> list[type[Stage]]:
+    """The stages that run under `config`, in order: the last ones and whatever these read, directly or not."""
+    names = set(LAST)
+    for stage in reversed(STAGES):
+        if stage.name in names:
+            names.update(stage.reads(config))
+    return [stage for stage in STAGES if stage.name in names]
+
+
 def recipes(config: Config) -> dict[str, Recipe]:
-    """The recipe of every stage under `config`, by name, in order."""
+    """The recipe of every stage that runs under `config`, by name, in order."""
     found: dict[str, Recipe] = {}
-    for stage in STAGES:
-        upstream = [name for name in stage.reads if name in BY_NAME]
-        section = getattr(config, stage.name)
+    for stage in needed(config):
+        reads = stage.reads(config)
+        upstream = [found[name] for name in reads if name not in SOURCES]
         found[stage.name] = Recipe(
             stage=stage.name,
             fingerprint=fingerprint(
                 config,
                 stage.name,
                 stage.version,
-                stage.weights(section),
-                [found[name].fingerprint for name in upstream],
+                stage.weights(getattr(config, stage.name)),
+                [recipe.fingerprint for recipe in upstream],
             ),
-            reads=stage.reads,
-            records=tuple(found[name].record for name in upstream),
+            reads=reads,
+            records=tuple(recipe.record for recipe in upstream),
             record=stage.record,
             num_gpus=getattr(config.resources, stage.name).num_gpus,
         )
@@ -69,7 +121,7 @@ def load(name: str, config: str, device: str) -> Stage:
 
 def weights_of(config: Config) -> list[str]:
     """Names of all weights that a run under `config` needs, each once."""
-    return sorted({name for stage in STAGES for name in stage.weights(getattr(config, stage.name))})
+    return sorted({name for stage in needed(config) for name in stage.weights(getattr(config, stage.name))})
 
 
 def note(config: Config, mini_world: bool = False) -> str:

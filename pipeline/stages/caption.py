@@ -16,12 +16,16 @@ from schemas.records import CaptionRecord, ObjectRecord
 class CaptionStage:
     name = "caption"
     version = 2
-    reads = ("segment",)
     record = CaptionRecord
 
     def __init__(self, config: Config, place: Place) -> None:
         self._seed = config.seed
         self._captioner = load_captioner(config.caption, place)
+
+    @staticmethod
+    def reads(config: Config) -> tuple[str, ...]:
+        del config
+        return ("segment",)
 
     @staticmethod
     def weights(config: CaptionConfig) -> tuple[str, ...]:

@@ -18,12 +18,16 @@ from schemas.records import ImageRecord, RejectRecord
 class IndexStage:
     name = "index"
     version = 2
-    reads = ("shard", "md5")
     record = ImageRecord
 
     def __init__(self, config: Config, place: Place) -> None:
         del place
         self._config = config.index
+
+    @staticmethod
+    def reads(config: Config) -> tuple[str, ...]:
+        del config
+        return ("shard", "md5")
 
     @staticmethod
     def weights(config: IndexConfig) -> tuple[str, ...]:

@@ -17,12 +17,16 @@ from schemas.records import CaptionRecord, ConceptRecord, ObjectRecord
 class InvertStage:
     name = "invert"
     version = 1
-    reads = ("segment", "caption")
     record = ConceptRecord
 
     def __init__(self, config: Config, place: Place) -> None:
         self._seed = config.seed
         self._inverter = load_inverter(config.invert, place)
+
+    @staticmethod
+    def reads(config: Config) -> tuple[str, ...]:
+        del config
+        return ("segment", "caption")
 
     @staticmethod
     def weights(config: InvertConfig) -> tuple[str, ...]:

@@ -19,12 +19,16 @@ from schemas.records import CloudRecord, ObjectRecord
 class LiftStage:
     name = "lift"
     version = 1
-    reads = ("segment",)
     record = CloudRecord
 
     def __init__(self, config: Config, place: Place) -> None:
         self._seed = config.seed
         self._lifter = load_lifter(config.lift, place)
+
+    @staticmethod
+    def reads(config: Config) -> tuple[str, ...]:
+        del config
+        return ("segment",)
 
     @staticmethod
     def weights(config: LiftConfig) -> tuple[str, ...]:

@@ -15,12 +15,16 @@ from schemas.records import FieldRecord, MeshRecord
 class MeshStage:
     name = "mesh"
     version = 2
-    reads = ("reconstruct",)
     record = MeshRecord
 
     def __init__(self, config: Config, place: Place) -> None:
         del place  # marching cubes runs on the CPU
         self._config = config.mesh
+
+    @staticmethod
+    def reads(config: Config) -> tuple[str, ...]:
+        del config
+        return ("reconstruct",)
 
     @staticmethod
     def weights(config: MeshConfig) -> tuple[str, ...]:

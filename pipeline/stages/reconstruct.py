@@ -25,12 +25,16 @@ Item = tuple[ObjectRecord, ConceptRecord, CloudRecord]
 class ReconstructStage:
     name = "reconstruct"
     version = 4
-    reads = ("segment", "invert", "lift")
     record = FieldRecord
 
     def __init__(self, config: Config, place: Place) -> None:
         self._seed, self._steps = config.seed, config.reconstruct.steps
         self._reconstructor = load_reconstructor(config.reconstruct, place)
+
+    @staticmethod
+    def reads(config: Config) -> tuple[str, ...]:
+        del config
+        return ("segment", "invert", "lift")
 
     @staticmethod
     def weights(config: ReconstructConfig) -> tuple[str, ...]:

@@ -31,12 +31,16 @@ TURNTABLE_FPS = 6.0
 class ScoreStage:
     name = "score"
     version = 4
-    reads = ("segment", "lift", "reconstruct", "mesh", "truth")
     record = ScoreRecord
 
     def __init__(self, config: Config, place: Place) -> None:
         self._seed = config.seed
         self._scorer = load_scorer(config.score, place)
+
+    @staticmethod
+    def reads(config: Config) -> tuple[str, ...]:
+        del config
+        return ("segment", "lift", "reconstruct", "mesh", "truth")
 
     @staticmethod
     def weights(config: ScoreConfig) -> tuple[str, ...]:

@@ -18,12 +18,16 @@ from schemas.records import ImageRecord, ObjectRecord, RejectRecord
 class SegmentStage:
     name = "segment"
     version = 2
-    reads = ("index",)  # which says what the shard's bytes are, wherever it lies
     record = ObjectRecord
 
     def __init__(self, config: Config, place: Place) -> None:
         self._config = config.segment
         self._segmenter = load_segmenter(config.segment, place)
+
+    @staticmethod
+    def reads(config: Config) -> tuple[str, ...]:
+        del config
+        return ("index",)  # which says what the shard's bytes are, wherever it lies
 
     @staticmethod
     def weights(config: SegmentConfig) -> tuple[str, ...]:

@@ -195,5 +195,5 @@ def test_a_checkpoint_of_an_older_layout_is_started_again_and_the_log_says_so(ev
 def test_every_stage_reads_only_what_earlier_ones_write():
     known = set(SOURCES)
     for stage in STAGES:
-        assert set(stage.reads) <= known
+        assert set(stage.reads(CONFIG)) <= known
         known.add(stage.name)
