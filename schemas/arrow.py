@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, TypeVar, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 
 R = TypeVar("R")
+ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: pa.binary()}
 
 
 def schema_of(record: type[Any]) -> pa.Schema:
     """The Arrow schema of a record class; each field's metadata says its unit or meaning."""
     hints = get_type_hints(record, include_extras=True)
     return pa.schema(
-        [_field(column.name, *hints[column.name].__metadata__) for column in fields(record)],
+        [_field(column.name, hints[column.name]) for column in fields(record)],
         metadata={"record": record.__name__, "about": (record.__doc__ or "").strip()},
     )
 
@@ -31,5 +33,10 @@ def from_table(table: pa.Table, record: type[R]) -> list[R]:
     return [record(*values) for values in zip(*columns, strict=True)]
 
 
-def _field(name: str, kind: pa.DataType, about: str) -> pa.Field:
-    return pa.field(name, kind, nullable=about.startswith("null if"), metadata={"about": about})
+def _field(name: str, hint: Any) -> pa.Field:  # noqa: ANN401 - whatever stands behind a column's name
+    """`hint` is Annotated[the column's Python type, its unit or meaning]; the column is nullable if None is allowed."""
+    kind, about = get_args(hint)
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    (known,) = (each for each in kinds if each is not NoneType)
+    python = type(get_args(known)[0]) if get_origin(known) is Literal else known
+    return pa.field(name, ARROW[python], nullable=NoneType in kinds, metadata={"about": about})

@@ -1,196 +1,178 @@
 """The data model: every row type, in the order in which a datum travels.
 
-A column is one line: name, Python type, Arrow type, unit or meaning. Ids come from the source and are never rewritten:
-image `sa_226692`, object `sa_226692-0031` (the annotation's place in its JSON). A stage writes one table and never
-edits another; where a row exists, all its columns do, but for those that say "null if".
+A column is one line: name, Python type, unit or meaning. `arrow.py` gives each Python type its Arrow type, so that this
+file imports no Arrow. Ids come from the source and are never rewritten: image `sa_226692`, object `sa_226692-0031` (the
+annotation's place in its JSON). A stage writes one table and never edits another; where a row exists, all its columns
+do, but for those that say "null if".
 """
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
-
-import pyarrow as pa
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
     """index: one photo of a shard with its annotations, as byte ranges of the shard and digests of their bytes."""
 
-    image_id: Annotated[str, pa.string(), "stem of the member names"]
-    shard: Annotated[str, pa.string(), "file name of the shard without .tar"]
-    jpg_offset: Annotated[int, pa.int64(), "byte of the shard at which the photo begins"]
-    jpg_size: Annotated[int, pa.int64(), "bytes"]
-    jpg_sha256: Annotated[str, pa.string(), "SHA-256 of the photo's bytes, hexadecimal"]
-    json_offset: Annotated[int, pa.int64(), "byte of the shard at which the annotations begin"]
-    json_size: Annotated[int, pa.int64(), "bytes"]
-    json_sha256: Annotated[str, pa.string(), "SHA-256 of the annotations' bytes, hexadecimal"]
+    image_id: Annotated[str, "stem of the member names"]
+    shard: Annotated[str, "file name of the shard without .tar"]
+    jpg_offset: Annotated[int, "byte of the shard at which the photo begins"]
+    jpg_size: Annotated[int, "bytes"]
+    jpg_sha256: Annotated[str, "SHA-256 of the photo's bytes, hexadecimal"]
+    json_offset: Annotated[int, "byte of the shard at which the annotations begin"]
+    json_size: Annotated[int, "bytes"]
+    json_sha256: Annotated[str, "SHA-256 of the annotations' bytes, hexadecimal"]
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectRecord:
     """segment: one Object: its Mask in the photo and its Crop."""
 
-    object_id: Annotated[str, pa.string(), "image_id, a dash, the annotation's place in the JSON (g....: SAM's grid)"]
-    image_id: Annotated[str, pa.string(), "the photo"]
-    shard: Annotated[str, pa.string(), "file name of the shard without .tar"]
-    source: Annotated[str, pa.string(), "where the mask comes from: annotations, sam-points, sam-boxes, sam-grid"]
-    image_height: Annotated[int, pa.int64(), "pixels"]
-    image_width: Annotated[int, pa.int64(), "pixels"]
-    mask_rle: Annotated[str, pa.string(), "COCO compressed run lengths of the mask in the photo, column-major"]
-    box_x: Annotated[int, pa.int64(), "pixels of the photo, left edge of the mask"]
-    box_y: Annotated[int, pa.int64(), "pixels of the photo, top edge of the mask"]
-    box_width: Annotated[int, pa.int64(), "pixels, last - first + 1"]
-    box_height: Annotated[int, pa.int64(), "pixels, last - first + 1"]
-    area_px: Annotated[int, pa.int64(), "pixels of the mask"]
-    predicted_iou: Annotated[float, pa.float64(), "SAM's own estimate; can exceed 1"]
-    stability_score: Annotated[float, pa.float64(), "IoU of the mask at two thresholds, 0 to 1"]
-    crop_x: Annotated[float, pa.float64(), "pixels of the photo, left edge of the crop; may lie outside"]
-    crop_y: Annotated[float, pa.float64(), "pixels of the photo, top edge of the crop; may lie outside"]
-    crop_side: Annotated[float, pa.float64(), "pixels of the photo, side of the square crop"]
-    crop_png: Annotated[bytes, pa.binary(), "PNG, RGBA, square; alpha is the mask"]
+    object_id: Annotated[str, "image_id, a dash, the annotation's place in the JSON (g....: SAM's grid)"]
+    image_id: Annotated[str, "the photo"]
+    shard: Annotated[str, "file name of the shard without .tar"]
+    source: Annotated[str, "where the mask comes from: annotations, sam-points, sam-boxes, sam-grid"]
+    image_height: Annotated[int, "pixels"]
+    image_width: Annotated[int, "pixels"]
+    mask_rle: Annotated[str, "COCO compressed run lengths of the mask in the photo, column-major"]
+    box_x: Annotated[int, "pixels of the photo, left edge of the mask"]
+    box_y: Annotated[int, "pixels of the photo, top edge of the mask"]
+    box_width: Annotated[int, "pixels, last - first + 1"]
+    box_height: Annotated[int, "pixels, last - first + 1"]
+    area_px: Annotated[int, "pixels of the mask"]
+    predicted_iou: Annotated[float, "SAM's own estimate; can exceed 1"]
+    stability_score: Annotated[float, "IoU of the mask at two thresholds, 0 to 1"]
+    crop_x: Annotated[float, "pixels of the photo, left edge of the crop; may lie outside"]
+    crop_y: Annotated[float, "pixels of the photo, top edge of the crop; may lie outside"]
+    crop_side: Annotated[float, "pixels of the photo, side of the square crop"]
+    crop_png: Annotated[bytes, "PNG, RGBA, square; alpha is the mask"]
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionRecord:
     """caption: one sentence on an Object."""
 
-    object_id: Annotated[str, pa.string(), "the object"]
-    caption: Annotated[str, pa.string(), "BLIP's sentence on the crop over white"]
-    log_probability: Annotated[float, pa.float64(), "nats per token, mean"]
-    keyword: Annotated[str, pa.string(), "the word of the caption that inversion moves; empty: all words"]
+    object_id: Annotated[str, "the object"]
+    caption: Annotated[str, "BLIP's sentence on the crop over white"]
+    log_probability: Annotated[float, "nats per token, mean"]
+    keyword: Annotated[str, "the word of the caption that inversion moves; empty: all words"]
 
 
 @dataclass(frozen=True, slots=True)
 class ConceptRecord:
     """invert: e*, the prompt embedding under which the denoiser best explains the crop."""
 
-    object_id: Annotated[str, pa.string(), "the object"]
-    concept: Annotated[bytes, pa.binary(), "safetensors: tokens, embeddings [L, C]; down/LAYER, up/LAYER if adapted"]
-    loss_before: Annotated[float, pa.float64(), "denoising loss of the caption's own embedding, held-out noise"]
-    loss_after: Annotated[float, pa.float64(), "the same of e*"]
-    steps: Annotated[int, pa.int64(), "optimiser steps"]
+    object_id: Annotated[str, "the object"]
+    concept: Annotated[bytes, "safetensors: tokens, embeddings [L, C]; down/LAYER, up/LAYER if adapted"]
+    loss_before: Annotated[float, "denoising loss of the caption's own embedding, held-out noise"]
+    loss_after: Annotated[float, "the same of e*"]
+    steps: Annotated[int, "optimiser steps"]
 
 
 @dataclass(frozen=True, slots=True)
 class CloudRecord:
     """lift: Point-E's coloured Cloud and the Camera from which the crop sees it."""
 
-    object_id: Annotated[str, pa.string(), "the object"]
-    cloud_ply: Annotated[bytes, pa.binary(), "binary PLY, canonical frame (y up, longest side 1), colours uchar"]
-    points: Annotated[int, pa.int64(), "number of points"]
-    candidate: Annotated[int, pa.int64(), "which of the sampled clouds was kept"]
-    camera_match: Annotated[float, pa.float64(), "agreement of splatted cloud and crop, 0 to 1"]
-    azimuth_deg: Annotated[float, pa.float64(), "degrees; reference camera, 0 = the object's front"]
-    elevation_deg: Annotated[float, pa.float64(), "degrees; reference camera above the horizon"]
-    distance: Annotated[float, pa.float64(), "reference camera from the centre, in longest sides"]
-    focal_x: Annotated[float, pa.float64(), "fraction of the crop's side"]
-    focal_y: Annotated[float, pa.float64(), "fraction of the crop's side"]
-    centre_x: Annotated[float, pa.float64(), "principal point, fraction of the crop's side"]
-    centre_y: Annotated[float, pa.float64(), "principal point, fraction of the crop's side, downwards"]
+    object_id: Annotated[str, "the object"]
+    cloud_ply: Annotated[bytes, "binary PLY, canonical frame (y up, longest side 1), colours uchar"]
+    points: Annotated[int, "number of points"]
+    candidate: Annotated[int, "which of the sampled clouds was kept"]
+    camera_match: Annotated[float, "agreement of splatted cloud and crop, 0 to 1"]
+    azimuth_deg: Annotated[float, "degrees; reference camera, 0 = the object's front"]
+    elevation_deg: Annotated[float, "degrees; reference camera above the horizon"]
+    distance: Annotated[float, "reference camera from the centre, in longest sides"]
+    focal_x: Annotated[float, "fraction of the crop's side"]
+    focal_y: Annotated[float, "fraction of the crop's side"]
+    centre_x: Annotated[float, "principal point, fraction of the crop's side"]
+    centre_y: Annotated[float, "principal point, fraction of the crop's side, downwards"]
 
 
 @dataclass(frozen=True, slots=True)
 class FieldRecord:
     """reconstruct: the distilled radiance Field."""
 
-    object_id: Annotated[str, pa.string(), "the object"]
-    field: Annotated[bytes, pa.binary(), "safetensors: voxel grids of density and colour, half side of their cube"]
-    steps: Annotated[int, pa.int64(), "optimiser steps"]
-    attempts: Annotated[int, pa.int64(), "1; 2 if the field collapsed at first and another seed was tried"]
-    kept: Annotated[
-        Literal["field", "cloud"], pa.string(), "cloud: the cloud's own surface, as distillation had made it worse"
-    ]
+    object_id: Annotated[str, "the object"]
+    field: Annotated[bytes, "safetensors: voxel grids of density and colour, half side of their cube"]
+    steps: Annotated[int, "optimiser steps"]
+    attempts: Annotated[int, "1; 2 if the field collapsed at first and another seed was tried"]
+    kept: Annotated[Literal["field", "cloud"], "cloud: the cloud's own surface, as distillation had made it worse"]
     likeness_rise: Annotated[
         float | None,
-        pa.float64(),
         "null if not judged; CLIP similarity to the crop, of the field less the cloud's surface",
     ]
-    sds_loss: Annotated[float, pa.float64(), "half the mean square of the distillation gradient, last 20 steps"]
-    reference_rgb_loss: Annotated[float, pa.float64(), "mean square colour error at the reference view, last 20 steps"]
-    reference_mask_loss: Annotated[
-        float, pa.float64(), "mean square opacity error at the reference view, last 20 steps"
-    ]
-    opacity: Annotated[float, pa.float64(), "0 to 1, mean inside the mask at the reference view, of what was distilled"]
-    fog: Annotated[float, pa.float64(), "0 to 1, mean outside it, likewise"]
-    dropped: Annotated[
-        float, pa.float64(), "0 to 1, share of the denoiser's predictions that were NaN or Inf and left out"
-    ] = 0.0
+    sds_loss: Annotated[float, "half the mean square of the distillation gradient, last 20 steps"]
+    reference_rgb_loss: Annotated[float, "mean square colour error at the reference view, last 20 steps"]
+    reference_mask_loss: Annotated[float, "mean square opacity error at the reference view, last 20 steps"]
+    opacity: Annotated[float, "0 to 1, mean inside the mask at the reference view, of what was distilled"]
+    fog: Annotated[float, "0 to 1, mean outside it, likewise"]
+    dropped: Annotated[float, "0 to 1, share of the denoiser's predictions that were NaN or Inf and left out"] = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class MeshRecord:
     """mesh: the surface of the Field."""
 
-    object_id: Annotated[str, pa.string(), "the object"]
-    glb: Annotated[bytes, pa.binary(), "binary glTF 2.0, y up, vertex colours"]
-    ply: Annotated[bytes, pa.binary(), "the same surface as binary PLY"]
-    vertices: Annotated[int, pa.int64(), "number of vertices"]
-    faces: Annotated[int, pa.int64(), "number of triangles"]
-    components: Annotated[int, pa.int64(), "number of separate pieces that were kept"]
-    watertight: Annotated[bool, pa.bool_(), "whether every edge has two faces"]
+    object_id: Annotated[str, "the object"]
+    glb: Annotated[bytes, "binary glTF 2.0, y up, vertex colours"]
+    ply: Annotated[bytes, "the same surface as binary PLY"]
+    vertices: Annotated[int, "number of vertices"]
+    faces: Annotated[int, "number of triangles"]
+    components: Annotated[int, "number of separate pieces that were kept"]
+    watertight: Annotated[bool, "whether every edge has two faces"]
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRecord:
     """score: the quality of one object, against its own photo always, against ground truth where there is one."""
 
-    object_id: Annotated[str, pa.string(), "the object"]
-    reference_psnr_db: Annotated[
-        float, pa.float64(), "dB; render at the reference camera against the crop, both on white"
-    ]
-    reference_mask_iou: Annotated[float, pa.float64(), "0 to 1; rendered silhouette against the crop's mask"]
-    clip_similarity: Annotated[float, pa.float64(), "cosine; mean over turntable views against the crop"]
-    truth_caption: Annotated[str | None, pa.string(), "null if no truth; the true object's caption"]
-    mask_iou: Annotated[float | None, pa.float64(), "null if no truth; 0 to 1, mask against the true visible mask"]
-    azimuth_error_deg: Annotated[
-        float | None, pa.float64(), "null if no truth; degrees, 0 to 180, up to the true shape's symmetry"
-    ]
-    lift_chamfer: Annotated[float | None, pa.float64(), "null if no truth; as chamfer, of the cloud"]
-    chamfer: Annotated[float | None, pa.float64(), "null if no truth; longest sides, unsquared, mean of both ways"]
-    fscore_5pct: Annotated[float | None, pa.float64(), "null if no truth; 0 to 1, threshold 0.05 longest sides"]
-    novel_psnr_db: Annotated[float | None, pa.float64(), "null if no truth; dB, the true object's views, on white"]
-    novel_mask_iou: Annotated[float | None, pa.float64(), "null if no truth; 0 to 1, the same views"]
-    normalization: Annotated[str, pa.string(), "how both shapes were brought into one frame before comparing"]
-    render_png: Annotated[bytes, pa.binary(), "PNG, RGBA, the field at the reference camera"]
-    turntable_webp: Annotated[bytes, pa.binary(), "animated WebP, the field all round, on white"]
+    object_id: Annotated[str, "the object"]
+    reference_psnr_db: Annotated[float, "dB; render at the reference camera against the crop, both on white"]
+    reference_mask_iou: Annotated[float, "0 to 1; rendered silhouette against the crop's mask"]
+    clip_similarity: Annotated[float, "cosine; mean over turntable views against the crop"]
+    truth_caption: Annotated[str | None, "null if no truth; the true object's caption"]
+    mask_iou: Annotated[float | None, "null if no truth; 0 to 1, mask against the true visible mask"]
+    azimuth_error_deg: Annotated[float | None, "null if no truth; degrees, 0 to 180, up to the true shape's symmetry"]
+    lift_chamfer: Annotated[float | None, "null if no truth; as chamfer, of the cloud"]
+    chamfer: Annotated[float | None, "null if no truth; longest sides, unsquared, mean of both ways"]
+    fscore_5pct: Annotated[float | None, "null if no truth; 0 to 1, threshold 0.05 longest sides"]
+    novel_psnr_db: Annotated[float | None, "null if no truth; dB, the true object's views, on white"]
+    novel_mask_iou: Annotated[float | None, "null if no truth; 0 to 1, the same views"]
+    normalization: Annotated[str, "how both shapes were brought into one frame before comparing"]
+    render_png: Annotated[bytes, "PNG, RGBA, the field at the reference camera"]
+    turntable_webp: Annotated[bytes, "animated WebP, the field all round, on white"]
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRecord:
     """evaluate: the numbers of one finished object that a summary of the corpus is made of."""
 
-    object_id: Annotated[str, pa.string(), "the object"]
-    caption: Annotated[str, pa.string(), "BLIP's sentence"]
-    truth_caption: Annotated[str | None, pa.string(), "null if no truth; the true object's caption"]
+    object_id: Annotated[str, "the object"]
+    caption: Annotated[str, "BLIP's sentence"]
+    truth_caption: Annotated[str | None, "null if no truth; the true object's caption"]
     unseen_pair: Annotated[
-        bool | None, pa.bool_(), "null if no truth; whether the mini networks never saw this shape in this colour"
+        bool | None, "null if no truth; whether the mini networks never saw this shape in this colour"
     ]
-    mask_iou: Annotated[float | None, pa.float64(), "null if no truth; 0 to 1, mask against the true visible mask"]
+    mask_iou: Annotated[float | None, "null if no truth; 0 to 1, mask against the true visible mask"]
     caption_shape_accuracy: Annotated[
-        float | None, pa.float64(), "null if the truth gives no shape; 1 if the caption names it and no other, else 0"
+        float | None, "null if the truth gives no shape; 1 if the caption names it and no other, else 0"
     ]
     caption_color_accuracy: Annotated[
-        float | None, pa.float64(), "null if the truth gives no colour; 1 if the caption names it and no other, else 0"
+        float | None, "null if the truth gives no colour; 1 if the caption names it and no other, else 0"
     ]
     inversion_gain: Annotated[
-        float | None, pa.float64(), "null if the loss before was 0; 1 - denoising loss after / before, 1 or less"
+        float | None, "null if the loss before was 0; 1 - denoising loss after / before, 1 or less"
     ]
-    inversion_improved: Annotated[float, pa.float64(), "1 if the denoising loss is lower after than before, else 0"]
-    lift_chamfer: Annotated[float | None, pa.float64(), "null if no truth; as chamfer, of the cloud"]
-    azimuth_error_deg: Annotated[
-        float | None, pa.float64(), "null if no truth; degrees, 0 to 180, up to the true shape's symmetry"
-    ]
-    azimuth_within_20deg: Annotated[
-        float | None, pa.float64(), "null if no truth; 1 if that error is 20 or less, else 0"
-    ]
-    reference_psnr_db: Annotated[
-        float, pa.float64(), "dB; render at the reference camera against the crop, both on white"
-    ]
-    novel_psnr_db: Annotated[float | None, pa.float64(), "null if no truth; dB, the true object's views, on white"]
-    novel_mask_iou: Annotated[float | None, pa.float64(), "null if no truth; 0 to 1, the same views"]
-    chamfer: Annotated[float | None, pa.float64(), "null if no truth; longest sides, unsquared, mean of both ways"]
-    fscore_5pct: Annotated[float | None, pa.float64(), "null if no truth; 0 to 1, threshold 0.05 longest sides"]
+    inversion_improved: Annotated[float, "1 if the denoising loss is lower after than before, else 0"]
+    lift_chamfer: Annotated[float | None, "null if no truth; as chamfer, of the cloud"]
+    azimuth_error_deg: Annotated[float | None, "null if no truth; degrees, 0 to 180, up to the true shape's symmetry"]
+    azimuth_within_20deg: Annotated[float | None, "null if no truth; 1 if that error is 20 or less, else 0"]
+    reference_psnr_db: Annotated[float, "dB; render at the reference camera against the crop, both on white"]
+    novel_psnr_db: Annotated[float | None, "null if no truth; dB, the true object's views, on white"]
+    novel_mask_iou: Annotated[float | None, "null if no truth; 0 to 1, the same views"]
+    chamfer: Annotated[float | None, "null if no truth; longest sides, unsquared, mean of both ways"]
+    fscore_5pct: Annotated[float | None, "null if no truth; 0 to 1, threshold 0.05 longest sides"]
     seconds_per_object: Annotated[
-        float, pa.float64(), "seconds of all stages from segment on; of each, those of its cell by the cell's objects"
+        float, "seconds of all stages from segment on; of each, those of its cell by the cell's objects"
     ]
 
 
@@ -198,12 +180,12 @@ class EvaluationRecord:
 class RejectRecord:
     """Any stage: an item that stopped, with its reason. inputs = items with rows + rejects, id by id."""
 
-    item_id: Annotated[str, pa.string(), "image, object or shard member"]
-    stage: Annotated[str, pa.string(), "the stage that gave up on it"]
-    kind: Annotated[Literal["skipped", "failed", "crashed"], pa.string(), "skipped = by policy"]
-    reason: Annotated[str, pa.string(), "code"]
-    message: Annotated[str, pa.string(), "for people"]
-    attempts: Annotated[int, pa.int64(), "how often it was tried"]
+    item_id: Annotated[str, "image, object or shard member"]
+    stage: Annotated[str, "the stage that gave up on it"]
+    kind: Annotated[Literal["skipped", "failed", "crashed"], "skipped = by policy"]
+    reason: Annotated[str, "code"]
+    message: Annotated[str, "for people"]
+    attempts: Annotated[int, "how often it was tried"]
 
 
 Record = (

@@ -14,7 +14,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
-import pyarrow as pa
 import pytest
 
 from anything3d.errors import Skipped
@@ -31,13 +30,13 @@ SHARD = Unit("s", ("s",), {"shard": Input("s.tar", "d0")})
 
 @dataclass(frozen=True, slots=True)
 class WordRecord:
-    word: Annotated[str, pa.string(), "id"]
+    word: Annotated[str, "id"]
 
 
 @dataclass(frozen=True, slots=True)
 class LengthRecord:
-    word: Annotated[str, pa.string(), "id"]
-    length: Annotated[int, pa.int64(), "letters"]
+    word: Annotated[str, "id"]
+    length: Annotated[int, "letters"]
 
 
 class Words:
