@@ -1,14 +1,29 @@
-"""Every error of the library.
+"""Every error of Anything-3D. The class says whom an error concerns, and so what a caller can do.
 
-Anything3DError              has a `reason` (a code that can be counted) and a message (for people)
-├── InputError               the photo, mask, annotation or shard breaks its format
-├── Skipped                  the item is sound, the policy does not want it
-├── NumericsError            a computation ended in NaN, fog or an empty surface
-├── ConfigError              a setting is unknown or out of range
-├── WeightsError             a weights file is missing, damaged or of another architecture
-└── MachineError             memory, storage, network, device or operating system failed
+Anything3DError          has a `reason`, which is a code of docs/reasons.md, and a message for people
+│
+│   One item is concerned. The item becomes a reject with this reason, and the run goes on.
+├── InputError           the bytes of a shard, a photo, an annotation, a mask or another file break their format
+├── Skipped              the item is sound, but the policy does not want it
+├── NumericsError        a computation ended in NaN, in fog or in an empty surface
+├── Crashed              the item killed the process that worked on it
+│
+│   The request is concerned. What was asked for is impossible: exit code 2.
+├── ConfigError          a setting or an argument is unknown, out of range or impossible here
+├── SourceError          a shard, a corpus, a truth or a list that was named is missing, damaged or does not fit
+├── StorageError         a location cannot be reached, or its storage cannot hold a corpus
+├── WeightsError         weights are missing, damaged, unsupported, or give NaN for every item
+│
+│   The machine is concerned. The same command can be given again: exit code 4.
+├── MachineError         memory, storage, network, device, Ray or operating system failed during the work
+│   ├── OutOfMemory      the memory of the machine or of its device does not suffice for a call
+│   ├── DeviceLost       the device has failed, and with it every later call in the same process
+│   └── DamagedCell      a commit or a part of a corpus is damaged or has gone; the next run computes it again
+│
+│   We are concerned: exit code 1.
+└── Bug                  this program has a fault: an item was lost, or a stage raised what it must not raise
 
-The first three concern one item and become its Reject. The last three concern the run and stop it: there is no commit.
+A command that lifts a single photo ends with exit code 2 for the first four, too: there is no other item.
 """
 
 from typing import ClassVar, Literal
@@ -17,7 +32,7 @@ Kind = Literal["skipped", "failed", "crashed"]
 
 
 class Anything3DError(Exception):
-    """What was wrong, the value, what was allowed, what to do. `reason` is the code that reports count."""
+    """What was wrong, the value, what is allowed, what to do. `reason` is the code that reports count."""
 
     kind: ClassVar[Kind] = "failed"
 
@@ -31,7 +46,7 @@ class Anything3DError(Exception):
 
 
 class InputError(Anything3DError):
-    """The photo, mask, annotation or shard breaks its format."""
+    """The bytes of a shard, a photo, an annotation, a mask or another file break their format."""
 
 
 class Skipped(Anything3DError):
@@ -41,17 +56,47 @@ class Skipped(Anything3DError):
 
 
 class NumericsError(Anything3DError):
-    """A computation ended in NaN, fog or an empty surface."""
+    """A computation ended in NaN, in fog or in an empty surface."""
+
+
+class Crashed(Anything3DError):
+    """The item killed the process that worked on it, whenever it was in there alone."""
+
+    kind = "crashed"
 
 
 class ConfigError(Anything3DError):
-    """A setting is unknown or out of range; the run does not start."""
+    """A setting or an argument is unknown, out of range or impossible here. The run does not start."""
+
+
+class SourceError(Anything3DError):
+    """A shard, a corpus, a truth or a list that was named is missing, damaged or does not fit. The run ends."""
+
+
+class StorageError(Anything3DError):
+    """A location cannot be reached, or its storage cannot hold a corpus. The run does not start."""
 
 
 class WeightsError(Anything3DError):
-    """A weights file is missing, damaged or of another architecture; the run does not start."""
+    """Weights are missing, damaged, unsupported, or give NaN for every item. The run ends."""
 
 
 class MachineError(Anything3DError):
-    """Memory, storage, network, device or operating system failed. This says nothing about an item: the run ends, and
-    the same command tries again."""
+    """Memory, storage, network, device, Ray or operating system failed. This says nothing about an item: nothing is
+    committed, the run ends, and the same command tries again."""
+
+
+class OutOfMemory(MachineError):
+    """The memory of the machine or of its device does not suffice for a call."""
+
+
+class DeviceLost(MachineError):
+    """The device has failed, and with it every later call in the same process."""
+
+
+class DamagedCell(MachineError):
+    """A commit or a part is damaged or has gone. Its commit has been set aside, so that the cell is computed again."""
+
+
+class Bug(Anything3DError):
+    """This program has a fault: an item was lost, or a stage raised what it must not raise."""

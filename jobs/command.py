@@ -66,12 +66,11 @@ def errors_as_one_line() -> Iterator[None]:
 
 def exit_code(error: Exception) -> int:
     """What a command that this error ends says to its shell."""
-    from anything3d.errors import MachineError
-    from pipeline.batch import BalanceError
+    from anything3d.errors import Bug, MachineError
 
     if isinstance(error, MachineError):
         return MACHINE_FAILED
-    return NOT_BALANCED if isinstance(error, BalanceError) else IMPOSSIBLE
+    return NOT_BALANCED if isinstance(error, Bug) else IMPOSSIBLE
 
 
 def _fault(error: Exception) -> "MachineError | None":

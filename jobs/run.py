@@ -71,12 +71,12 @@ def run(
 def read_ids(path: Path) -> frozenset[str]:
     """The words of a file.
 
-    Raises: ConfigError if it has none: whoever looked for objects and found none does not want all of them.
+    Raises: SourceError if it has none: whoever looked for objects and found none does not want all of them.
     """
-    from anything3d.errors import ConfigError
+    from anything3d.errors import SourceError
 
     if not (found := frozenset(path.read_text().split())):
-        raise ConfigError("no_ids", f"{path} names no image and no object; leave --ids out for all of them")
+        raise SourceError("no_ids", f"{path} names no image and no object; leave --ids out for all of them")
     return found
 
 

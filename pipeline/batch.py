@@ -23,7 +23,18 @@ from typing import Any, Protocol
 
 from obstore.exceptions import BaseError
 
-from anything3d.errors import Anything3DError, ConfigError, MachineError, WeightsError
+from anything3d.errors import (
+    Anything3DError,
+    Bug,
+    ConfigError,
+    Crashed,
+    DeviceLost,
+    MachineError,
+    OutOfMemory,
+    SourceError,
+    StorageError,
+    WeightsError,
+)
 from pipeline.unit import Unit
 
 WAITS_S = (1.0, 4.0)  # before a call is tried again after a fault of the machine
@@ -77,16 +88,6 @@ class NoCheckpoint:
         del state
 
 
-class Crashed(Anything3DError):
-    """An item that kills its process."""
-
-    kind = "crashed"
-
-
-class BalanceError(Anything3DError):
-    """inputs != items with rows + rejects: a bug of the stage, never of the data."""
-
-
 class BatchFailed(Exception):
     """A call that raised or died; `outcome` is the reject of its item, if it had only one."""
 
@@ -95,15 +96,7 @@ class BatchFailed(Exception):
         self.outcome = outcome
 
 
-class OutOfMemory(MachineError):
-    """The memory of the machine or of its device does not suffice for a call."""
-
-
-class DeviceLost(MachineError):
-    """The device has failed, and with it every later call in the same process."""
-
-
-ENDING = (ConfigError, WeightsError, MachineError, BalanceError)  # what ends the run, and is no item's outcome
+ENDING = (ConfigError, SourceError, StorageError, WeightsError, MachineError, Bug)  # ends the run; no item's outcome
 Checkpoints = Callable[[Sequence[str]], Checkpoint]  # of the batch with these ids
 Call = Callable[[Sequence[str], Sequence[Any]], list[Outcome]]  # raises BatchFailed or what ends the run
 
@@ -113,7 +106,7 @@ def compute(
 ) -> tuple[list[Outcome], list[int]]:
     """The outcomes of all items, and how often each was tried. `apart`: in throw-away processes, not in this one.
 
-    Raises: ConfigError, WeightsError or MachineError, which end the run.
+    Raises: what ends the run, see ENDING.
     """
     if not items:
         return [], []
@@ -201,7 +194,7 @@ class _Here:
         except Exception as error:
             if fault := machine_fault(error):
                 raise fault from error
-            raise BatchFailed(Anything3DError(type(error).__name__, _traceback())) from error
+            raise BatchFailed(Bug("unexpected", _traceback())) from error
 
     def loaded(self) -> LoadedStage:
         """The stage. What goes wrong while it loads is no item's fault."""
@@ -286,13 +279,13 @@ def machine_fault(error: BaseException) -> MachineError | None:
     if isinstance(error, MemoryError) or "OutOfMemoryError" in names:
         return OutOfMemory("out_of_memory", said)
     if "AcceleratorError" in names:
-        return DeviceLost("device", said)
+        return DeviceLost("device_lost", said)
     if isinstance(error, OF_THE_ITEM) or type(error).__module__.startswith("PIL"):  # Pillow's OSErrors are of pictures
         return None
     if OUT_OF_MEMORY.search(str(error)):
         return OutOfMemory("out_of_memory", said)
     if DEVICE.search(str(error)):
-        return DeviceLost("device", said)
+        return DeviceLost("device_lost", said)
     if isinstance(error, BaseError | ImportError | OSError) or SYSTEM.search(str(error)):
         return MachineError(FAULT, said)
     return None

@@ -16,11 +16,11 @@ from typing import Any
 
 from obstore.exceptions import BaseError
 
-from anything3d.errors import Anything3DError, MachineError
+from anything3d.errors import Anything3DError, Bug, DamagedCell, MachineError
 from pipeline import batch
-from pipeline.batch import BalanceError, Loader, Outcome
+from pipeline.batch import Loader, Outcome
 from pipeline.ledger import Attempt
-from pipeline.store import Commit, DamagedCell, Part, Store
+from pipeline.store import Commit, Part, Store
 from pipeline.unit import SOURCES, Input, Unit
 from schemas.records import RejectRecord
 
@@ -57,8 +57,8 @@ def find(recipe: Recipe, unit: Unit, store: Store) -> Commit | None:
 def run(recipe: Recipe, unit: Unit, store: Store, load: Loader) -> tuple[Commit, bool]:
     """The cell's commit, and whether this call made it.
 
-    Raises: ConfigError, WeightsError, BalanceError; MachineError if the fault of a machine does not pass. Then there is
-    no commit, and the next call tries again.
+    Raises: what ends a run, `batch.ENDING`; a MachineError only if the fault of the machine does not pass. Then there
+    is no commit, and the next call tries again.
     """
     folder = folder_of(recipe, unit)
     try:
@@ -68,7 +68,7 @@ def run(recipe: Recipe, unit: Unit, store: Store, load: Loader) -> tuple[Commit,
             return make(recipe, unit, store, load, attempt)
     except (BaseError, OSError) as error:
         said = (str(error).splitlines() or [""])[0][:300]
-        raise MachineError("storage", f"{store.root}/{folder}: {type(error).__name__}: {said}") from error
+        raise MachineError("storage_failed", f"{store.root}/{folder}: {type(error).__name__}: {said}") from error
 
 
 def make(recipe: Recipe, unit: Unit, store: Store, load: Loader, attempt: Attempt) -> tuple[Commit, bool]:
@@ -142,10 +142,10 @@ def sort_outcomes(
 ) -> tuple[list[Any], list[RejectRecord]]:
     """Rows and rejects, after checking that every item has one or the other.
 
-    Raises: BalanceError if an item has neither, or a row appears twice.
+    Raises: Bug if an item has neither, or a row appears twice.
     """
     if len(outcomes) != len(ids):
-        raise BalanceError("not_balanced", f"{stage}: {len(ids)} items, {len(outcomes)} outcomes")
+        raise Bug("not_balanced", f"{stage}: {len(ids)} items, {len(outcomes)} outcomes")
     rows: list[Any] = []
     rejects: list[RejectRecord] = []
     for item, outcome, tries in zip(ids, outcomes, attempts, strict=True):
@@ -155,11 +155,11 @@ def sort_outcomes(
             rejects += [row for row in outcome if isinstance(row, RejectRecord)]
             rows += [row for row in outcome if not isinstance(row, RejectRecord)]
         else:
-            raise BalanceError("not_balanced", f"{stage}: {item} has neither a row nor a reject")
+            raise Bug("not_balanced", f"{stage}: {item} has neither a row nor a reject")
     keys = [getattr(row, fields(row)[0].name) for row in rows]
     if len(set(keys)) != len(keys):
         twice = sorted({key for key in keys if keys.count(key) > 1})[:5]
-        raise BalanceError("not_balanced", f"{stage}: rows with the same id: {twice}")
+        raise Bug("not_balanced", f"{stage}: rows with the same id: {twice}")
     return rows, rejects
 
 

@@ -64,8 +64,8 @@ def stream(
 ) -> list[Unit]:
     """The units after the stages of `recipes`, each a pool of actors, all of them at work at once.
 
-    Raises: what a stage raises for the whole run (ConfigError, WeightsError, MachineError, BalanceError), as
-    soon as it is known, whatever else is still at work; MachineError if Ray fails; ray's error for a bug.
+    Raises: what a stage raises for the whole run (`batch.ENDING`), as soon as it is
+    known, whatever else is still at work; MachineError if Ray fails; ray's error for a bug.
     """
     connect()
     stages = [recipe.stage for recipe in recipes]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anything3d.errors import ConfigError, NumericsError
+from anything3d.errors import DamagedCell, NumericsError, SourceError
 from anything3d.mini.words import COLORS, SHAPES
 from anything3d.quality import summary as measures
 from anything3d.quality import truth
@@ -20,7 +20,7 @@ from pipeline.location import explained
 from pipeline.release.snapshot import joined
 from pipeline.stages.score import Found, ScoreStage, find_truth, read_target, reconstruction
 from pipeline.stages.score import read_truth as read_digested_truth
-from pipeline.store import Commit, DamagedCell, Store, parquet_bytes, unsealed
+from pipeline.store import Commit, Store, parquet_bytes, unsealed
 from schemas.arrow import to_table
 from schemas.corpus import OBJECT_RECORDS
 from schemas.records import EvaluationRecord, ScoreRecord
@@ -55,8 +55,8 @@ def evaluate(corpus: str, truths: Sequence[str], say: Callable[[str], None] = pr
     `truths` are X.truth folders or truth.json files, local or URLs. An object that cannot be compared with its truth,
     as its mesh has no extent, is told to `say` and has no truth numbers.
 
-    Raises: ConfigError if the corpus, its snapshot or a truth is missing, broken or cannot be reached, a photo is
-    in two truths, or the truths fit no object.
+    Raises: SourceError if the corpus, its snapshot or a truth is missing or broken, a photo is in two truths, or the
+    truths fit no object; StorageError if one cannot be reached.
     """
     corpus = source.absolute(corpus)
     body = newest_snapshot(corpus)
@@ -66,10 +66,10 @@ def evaluate(corpus: str, truths: Sequence[str], say: Callable[[str], None] = pr
         try:
             rows = list(evaluated_objects(Store(corpus), body, by_photo, say))
         except DamagedCell as error:
-            raise ConfigError("damaged_corpus", f"{error.message}; give the command of the run again") from error
+            raise SourceError("damaged_corpus", f"{error.message}; give the command of the run again") from error
         without_truth = sum(row.unseen_pair is None for row in rows)
         if rows and without_truth == len(rows):
-            raise ConfigError(
+            raise SourceError(
                 "truth_fits_nothing",
                 f"none of the {len(rows)} objects of {corpus} is in {', '.join(known.path for known in given)}; "
                 "give the truth of the shards that it was made from",
@@ -111,9 +111,9 @@ def newest_snapshot(corpus: str) -> dict[str, Any]:
         try:
             return unsealed(source.read(path))
         except FileNotFoundError as error:
-            raise ConfigError("no_snapshot", f"no {path}; give the --out of a finished `anything3d run`") from error
+            raise SourceError("no_snapshot", f"no {path}; give the --out of a finished `anything3d run`") from error
         except ValueError as error:
-            raise ConfigError(
+            raise SourceError(
                 "no_snapshot",
                 f"{path} is damaged or of an earlier version ({error}); give the command of the run again",
             ) from error
@@ -128,7 +128,7 @@ def read_truth(location: str) -> GivenTruth:
             found = source.content_digest(path)
             return GivenTruth(path, found, read_digested_truth(path, found))
         except FileNotFoundError as error:
-            raise ConfigError("no_truth", f"no {path}; give a folder X.truth or a truth.json") from error
+            raise SourceError("no_truth", f"no {path}; give a folder X.truth or a truth.json") from error
 
 
 def truth_by_photo(given: Sequence[GivenTruth]) -> dict[str, GivenTruth]:
@@ -137,7 +137,7 @@ def truth_by_photo(given: Sequence[GivenTruth]) -> dict[str, GivenTruth]:
     for known in given:
         for image_id in known.says.images:
             if (other := by_photo.setdefault(image_id, known)) is not known:
-                raise ConfigError("truth_twice", f"{image_id} is in {other.path} and in {known.path}; give one of them")
+                raise SourceError("truth_twice", f"{image_id} is in {other.path} and in {known.path}; give one of them")
     return by_photo
 
 
@@ -153,7 +153,7 @@ def released_cells(store: Store, body: Mapping[str, Any]) -> Iterator[dict[str, 
 def _commit(store: Store, folder: str) -> Commit:
     commit = store.commit_at(folder)
     if commit is None:
-        raise ConfigError("no_commit", f"{store.root}/{folder}/commit.json has gone; was the corpus cleaned?")
+        raise SourceError("no_commit", f"{store.root}/{folder}/commit.json has gone; was the corpus cleaned?")
     return commit
 
 

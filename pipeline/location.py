@@ -17,7 +17,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
 
-from anything3d.errors import ConfigError
+from anything3d.errors import ConfigError, StorageError
 
 SERVICES: dict[str, Literal["s3", "gs", "az"]] = {
     "s3": "s3",
@@ -125,13 +125,13 @@ def local_folder(location: str) -> Path | None:
 def explained(location: str) -> Iterator[None]:
     """Turns what the storage says of `location` into one line for people.
 
-    Raises: ConfigError("storage").
+    Raises: StorageError("storage").
     """
     try:
         yield
     except (BaseError, OSError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0][:300]
-        raise ConfigError(
+        raise StorageError(
             "storage", f"{location}: {said}; is there such a place, and do the credentials in the environment reach it?"
         ) from error
 

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from obstore.exceptions import BaseError
 
-from anything3d.errors import ConfigError, MachineError
+from anything3d.errors import DamagedCell, MachineError, SourceError, StorageError
 from anything3d.quality.truth import MINI, is_mini_world
 from pipeline import batch, cell, cluster
 from pipeline.config import Config
@@ -24,14 +24,14 @@ from pipeline.release.snapshot import Snapshot, publish
 from pipeline.session import disconnect
 from pipeline.source import content, digest, file_name, stem
 from pipeline.stages import note, recipes
-from pipeline.store import Commit, DamagedCell, Store
+from pipeline.store import Commit, Store
 from pipeline.unit import Input, Unit, slices
 from schemas.records import RejectRecord
 
 READERS = 16  # threads that look commits up
 WAITS_S = (10.0, 60.0)  # before a run goes on after a fault of the machine
 MOST_DAMAGED = 50  # cells of one run that are found damaged, before its storage is not believed any more
-HOPELESS = ("ray_start", "ray_address")  # reasons of faults that have been waited for already
+HOPELESS = ("ray_start", "ray_unreachable")  # reasons of faults that have been waited for already
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,8 @@ def run(
     A cell that is found damaged is computed again. After a fault of the machine the run goes on with new actors, where
     it stood, and gives up when that does not help.
 
-    Raises: ConfigError or WeightsError before anything has been started; MachineError; BalanceError if an item got
-    lost.
+    Raises: what `batch.ENDING` names. A ConfigError or a StorageError comes before anything has been started, and so
+    does a SourceError or a WeightsError that can be seen by then.
     """
     started, waits = time.monotonic(), iter(WAITS_S)
     with explained(out):
@@ -152,10 +152,10 @@ class Walk:
                 break
             try:
                 given = [shard_unit(shard, md5) for shard in wave]
-            except ConfigError as error:
+            except (SourceError, StorageError) as error:
                 if not self.existed:  # nothing has been done: it is the request that is wrong
                     raise
-                raise MachineError("storage", error.message) from error
+                raise MachineError("storage_failed", error.message) from error
             mini_world = mini_world and all(shard.inputs["world"].digest for shard in given)
             if line := note(self.config, mini_world):
                 report.note = line
@@ -218,7 +218,7 @@ def shard_unit(shard: str, md5: Mapping[str, str] = MappingProxyType({})) -> Uni
 
     `md5` is what MD5s have to be, by file name.
 
-    Raises: ConfigError if there is no such shard, or its storage cannot be reached.
+    Raises: SourceError if there is no such shard; StorageError if its storage cannot be reached.
     """
     truth = f"{shard.removesuffix('.tar')}.truth/truth.json"
     with explained(shard):
@@ -230,7 +230,7 @@ def shard_unit(shard: str, md5: Mapping[str, str] = MappingProxyType({})) -> Uni
             "md5": Input("", md5.get(file_name(shard), "")),
         }
     if not inputs["shard"].digest:
-        raise ConfigError("no_shard", f"{shard} is not there")
+        raise SourceError("no_shard", f"{shard} is not there")
     return Unit(stem(shard), (stem(shard),), inputs)
 
 

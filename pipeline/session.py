@@ -179,7 +179,7 @@ def _join(address: str) -> None:
     except ValueError as error:
         raise ConfigError("ray_address", f"RAY_ADDRESS {address!r}: {last_words(error)}") from error
     except Exception as error:
-        raise MachineError("ray_address", f"no Ray cluster answers at {address}: {last_words(error)}") from error
+        raise MachineError("ray_unreachable", f"no Ray cluster answers at {address}: {last_words(error)}") from error
 
 
 def _base() -> str:

@@ -22,8 +22,7 @@ import obstore
 from braceexpand import braceexpand
 from obstore.exceptions import PermissionDeniedError
 
-from anything3d.errors import ConfigError, InputError, MachineError
-from pipeline.batch import BalanceError
+from anything3d.errors import Bug, ConfigError, InputError, MachineError, SourceError
 from pipeline.location import SCHEME, explained, open_store, parse, split
 from schemas.records import ImageRecord
 
@@ -114,19 +113,19 @@ def expand(patterns: list[str]) -> list[str]:
     What exists under the very name that is written is meant literally, with its brackets and braces. In a URL, only the
     file name may be a pattern.
 
-    Raises: ConfigError if a pattern is no location, matches nothing, is relative inside a Ray job, or two shards have
-    the same file name (ids would collide).
+    Raises: ConfigError if a pattern is no location, or is relative inside a Ray job; SourceError if it matches nothing,
+    or two shards have the same file name (ids would collide).
     """
     shards = [shard for pattern in patterns for shard in _spelled(pattern)]
     unique = list(dict.fromkeys(shards))
     by_stem: dict[str, str] = {}
     for shard in unique:
         if not 0 < len(stem(shard).encode()) <= MAX_NAME_BYTES:
-            raise ConfigError(
+            raise SourceError(
                 "shard_names", f"{shard}: shards are known by their names, of 1 to {MAX_NAME_BYTES} bytes before .tar"
             )
         if (other := by_stem.setdefault(stem(shard), shard)) != shard:
-            raise ConfigError("shard_names", f"{other} and {shard} have the same name; shards are known by their names")
+            raise SourceError("shard_names", f"{other} and {shard} have the same name; shards are known by their names")
     return unique
 
 
@@ -194,13 +193,14 @@ def read(location: str) -> bytes:
 def read_md5(location: str) -> dict[str, str]:
     """File name -> MD5 in hexadecimal, of a list as md5sum prints it (SA-1B's checklist.chk is one).
 
-    Raises: ConfigError if there is no such list, or a line of it is no MD5 and name, or contradicts another one.
+    Raises: SourceError if a line of the list is no MD5 and name, or contradicts another one; StorageError if there is
+    no such list.
     """
     location = absolute(location)
     with explained(location):
         listed = Shard(location)
         if listed.size > MAX_LIST_BYTES:
-            raise ConfigError("md5_list", f"{location} has {listed.size} bytes; a list has {MAX_LIST_BYTES} at most")
+            raise SourceError("md5_list", f"{location} has {listed.size} bytes; a list has {MAX_LIST_BYTES} at most")
         data = listed.read(0, listed.size)
     found: dict[str, str] = {}
     for number, line in enumerate(data.decode("utf-8-sig", "replace").splitlines(), 1):
@@ -208,14 +208,14 @@ def read_md5(location: str) -> dict[str, str]:
             continue
         match = MD5_LINE.fullmatch(line.rstrip())
         if match is None:
-            raise ConfigError(
+            raise SourceError(
                 "md5_list",
                 f"{location}, line {number}: {line[:100]!r} is not <MD5, 32 hexadecimal digits>  <file name>",
             )
         if found.setdefault(match[2], match[1].lower()) != match[1].lower():
-            raise ConfigError("md5_list", f"{location}, line {number}: {match[2]} has another MD5 in an earlier line")
+            raise SourceError("md5_list", f"{location}, line {number}: {match[2]} has another MD5 in an earlier line")
     if not found:
-        raise ConfigError("md5_list", f"{location} names no file")
+        raise SourceError("md5_list", f"{location} names no file")
     return found
 
 
@@ -334,7 +334,7 @@ def scan(shard: Shard, whole: Digest | None = None) -> Iterator[Piece]:
     Zeros are the end only at the end. After damage the scan goes on at the next sound header, wherever that lies. All
     bytes of the shard are fed to `whole`.
 
-    Raises: BalanceError if the pieces do not add up to the shard: a bug in here.
+    Raises: Bug if the pieces do not add up to the shard: a bug in here.
     """
     end = 0
     for piece in _pieces(_Pass(shard, whole)):
@@ -343,7 +343,7 @@ def scan(shard: Shard, whole: Digest | None = None) -> Iterator[Piece]:
         end = piece.end
         yield piece
     if end != shard.size:
-        raise BalanceError("not_balanced", f"{shard.location}: of {shard.size} bytes, {end} are accounted for")
+        raise Bug("not_balanced", f"{shard.location}: of {shard.size} bytes, {end} are accounted for")
 
 
 def _pieces(data: _Pass) -> Iterator[Piece]:
@@ -455,7 +455,7 @@ def _spelled(pattern: str) -> list[str]:
     try:
         spelled = list(braceexpand(pattern, escape=False))
     except ValueError as error:
-        raise ConfigError("no_shard", f"{pattern!r}: no such file, and its braces are no range: {error}") from error
+        raise SourceError("no_shard", f"{pattern!r}: no such file, and its braces are no range: {error}") from error
     return [shard for location in spelled for shard in _matches(location)]
 
 
@@ -468,7 +468,7 @@ def _matches(pattern: str) -> list[str]:
         return [location]
     found = _listed(location) if url else _globbed(location)
     if not found:
-        raise ConfigError("no_shard", f"{pattern!r} matches no file")
+        raise SourceError("no_shard", f"{pattern!r} matches no file")
     return found
 
 

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from obstore.exceptions import AlreadyExistsError, BaseError
 
-from anything3d.errors import ConfigError, MachineError
+from anything3d.errors import ConfigError, DamagedCell, SourceError, StorageError
 from pipeline.location import local_folder, open_store
 from schemas.arrow import from_table, to_table
 
@@ -43,10 +43,6 @@ ABOUT = "a corpus of anything3d"
 PROBE, PROBED = "probe.txt", b"This file was written to see that the storage has put-if-absent.\n"
 FORMAT = 1  # of the corpus, as MARKER says it
 FIRST_CELLS = "cells/index/"  # what any corpus has, with or without a sound marker
-
-
-class DamagedCell(MachineError):
-    """A cell whose commit or part is damaged or has gone. Its commit has been set aside: it will be computed again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +118,9 @@ class Store:
     def check(self) -> None:
         """Make an empty place a corpus; see that any other one is a corpus, and that it keeps its promises.
 
-        Raises: ConfigError("place_in_use") if something else lies here, ConfigError("put_if_absent") if the storage has
-        no put-if-absent; whatever the storage raises if nothing can be seen here: no such bucket, no right, no network.
+        Raises: ConfigError("place_in_use") if something else lies here, SourceError("corpus_format") if it is a corpus
+        of another format, StorageError("put_if_absent") if the storage has no put-if-absent; whatever the storage
+        raises if nothing can be seen here: no such bucket, no right, no network.
         """
         marker = self.find(MARKER)
         if marker is None or not _is_ours(marker):
@@ -140,7 +137,7 @@ class Store:
                 marker = json.dumps({"about": ABOUT, "format": FORMAT}).encode() + b"\n"
                 self.write(MARKER, marker)
         if (known := json.loads(marker)["format"]) != FORMAT:
-            raise ConfigError(
+            raise SourceError(
                 "corpus_format", f"{self.root} has format {known}, this version writes {FORMAT}; give another --out"
             )
         self._probe()
@@ -166,7 +163,7 @@ class Store:
     def create(self, path: str, data: bytes) -> bytes:
         """Put if absent: returns what lies at `path` afterwards, ours or the winner's.
 
-        Raises: ConfigError("put_if_absent") if the storage has no such thing.
+        Raises: StorageError("put_if_absent") if the storage has no such thing.
         """
         self._probe()
         return data if self._put_if_absent(path, data) else self.read(path)
@@ -221,13 +218,13 @@ class Store:
             self._put_if_absent(PROBE, PROBED)
             honest = not self._put_if_absent(PROBE, PROBED)
         except NotImplementedError as error:
-            raise ConfigError("put_if_absent", refusal) from error
+            raise StorageError("put_if_absent", refusal) from error
         except BaseError as error:
             if not re.search(r"NotImplemented|\b501 Not Implemented", str(error)):
                 raise
-            raise ConfigError("put_if_absent", refusal) from error
+            raise StorageError("put_if_absent", refusal) from error
         if not honest:
-            raise ConfigError("put_if_absent", refusal)
+            raise StorageError("put_if_absent", refusal)
         self._probed = True
 
     # parts

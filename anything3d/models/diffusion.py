@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from anything3d import seed
-from anything3d.errors import ConfigError, InputError, WeightsError
+from anything3d.errors import InputError, WeightsError
 from anything3d.models.adapter import TEXT, UNET, Adapter, Factors, adapted
 from anything3d.models.clip import Network, check_tokenizer, load_network
 from anything3d.models.finite import infinite_as_nan
@@ -173,7 +173,7 @@ class Denoiser:
         down, middle = None, None
         if hint is not None:
             if self.controlnet is None:
-                raise ConfigError(
+                raise WeightsError(
                     "no_controlnet", "a depth hint was given, but these weights have no controlnet/ folder"
                 )
             if hint.shape[-1] != self.image_size:
@@ -253,8 +253,8 @@ def load_denoiser(name: str, place: Place) -> Denoiser:
     controlnet/ without a config.json holds a .safetensors, .ckpt or .pth as the ControlNet's own code writes it, alone
     or inside a whole model; `3DFuse_sparse_depth_injector.ckpt` is one.
 
-    Raises: WeightsError if a part is missing, damaged, does not fit the others or is of another family of models;
-    ConfigError if the model predicts something else than eps or v.
+    Raises: WeightsError if a part is missing, damaged, does not fit the others, is of another family of models, or
+    predicts something else than eps or v.
     """
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer

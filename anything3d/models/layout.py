@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from anything3d.errors import ConfigError, WeightsError
+from anything3d.errors import WeightsError
 from anything3d.models.weights import directly_in, files
 
 SCHEDULERS = (  # whose networks predict noise or velocity at the discrete times of a beta schedule
@@ -121,7 +121,7 @@ def check_model_type(path: Path, model_types: Collection[str]) -> dict[str, obje
 def check_diffusion(folder: Path) -> None:
     """Whether a diffusers folder is of the family that `load_denoiser` understands.
 
-    Raises: WeightsError that names the file, what it says and what is supported; ConfigError("prediction_type").
+    Raises: WeightsError that names the file, what it says and what is supported.
     """
     for part, what in OTHER_PARTS.items():
         if (folder / part).is_dir():
@@ -148,7 +148,7 @@ def check_diffusion(folder: Path) -> None:
 def check_schedule(path: Path) -> None:
     """Whether DDPM's noise levels, computed from these settings, are those that the network was trained with.
 
-    Raises: WeightsError if not; ConfigError("prediction_type") if the network predicts neither noise nor velocity.
+    Raises: WeightsError if not, or if the network predicts neither noise nor velocity.
     """
     settings = read_settings(path)
     if settings.get("_class_name") not in SCHEDULERS:
@@ -157,7 +157,7 @@ def check_schedule(path: Path) -> None:
         raise _unsupported(path, "the times are continuous, or those of a flow", "discrete times of a beta schedule")
     prediction = settings.get("prediction_type", PREDICTIONS[0])  # files from before there was another one lack it
     if prediction not in PREDICTIONS:
-        raise ConfigError("prediction_type", f"{path} predicts {prediction!r}, not eps or v ({', '.join(PREDICTIONS)})")
+        raise _unsupported(path, f"prediction_type is {prediction!r}", f"eps or v ({', '.join(PREDICTIONS)})")
     steps, betas = settings.get("num_train_timesteps"), settings.get("trained_betas")
     if type(steps) is not int or steps < 2:
         raise _unsupported(path, f"num_train_timesteps is {steps!r}", "a whole number of 2 or more, as 1000")

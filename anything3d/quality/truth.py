@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from anything3d.errors import ConfigError, InputError, NumericsError
+from anything3d.errors import InputError, NumericsError, SourceError
 from anything3d.mesh import from_glb
 from anything3d.photo import mask as masks
 from anything3d.photo.image import decode_png
@@ -117,17 +117,17 @@ class Target:
 def read(data: bytes) -> Truth:
     """The contents of truth.json.
 
-    Raises: ConfigError("bad_truth") that names the place and the value, if anything is missing or out of range.
+    Raises: SourceError("bad_truth") that names the place and the value, if anything is missing or out of range.
     """
     try:
         root = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ConfigError("bad_truth", f"truth.json is not JSON: {error}") from error
+        raise SourceError("bad_truth", f"truth.json is not JSON: {error}") from error
     if (found := take(root, "format", str, "truth")) != FORMAT:
         old = (
             "; it lacks the sha256 of its files: write the truth again (`anything3d world`)" if found == FORMER else ""
         )
-        raise ConfigError("bad_truth", f"format is {found!r}, this library reads {FORMAT!r}{old}")
+        raise SourceError("bad_truth", f"format is {found!r}, this library reads {FORMAT!r}{old}")
     images = take(root, "images", dict, "truth")
     return Truth(
         shard=take(root, "shard", str, "truth"),
@@ -149,10 +149,10 @@ def is_mini_world(data: bytes) -> bool:
 def mask_ious(image: TrueImage, mask: Bool[Tensor, "H W"]) -> Float[Tensor, "N"]:
     """IoU of `mask` with the true mask of every object of `image`, in their order.
 
-    Raises: ConfigError if the mask's size is not the image's, or a true mask is damaged.
+    Raises: SourceError if the mask's size is not the image's, or a true mask is damaged.
     """
     if mask.shape != (image.height, image.width):
-        raise ConfigError("bad_truth", f"mask of {tuple(mask.shape)} px for a photo of {image.height} x {image.width}")
+        raise SourceError("bad_truth", f"mask of {tuple(mask.shape)} px for a photo of {image.height} x {image.width}")
     ious = []
     for item in image.objects:
         with _blamed(item.caption or "an object"):
@@ -172,13 +172,13 @@ def match(image: TrueImage, mask: Bool[Tensor, "H W"]) -> int | None:
 def target(plan: ViewPlan, item: TrueObject, surface: bytes, views_png: bytes) -> Target:
     """The object's surface points and novel views, from the contents of its two files.
 
-    Raises: ConfigError if either file is broken, has another sha256, or is not of the size that `plan` and the object's
+    Raises: SourceError if either file is broken, has another sha256, or is not of the size that `plan` and the object's
     cameras say.
     """
     files = ((item.surface, surface, item.surface_sha256), (item.views, views_png, item.views_sha256))
     for path, data, sha256 in files:
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise ConfigError(
+            raise SourceError(
                 "bad_truth", f"{path} is not the file that truth.json names by its sha256; write the truth again"
             )
     cameras = plan.cameras(item.azimuth_deg) if item.view_cameras is None else item.view_cameras
@@ -186,7 +186,7 @@ def target(plan: ViewPlan, item: TrueObject, surface: bytes, views_png: bytes) -
         strip = decode_png(views_png)
     n, size = len(cameras), plan.size_px
     if strip.shape != (size, n * size, 4):
-        raise ConfigError("bad_truth", f"{item.views} is {tuple(strip.shape)}, expected {(size, n * size, 4)}")
+        raise SourceError("bad_truth", f"{item.views} is {tuple(strip.shape)}, expected {(size, n * size, 4)}")
     views = strip.reshape(size, n, size, 4).permute(1, 3, 0, 2).float() / 255
     with _blamed(item.surface):
         points = _surface_points(item, surface)
@@ -201,7 +201,7 @@ def _surface_points(item: TrueObject, surface: bytes) -> Float[Tensor, "N 3"]:
     try:
         return sample_surface(mesh.vertices, mesh.faces, MESH_POINTS, torch.Generator().manual_seed(0))
     except NumericsError as error:
-        raise ConfigError("bad_truth", f"{item.surface} has no surface: {len(mesh.faces)} triangles") from error
+        raise SourceError("bad_truth", f"{item.surface} has no surface: {len(mesh.faces)} triangles") from error
 
 
 @contextmanager
@@ -210,13 +210,13 @@ def _blamed(what: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise ConfigError("bad_truth", f"{what}: {error}") from error
+        raise SourceError("bad_truth", f"{what}: {error}") from error
 
 
 def take(record: object, name: str, kind: type[T], where: str) -> T:
     """`record[name]`, checked to be of `kind`."""
     if not isinstance(record, dict) or name not in record:
-        raise ConfigError("bad_truth", f"{where} has no {name!r}")
+        raise SourceError("bad_truth", f"{where} has no {name!r}")
     return checked(record[name], kind, f"{where}.{name}")
 
 
@@ -225,30 +225,30 @@ def checked(value: object, kind: type[T], where: str) -> T:
     if kind is float and type(value) is int:
         value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ConfigError("bad_truth", f"{where} is {str(value)[:80]!r}, expected {kind.__name__}")
+        raise SourceError("bad_truth", f"{where} is {str(value)[:80]!r}, expected {kind.__name__}")
     if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError("bad_truth", f"{where} is {value}, expected a finite number")
+        raise SourceError("bad_truth", f"{where} is {value}, expected a finite number")
     return value
 
 
 def _number(record: object, name: str, low: float, high: float, where: str) -> float:
     value = take(record, name, float, where)
     if not low <= value <= high:
-        raise ConfigError("bad_truth", f"{where}.{name} is {value}, allowed are {low} to {high}")
+        raise SourceError("bad_truth", f"{where}.{name} is {value}, allowed are {low} to {high}")
     return value
 
 
 def _whole(record: object, name: str, low: int, high: int, where: str) -> int:
     value = take(record, name, int, where)
     if not low <= value <= high:
-        raise ConfigError("bad_truth", f"{where}.{name} is {value}, allowed are {low} to {high}")
+        raise SourceError("bad_truth", f"{where}.{name} is {value}, allowed are {low} to {high}")
     return value
 
 
 def _numbers(values: object, count: int, where: str) -> tuple[float, ...]:
     row = checked(values, list, where)
     if len(row) != count:
-        raise ConfigError("bad_truth", f"{where} has {len(row)} values, expected {count}")
+        raise SourceError("bad_truth", f"{where} has {len(row)} values, expected {count}")
     return tuple(checked(value, float, f"{where}[{index}]") for index, value in enumerate(row))
 
 
@@ -276,7 +276,7 @@ def _true_object(item: object, where: str) -> TrueObject:
     record = checked(item, dict, where)
     surface_kind: Literal["points", "mesh"] = "mesh" if "mesh" in record else "points"
     if surface_kind == "mesh" and "points" in record:
-        raise ConfigError("bad_truth", f"{where} has both 'points' and 'mesh'; give one")
+        raise SourceError("bad_truth", f"{where} has both 'points' and 'mesh'; give one")
     return TrueObject(
         annotation=_whole(record, "annotation", 0, 2**31, where),
         shape=take(record, "shape", str, where),
@@ -304,7 +304,7 @@ def _symmetry_deg(record: dict[str, object], where: str) -> float:
         return NO_SYMMETRY_DEG
     turn = _number(record, "symmetry_deg", 0.0, 360.0, where)
     if turn and abs(360 / turn - round(360 / turn)) > 1e-3:
-        raise ConfigError("bad_truth", f"{where}.symmetry_deg is {turn}, allowed are 0 and 360 over a whole number")
+        raise SourceError("bad_truth", f"{where}.symmetry_deg is {turn}, allowed are 0 and 360 over a whole number")
     return turn
 
 
@@ -314,7 +314,7 @@ def _view_cameras(record: dict[str, object], where: str) -> Camera | None:
     where = f"{where}.view_cameras"
     rows = checked(record["view_cameras"], list, where)
     if not 1 <= len(rows) <= MOST_VIEWS:
-        raise ConfigError("bad_truth", f"{where} has {len(rows)} cameras, allowed are 1 to {MOST_VIEWS}")
+        raise SourceError("bad_truth", f"{where} has {len(rows)} cameras, allowed are 1 to {MOST_VIEWS}")
     cameras = [_camera(checked(row, dict, f"{where}[{index}]"), f"{where}[{index}]") for index, row in enumerate(rows)]
     return Camera(torch.cat([one.pose for one in cameras]), torch.cat([one.intrinsics for one in cameras]))
 
@@ -322,19 +322,19 @@ def _view_cameras(record: dict[str, object], where: str) -> Camera | None:
 def _camera(record: dict[str, object], where: str) -> Camera:
     rows = take(record, "pose", list, where)
     if len(rows) != 4:
-        raise ConfigError("bad_truth", f"{where}.pose has {len(rows)} rows, expected 4")
+        raise SourceError("bad_truth", f"{where}.pose has {len(rows)} rows, expected 4")
     pose = torch.tensor([_numbers(row, 4, f"{where}.pose") for row in rows])
     rotation = pose[:3, :3]
     rigid = torch.allclose(rotation @ rotation.T, torch.eye(3), atol=RIGID) and float(torch.linalg.det(rotation)) > 0
     if not rigid or pose[3].tolist() != [0, 0, 0, 1]:
-        raise ConfigError("bad_truth", f"{where}.pose is not a rotation and a translation: {pose.tolist()}")
+        raise SourceError("bad_truth", f"{where}.pose is not a rotation and a translation: {pose.tolist()}")
     return Camera(pose[None], torch.tensor([_numbers(record.get("intrinsics"), 4, f"{where}.intrinsics")]))
 
 
 def _sha256(record: object, name: str, where: str) -> str:
     found = take(take(record, "sha256", dict, where), name, str, f"{where}.sha256")
     if not SHA256.fullmatch(found):
-        raise ConfigError("bad_truth", f"{where}.sha256.{name} is {found[:80]!r}, expected 64 hexadecimal digits")
+        raise SourceError("bad_truth", f"{where}.sha256.{name} is {found[:80]!r}, expected 64 hexadecimal digits")
     return found
 
 
@@ -342,5 +342,5 @@ def _path(record: object, name: str, where: str) -> str:
     path = take(record, name, str, where)
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\\" in path:
-        raise ConfigError("bad_truth", f"{where}.{name} is {path[:80]!r}, expected a path below truth.json's folder")
+        raise SourceError("bad_truth", f"{where}.{name} is {path[:80]!r}, expected a path below truth.json's folder")
     return path

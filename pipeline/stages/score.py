@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
-from anything3d.errors import Anything3DError, ConfigError, InputError, NumericsError
+from anything3d.errors import Anything3DError, InputError, NumericsError, SourceError
 from anything3d.mesh import from_glb
 from anything3d.models.finite import check_network
 from anything3d.models.weights import Place
@@ -80,11 +80,11 @@ class Found:
 def read_truth(path: str, digest: str) -> truth.Truth:
     """What a truth.json says; `digest` is what it was found to be when the run began.
 
-    Raises: ConfigError if it is broken, or has been written again since.
+    Raises: SourceError if it is broken, or has been written again since.
     """
     data = source.read(path)
     if hashlib.sha256(data).hexdigest() != digest:
-        raise ConfigError("truth_changed", f"{path} is not what it was when the run began; run the same command again")
+        raise SourceError("truth_changed", f"{path} is not what it was when the run began; run the same command again")
     with _named(path):
         return truth.read(data)
 
@@ -94,8 +94,8 @@ def _named(path: str) -> Iterator[None]:
     """Let errors say which truth.json is wrong."""
     try:
         yield
-    except ConfigError as error:
-        raise ConfigError(error.reason, f"{path}: {error.message}") from error
+    except SourceError as error:
+        raise SourceError(error.reason, f"{path}: {error.message}") from error
 
 
 def reconstruction(item: Item) -> Reconstruction:
@@ -125,13 +125,13 @@ def find_truth(row: ObjectRecord, known: truth.Truth) -> Found | None:
 def read_target(found: Found, truth_path: str) -> truth.Target:
     """The true object's surface and views, which lie beside truth.json.
 
-    Raises: ConfigError("bad_truth") if one is missing, broken, or not what truth.json names.
+    Raises: SourceError("bad_truth") if one is missing, broken, or not what truth.json names.
     """
     folder, item = truth_path.rsplit("/", 1)[0], found.item
     try:
         surface, views = source.read(f"{folder}/{item.surface}"), source.read(f"{folder}/{item.views}")
     except FileNotFoundError as error:
-        raise ConfigError("bad_truth", f"{truth_path} names {item.surface} and {item.views}; one is missing") from error
+        raise SourceError("bad_truth", f"{truth_path} names {item.surface} and {item.views}; one is missing") from error
     with _named(truth_path):
         return truth.target(found.plan, item, surface, views)
 

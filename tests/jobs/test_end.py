@@ -125,7 +125,7 @@ def test_a_run_whose_ray_dies_goes_on_with_a_new_one_and_can_be_ended_meanwhile(
     [
         ({"RAY_GCS_SERVER_VALGRIND": "1", "PATH": "/nowhere"}, 4, "ray_start: Ray did not start in 3 tries: "),
         ({"RAY_ADDRESS": "http://127.0.0.1:8265"}, 2, "ray_address: http://127.0.0.1:8265 is where `ray job submit`"),
-        ({"RAY_ADDRESS": "127.0.0.1:1"}, 4, "ray_address: no Ray cluster answers at"),
+        ({"RAY_ADDRESS": "127.0.0.1:1"}, 4, "ray_unreachable: no Ray cluster answers at"),
     ],
 )
 def test_a_ray_that_is_not_there_is_one_line(shard, tmp_path, setting, code, says):

@@ -11,7 +11,7 @@ from obstore.exceptions import GenericError
 from PIL import UnidentifiedImageError
 from safetensors import SafetensorError
 
-from anything3d.errors import MachineError
+from anything3d.errors import Bug, DeviceLost, MachineError, OutOfMemory
 from pipeline import batch
 from pipeline.unit import Unit
 
@@ -92,7 +92,7 @@ def test_a_fault_of_the_machine_is_tried_again_and_is_never_a_verdict(fault):
 @pytest.mark.parametrize("fault", LOST, ids=str)
 def test_a_lost_device_ends_the_attempt_at_once(fault):
     stage = Faulty([fault])
-    with pytest.raises(batch.DeviceLost):
+    with pytest.raises(DeviceLost):
         compute(stage)
     assert stage.sizes == [6]
 
@@ -102,7 +102,7 @@ def test_out_of_memory_is_tried_again_with_fewer_items(fault):
     stage = Faulty([fault], most=2)
     assert compute(stage)[0] == [[3]] * 6
     assert stage.sizes == [6, 3, 1, 2, 3, 1, 2]
-    with pytest.raises(batch.OutOfMemory):
+    with pytest.raises(OutOfMemory):
         compute(Faulty([], most=0))
 
 
@@ -144,5 +144,5 @@ def test_what_happens_while_the_networks_load_is_no_items_fault(load, apart, err
 
 
 def test_a_stage_that_does_not_balance_ends_the_run():
-    with pytest.raises(batch.BalanceError):
-        compute(Faulty([batch.BalanceError("not_balanced", "bytes")] * 9))
+    with pytest.raises(Bug):
+        compute(Faulty([Bug("not_balanced", "bytes")] * 9))

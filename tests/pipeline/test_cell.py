@@ -16,9 +16,8 @@ from typing import Annotated
 
 import pytest
 
-from anything3d.errors import Skipped
+from anything3d.errors import Bug, Skipped
 from pipeline import batch, cell, ledger
-from pipeline.batch import BalanceError
 from pipeline.cell import Recipe
 from pipeline.store import Store
 from pipeline.unit import Input, Unit, slices
@@ -159,7 +158,7 @@ def test_a_batch_that_raises_is_tried_item_by_item(store):
     commit, _ = run(store, {"bee": "raise"})
     rows, rejects = outcome(store, commit)
     assert rows == ["ant", "cow", "dog", "elk", "fox"]
-    assert rejects == {"bee": ("failed", "ValueError")}
+    assert rejects == {"bee": ("failed", "unexpected")}
 
 
 def die(root: str, trouble: dict[str, str], times: int = cell.DEATHS_BEFORE_ISOLATION) -> None:
@@ -181,7 +180,7 @@ def test_an_item_that_kills_its_process_is_isolated_and_its_neighbours_survive(s
     commit, _ = run(store, trouble)
     rows, rejects = outcome(store, commit)
     assert rows == ["ant", "bee", "cow", "fox"]
-    assert rejects == {"dog": ("crashed", "process_died"), "elk": ("failed", "ValueError")}
+    assert rejects == {"dog": ("crashed", "process_died"), "elk": ("failed", "unexpected")}
     assert store.paths(f"{commit.folder}/attempts") == []
 
 
@@ -245,7 +244,7 @@ def test_an_attempt_that_is_seen_to_fail_is_no_death(store):
     def interrupted():
         raise KeyboardInterrupt
 
-    for load, error in ((interrupted, KeyboardInterrupt), (partial(lengths, {"fox": "nothing"}), BalanceError)):
+    for load, error in ((interrupted, KeyboardInterrupt), (partial(lengths, {"fox": "nothing"}), Bug)):
         with pytest.raises(error):
             cell.run(LENGTHS, unit, store, load)
         assert store.paths(f"{cell.folder_of(LENGTHS, unit)}/attempts") == []
@@ -345,7 +344,7 @@ def run_in_with(root: str, fifo: str) -> None:
 
 @pytest.mark.parametrize("trouble", ["nothing", "twice"])
 def test_an_item_without_an_outcome_or_with_anothers_row_does_not_commit(store, trouble):
-    with pytest.raises(BalanceError):
+    with pytest.raises(Bug):
         run(store, {"fox": trouble})
     assert cell.find(LENGTHS, after_words(store), store) is None
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from anything3d.errors import ConfigError
+from anything3d.errors import SourceError
 from anything3d.quality.summary import METRICS
 from anything3d.space.cloud import Cloud, to_ply
 from jobs.cli import app
@@ -119,7 +119,7 @@ def test_numbers_of_another_truth_file_are_computed_anew_and_the_same(world, sam
 def test_only_numbers_that_are_computed_anew_need_the_true_surfaces(world, same_truth, tmp_path):
     copy = another(world, tmp_path)
     shutil.rmtree(copy / "points")
-    with pytest.raises(ConfigError, match=r"bad_truth.*points/.*is missing"):
+    with pytest.raises(SourceError, match=r"bad_truth.*points/.*is missing"):
         evaluate(str(world.corpus), [str(copy)], quiet)
     (world.truth / "points").rename(world.truth / "elsewhere")
     again = evaluate(str(world.corpus), [f"{world.truth}/"], quiet)
@@ -131,7 +131,7 @@ def test_a_truth_that_is_written_again_while_a_run_goes_on_is_refused(world, tmp
     path = another(world, tmp_path) / "truth.json"
     digest = content_digest(str(path))
     path.write_bytes((world.truth / "truth.json").read_bytes())
-    with pytest.raises(ConfigError, match=f"truth_changed: {path}"):
+    with pytest.raises(SourceError, match=f"truth_changed: {path}"):
         read_truth(str(path), digest)
     assert read_truth(str(path), content_digest(str(path))).shard == world.shard.name
 
@@ -146,7 +146,7 @@ def test_several_truths_know_each_their_photos_and_none_knows_a_photo_twice(worl
         (half / "truth.json").write_text(json.dumps(body))
         halves.append(str(half))
     assert evaluate(str(world.corpus), halves, quiet).without_truth == 1
-    with pytest.raises(ConfigError, match="truth_twice"):
+    with pytest.raises(SourceError, match="truth_twice"):
         evaluate(str(world.corpus), [*halves, str(world.truth)], quiet)
 
 
@@ -167,7 +167,7 @@ def test_an_object_that_cannot_be_compared_is_told_and_the_others_are_not_lost(w
     copy = another(world, tmp_path)
     point = Cloud(torch.zeros(1, 3, 3), torch.zeros(1, 3, 3))
     (copy / world.items[world.known[0]].surface).write_bytes(to_ply(point))
-    with pytest.raises(ConfigError, match=rf"bad_truth: {copy}/truth\.json: points/.* is not the file"):
+    with pytest.raises(SourceError, match=rf"bad_truth: {copy}/truth\.json: points/.* is not the file"):
         evaluate(str(world.corpus), [str(copy)], quiet)
     name_files(copy)
     told: list[str] = []
@@ -178,7 +178,7 @@ def test_an_object_that_cannot_be_compared_is_told_and_the_others_are_not_lost(w
 
 def test_a_corpus_without_its_cells_is_refused(world, tmp_path):
     shutil.copy(world.corpus / "snapshot.json", tmp_path)
-    with pytest.raises(ConfigError, match=r"no_commit.*cells/.*commit\.json has gone"):
+    with pytest.raises(SourceError, match=r"no_commit.*cells/.*commit\.json has gone"):
         evaluate(str(tmp_path), [str(world.truth)], quiet)
 
 
@@ -259,7 +259,7 @@ def test_what_is_missing_or_broken_ends_in_one_line(world, corpus, known, says):
 @pytest.mark.parametrize("says", [b"", b"{", b"[]", b"{}", b'{"commits": 3}', b'{"id": "x", "commits": []}'])
 def test_a_damaged_snapshot_is_one_line(tmp_path, says):
     (tmp_path / "snapshot.json").write_bytes(says)
-    with pytest.raises(ConfigError, match=r"no_snapshot: .*snapshot\.json is damaged or of an earlier version"):
+    with pytest.raises(SourceError, match=r"no_snapshot: .*snapshot\.json is damaged or of an earlier version"):
         newest_snapshot(str(tmp_path))
 
 
@@ -267,7 +267,7 @@ def test_a_damaged_part_is_one_line_and_the_run_computes_it_again(world, tmp_pat
     corpus = shutil.copytree(world.corpus, tmp_path / "corpus")
     part = world.commits["score"][0].rows.path
     (corpus / part).write_bytes((corpus / part).read_bytes()[:-1])
-    with pytest.raises(ConfigError, match=r"damaged_corpus: .* has to be computed again; give the command of the run"):
+    with pytest.raises(SourceError, match=r"damaged_corpus: .* has to be computed again; give the command of the run"):
         evaluate(str(corpus), [str(world.truth)], say=lambda line: None)
     assert world.store.commit_at(part.rpartition("/")[0]) is not None
     assert type(world.store)(str(corpus)).commit_at(part.rpartition("/")[0]) is None

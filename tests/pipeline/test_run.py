@@ -2,7 +2,7 @@
 
 import pytest
 
-from anything3d.errors import ConfigError, MachineError
+from anything3d.errors import MachineError, SourceError
 from pipeline.config import Config
 from pipeline.run import Selection, batched, run
 from pipeline.store import Store
@@ -55,7 +55,7 @@ def test_shards_that_the_list_of_md5s_does_not_name_are_said_once(tmp_path):
     said = []
     shards = [f"{tmp_path}/sa_{n}.tar" for n in range(8)]
     md5 = {"sa_0.tar": "0" * 32, "sa_1.tar": "0" * 32}
-    with pytest.raises(ConfigError, match=r"no_shard: .*sa_0\.tar is not there"):
+    with pytest.raises(SourceError, match=r"no_shard: .*sa_0\.tar is not there"):
         run(Config(), shards, str(tmp_path / "corpus"), Selection(), md5=md5, say=said.append)
     assert said == [
         "The list of MD5s does not name 6 of 8 shards: sa_2.tar, sa_3.tar, sa_4.tar, sa_5.tar, sa_6.tar, ..."

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from anything3d.errors import ConfigError, InputError
+from anything3d.errors import ConfigError, InputError, SourceError, StorageError
 from pipeline.source import (
     WINDOW,
     IndexConfig,
@@ -354,10 +354,10 @@ def test_a_list_of_md5s_is_what_md5sum_prints(tmp_path):
 def test_a_list_that_is_none_is_refused_with_the_line(tmp_path, text, said):
     path = tmp_path / "checklist.chk"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(ConfigError, match=f"^md5_list: .*{re.escape(said)}") as caught:
+    with pytest.raises(SourceError, match=f"^md5_list: .*{re.escape(said)}") as caught:
         read_md5(str(path))
     assert "\n" not in str(caught.value)
-    with pytest.raises(ConfigError, match=r"^storage: "):
+    with pytest.raises(StorageError, match=r"^storage: "):
         read_md5(str(tmp_path / "none.chk"))
 
 
@@ -372,12 +372,12 @@ def test_globs_and_brace_ranges_name_shards_once_and_in_order(tmp_path):
 
 
 def test_a_pattern_without_a_match_and_two_shards_of_one_name_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="matches no file"):
+    with pytest.raises(SourceError, match="matches no file"):
         expand([f"{tmp_path}/*.tar"])
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "sa_0.tar").touch()
-    with pytest.raises(ConfigError, match="same name"):
+    with pytest.raises(SourceError, match="same name"):
         expand([f"{tmp_path}/a/sa_0.tar", f"{tmp_path}/b/sa_0.tar"])
 
 

@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from anything3d.errors import ConfigError
+from anything3d.errors import ConfigError, DamagedCell, SourceError, StorageError
 from pipeline import source
 from pipeline.config import Config
 from pipeline.location import open_store
 from pipeline.run import Selection, run
-from pipeline.store import ROWS_PER_GROUP, Commit, DamagedCell, Part, Store
+from pipeline.store import ROWS_PER_GROUP, Commit, Part, Store
 from schemas.records import CaptionRecord
 
 S3_KEYS = {
@@ -195,7 +195,7 @@ def test_an_empty_place_becomes_a_corpus_and_one_in_use_is_left_alone(tmp_path):
         Store(str(used)).check()
     marker = json.loads((tmp_path / "empty" / "corpus.json").read_text())
     (tmp_path / "empty" / "corpus.json").write_text(json.dumps({**marker, "format": 9}))
-    with pytest.raises(ConfigError, match="corpus_format"):
+    with pytest.raises(SourceError, match="corpus_format"):
         Store(str(tmp_path / "empty")).check()
 
 
@@ -248,7 +248,7 @@ def test_a_storage_without_put_if_absent_is_refused(promise, monkeypatch):
         if promise == "kept":
             assert [store.create("commit.json", word) for word in (b"one", b"two")] == [b"one", b"one"]
         else:
-            with pytest.raises(ConfigError, match="put_if_absent: s3://b/corpus: this storage has no put-if-absent"):
+            with pytest.raises(StorageError, match="put_if_absent: s3://b/corpus: this storage has no put-if-absent"):
                 store.create("commit.json", b"one")
 
 
@@ -305,14 +305,14 @@ def test_paths_are_sorted_and_deleting_nothing_is_fine(store):
 
 
 def test_a_bucket_that_is_not_there_is_one_line(s3, tmp_path):
-    with pytest.raises(ConfigError, match=r"storage: s3://no-such-bucket/corpus: .*credentials"):
+    with pytest.raises(StorageError, match=r"storage: s3://no-such-bucket/corpus: .*credentials"):
         run(Config(), [], "s3://no-such-bucket/corpus", Selection())
-    with pytest.raises(ConfigError, match="storage: s3://no-such-bucket: "):
+    with pytest.raises(StorageError, match="storage: s3://no-such-bucket: "):
         source.expand(["s3://no-such-bucket/sa_*.tar"])
-    with pytest.raises(ConfigError, match=r"no_shard: s3://corpora/shards/none\.tar is not there"):
+    with pytest.raises(SourceError, match=r"no_shard: s3://corpora/shards/none\.tar is not there"):
         run(Config(), ["s3://corpora/shards/none.tar"], str(tmp_path / "corpus"), Selection())
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=f"storage: {tmp_path}/file/corpus: "):
+    with pytest.raises(StorageError, match=f"storage: {tmp_path}/file/corpus: "):
         run(Config(), [], f"{tmp_path}/file/corpus", Selection())
 
 

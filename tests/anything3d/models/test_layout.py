@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from anything3d.caption import CaptionConfig, load_captioner
-from anything3d.errors import ConfigError, MachineError, WeightsError
+from anything3d.errors import MachineError, WeightsError
 from anything3d.models import pointe
 from anything3d.models.clip import load_clip
 from anything3d.models.diffusion import load_denoiser
@@ -113,7 +113,7 @@ def test_a_flow_model_as_it_is_published_is_refused_and_predictions_by_their_nam
     with pytest.raises(WeightsError, match="FlowMatchEulerDiscreteScheduler"):
         check_schedule(file)
     file.write_text(json.dumps(SD_15 | {"prediction_type": "flow_prediction"}))
-    with pytest.raises(ConfigError, match=r"scheduler_config\.json predicts 'flow_prediction'"):
+    with pytest.raises(WeightsError, match=r"scheduler_config\.json: prediction_type is 'flow_prediction'"):
         check_schedule(file)
 
 

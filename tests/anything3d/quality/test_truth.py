@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from anything3d.errors import ConfigError
+from anything3d.errors import SourceError
 from anything3d.mesh import Mesh, to_glb
 from anything3d.photo import mask as masks
 from anything3d.photo.image import encode_png
@@ -127,7 +127,7 @@ def test_a_wrong_value_is_refused_with_its_place(path: str, value: object, says:
     for name in parents:
         place = place[int(name)] if isinstance(place, list) else place[name]
     place[last] = value
-    with pytest.raises(ConfigError, match=says) as caught:
+    with pytest.raises(SourceError, match=says) as caught:
         read(root)
     assert caught.value.reason == "bad_truth"
 
@@ -136,18 +136,18 @@ def test_a_missing_value_and_no_json_at_all_are_refused():
     for name in ("format", "shard", "views", "images"):
         root = record()
         del root[name]
-        with pytest.raises(ConfigError, match=name):
+        with pytest.raises(SourceError, match=name):
             read(root)
     root = record()
     del root["images"]["sa_1"]["objects"][0]["mask_rle"]
-    with pytest.raises(ConfigError, match=r"objects\[0\].*mask_rle"):
+    with pytest.raises(SourceError, match=r"objects\[0\].*mask_rle"):
         read(root)
     root = record()
     del root["images"]["sa_1"]["objects"][1]["points"]
-    with pytest.raises(ConfigError, match=r"objects\[1\].*points"):
+    with pytest.raises(SourceError, match=r"objects\[1\].*points"):
         read(root)
     for data in (b"", b"{", b"[]", b"\xff\xfe"):
-        with pytest.raises(ConfigError, match="bad_truth"):
+        with pytest.raises(SourceError, match="bad_truth"):
             truth.read(data)
 
 
@@ -162,10 +162,10 @@ def test_a_mask_shows_the_object_it_overlaps_by_half_or_none():
 
 def test_a_mask_of_another_size_or_a_damaged_true_mask_is_refused():
     root = record()
-    with pytest.raises(ConfigError, match="bad_truth"):
+    with pytest.raises(SourceError, match="bad_truth"):
         truth.match(read(root).images["sa_1"], square(0, 0).T)
     root["images"]["sa_1"]["objects"][0]["mask_rle"] = "0"
-    with pytest.raises(ConfigError):
+    with pytest.raises(SourceError):
         truth.match(read(root).images["sa_1"], square(0, 0))
 
 
@@ -180,7 +180,7 @@ def test_a_target_holds_the_views_in_order_with_their_cameras():
     assert made.views.mean(dim=(1, 2, 3)).tolist() == [0, 1, 0, 0]
     expected = orbit(*(torch.tensor([value]) for value in (120.0, 20.0, 2.0, 39.6)))  # the photo's 30, and 90
     torch.testing.assert_close(made.cameras.pose[1:2], expected.pose)
-    with pytest.raises(ConfigError, match="expected"):
+    with pytest.raises(SourceError, match="expected"):
         target(found, item, to_ply(cloud), encode_png(strip[:, :48]))
 
 
@@ -192,14 +192,14 @@ def test_files_that_are_not_the_ones_named_are_refused_by_name():
     white = encode_png(torch.full((16, 64, 4), 255).byte())
     assert truth.target(found.plan, item, ply, views)
     for surface, strip, says in ((other, views, r"sa_1-0000\.ply"), (ply, white, r"sa_1-0000\.png")):
-        with pytest.raises(ConfigError, match=rf"bad_truth: .*{says} is not the file"):
+        with pytest.raises(SourceError, match=rf"bad_truth: .*{says} is not the file"):
             truth.target(found.plan, item, surface, strip)
 
 
 def test_a_named_file_that_is_broken_is_the_truths_fault():
     found = read(record())
     item, views = found.images["sa_1"].objects[0], encode_png(torch.zeros(16, 64, 4).byte())
-    with pytest.raises(ConfigError, match=r"bad_truth: points/sa_1-0000\.ply: bad_ply"):
+    with pytest.raises(SourceError, match=r"bad_truth: points/sa_1-0000\.ply: bad_ply"):
         target(found, item, b"ply?", views)
 
 
@@ -238,8 +238,8 @@ def test_a_mesh_and_cameras_of_its_own_make_a_target_too():
     assert torch.equal(made.points, target(found, item, glb, encode_png(strip)).points)
     torch.testing.assert_close(made.cameras.pose, eyes.pose)
     torch.testing.assert_close(made.cameras.intrinsics, eyes.intrinsics)
-    with pytest.raises(ConfigError, match=r"expected \(16, 32, 4\)"):
+    with pytest.raises(SourceError, match=r"expected \(16, 32, 4\)"):
         target(found, item, glb, encode_png(torch.zeros(16, 64, 4, dtype=torch.uint8)))
     flat = to_glb(Mesh(corners[[0, 0, 0]], torch.tensor([[0, 1, 2]]), torch.full((3, 3), 0.5)))
-    with pytest.raises(ConfigError, match=r"a\.glb has no surface"):
+    with pytest.raises(SourceError, match=r"a\.glb has no surface"):
         target(found, item, flat, encode_png(strip))
