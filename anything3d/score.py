@@ -15,7 +15,6 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from anything3d.errors import ConfigError, NumericsError
-from anything3d.mesh import Mesh
 from anything3d.models.clip import Clip, load_clip
 from anything3d.models.finite import check_network
 from anything3d.models.weights import Place
@@ -26,6 +25,7 @@ from anything3d.quality.truth import Target
 from anything3d.space.camera import Camera, angles, orbit
 from anything3d.space.cloud import Cloud
 from anything3d.space.field import Field
+from anything3d.space.mesh import Mesh
 from anything3d.space.render import RenderConfig, Rendering, composite, render
 
 FSCORE_TAU = 0.05  # of the longest side; the `5pct` in the score's name

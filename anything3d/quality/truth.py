@@ -20,12 +20,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from anything3d.errors import InputError, NumericsError, SourceError
-from anything3d.mesh import from_glb
 from anything3d.photo import mask as masks
 from anything3d.photo.image import decode_png
 from anything3d.quality.metrics import sample_surface
 from anything3d.space.camera import Camera, orbit
 from anything3d.space.cloud import from_ply
+from anything3d.space.mesh import from_glb
 
 FORMAT = "anything3d-truth-2"
 FORMER = "anything3d-truth-1"  # without the sha256 of its files

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from anything3d.errors import Anything3DError
-from anything3d.mesh import Mesh, MeshConfig, extract, facts, to_glb, to_ply
+from anything3d.mesh import MeshConfig, extract
 from anything3d.models.weights import Place
 from anything3d.space.field import Field
+from anything3d.space.mesh import Mesh, facts, to_glb, to_ply
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.unit import Unit

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from anything3d.errors import Anything3DError, InputError, NumericsError, SourceError
-from anything3d.mesh import from_glb
 from anything3d.models.finite import check_network
 from anything3d.models.weights import Place
 from anything3d.photo import mask
@@ -17,6 +16,7 @@ from anything3d.score import CLIP_NOT_FINITE, Reconstruction, ScoreConfig, Score
 from anything3d.seed import generators
 from anything3d.space.cloud import from_ply
 from anything3d.space.field import Field
+from anything3d.space.mesh import from_glb
 from pipeline import source
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config

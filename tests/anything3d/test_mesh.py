@@ -9,8 +9,9 @@ import torch
 import trimesh
 
 from anything3d.errors import InputError, NumericsError
-from anything3d.mesh import Mesh, MeshConfig, extract, facts, from_glb, to_glb, to_ply
+from anything3d.mesh import MeshConfig, extract
 from anything3d.space.field import Field, FieldConfig, nodes
+from anything3d.space.mesh import Mesh, facts, from_glb, to_glb, to_ply
 
 R = 40
 CONFIG = FieldConfig(resolution=R, half=0.6)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anything3d.errors import ConfigError, NumericsError, WeightsError
-from anything3d.mesh import Mesh, MeshConfig, extract
+from anything3d.mesh import MeshConfig, extract
 from anything3d.mini import clip as mini
 from anything3d.models.weights import Place
 from anything3d.quality.metrics import sample_surface
@@ -26,6 +26,7 @@ from anything3d.score import (
 from anything3d.space.camera import Camera, orbit, project
 from anything3d.space.cloud import Cloud
 from anything3d.space.field import Field, FieldConfig
+from anything3d.space.mesh import Mesh
 from anything3d.space.render import RenderConfig, composite, render
 
 SIZE = 48

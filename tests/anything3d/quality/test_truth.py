@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from anything3d.errors import SourceError
-from anything3d.mesh import Mesh, to_glb
 from anything3d.photo import mask as masks
 from anything3d.photo.image import encode_png
 from anything3d.quality import truth
 from anything3d.space.camera import orbit
 from anything3d.space.cloud import Cloud, to_ply
+from anything3d.space.mesh import Mesh, to_glb
 
 
 def square(top: int, left: int, side: int = 4) -> torch.Tensor:
