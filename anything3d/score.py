@@ -7,6 +7,7 @@ should. A wrong elevation does not tilt an upright object; it costs where the ob
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -95,22 +96,41 @@ class Scorer:
     clip: Clip
 
     @torch.inference_mode()
-    def __call__(self, made: Reconstruction, target: Target | None, generator: torch.Generator) -> Scored:
-        """All scores of one object; `generator` draws the surface samples.
+    def __call__(
+        self,
+        made: Sequence[Reconstruction],
+        targets: Sequence[Target | None],
+        generators: Sequence[torch.Generator],
+    ) -> list[Scored | NumericsError]:
+        """All scores of each object, one after the other; `generators` (one per object) draw the surface samples.
 
-        Raises: NumericsError if the mesh or the cloud has no extent, or the field or a score is not finite;
-        WeightsError as `check_network`.
+        Outcomes: NumericsError if the mesh or the cloud has no extent, or the field or a score is not finite.
+
+        Raises: WeightsError as `check_network`.
         """
+        rows = zip(made, targets, generators, strict=True)
+        outcomes = [self._outcome(one, target, generator) for one, target, generator in rows]
+        unlike = [isinstance(outcome, NumericsError) and outcome.reason == CLIP_NOT_FINITE for outcome in outcomes]
+        check_network(unlike, self.clip.is_sound, self.config.clip_weights, self.clip.dtype)
+        return outcomes
+
+    def _outcome(
+        self, made: Reconstruction, target: Target | None, generator: torch.Generator
+    ) -> Scored | NumericsError:
+        try:
+            return self._score(made, target, generator)
+        except NumericsError as error:
+            return error
+
+    def _score(self, made: Reconstruction, target: Target | None, generator: torch.Generator) -> Scored:
         size = self.config.size_px
         reference = self._render(made, made.reference)
         white_crop = over(made.crop[None].float().cpu(), WHITE)
         psnr, iou = compare(reference, resize(white_crop, size), resize(made.crop[None, 3:].float().cpu(), size)[:, 0])
-        config = self.config
-        around = turntable(made.reference, config.views, config.turntable_elevation_deg)
+        around = turntable(made.reference, self.config.views, self.config.turntable_elevation_deg)
         views = composite(self._render(made, around), WHITE)
         clip_similarity = float(similarity(self.clip, views, made.crop[None]))
         if not math.isfinite(clip_similarity):
-            check_network([True], self.clip.is_sound, config.clip_weights, self.clip.dtype)
             raise NumericsError(CLIP_NOT_FINITE, f"the CLIP similarity is {clip_similarity}; try another dtype")
         return Scored(
             reference_psnr_db=float(psnr),

@@ -6,13 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
-from anything3d.errors import Anything3DError, InputError, NumericsError, SourceError
-from anything3d.models.finite import check_network
+from anything3d.errors import Anything3DError, SourceError
 from anything3d.models.weights import Place
 from anything3d.photo import mask
 from anything3d.photo.image import crops_from_png, encode_png, encode_webp
 from anything3d.quality import truth
-from anything3d.score import CLIP_NOT_FINITE, Reconstruction, ScoreConfig, Scored, load_scorer
+from anything3d.score import Reconstruction, ScoreConfig, Scored, load_scorer
 from anything3d.seed import generators
 from anything3d.space.cloud import from_ply
 from anything3d.space.field import Field
@@ -47,24 +46,15 @@ class ScoreStage:
         return (config.clip_weights,)
 
     def __call__(self, items: Sequence[Item], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
-        known = unit.inputs["truth"]
-        outcomes: list[Outcome] = []
-        for item in items:
-            try:
-                outcomes.append([self._score(item, known.path if known.digest else None, known.digest)])
-            except (InputError, NumericsError) as error:
-                outcomes.append(error)
-        clip, weights = self._scorer.clip, self._scorer.config.clip_weights
-        unlike = [isinstance(outcome, Anything3DError) and outcome.reason == CLIP_NOT_FINITE for outcome in outcomes]
-        check_network(unlike, clip.is_sound, weights, clip.dtype)
-        return outcomes
-
-    def _score(self, item: Item, truth_path: str | None, digest: str) -> ScoreRecord:
-        row = item[0]
-        found = find_truth(row, read_truth(truth_path, digest)) if truth_path else None
-        target = read_target(found, truth_path) if found and truth_path else None
-        scored = self._scorer(reconstruction(item), target, generators(self._seed, self.name, [row.object_id])[0])
-        return _record(row.object_id, scored, found)
+        rows, known = [item[0] for item in items], unit.inputs["truth"]
+        shown = [find_truth(row, read_truth(known.path, known.digest)) if known.digest else None for row in rows]
+        targets = [read_target(found, known.path) if found else None for found in shown]
+        randomness = generators(self._seed, self.name, [row.object_id for row in rows])
+        outcomes = self._scorer([reconstruction(item) for item in items], targets, randomness)
+        return [
+            scored if isinstance(scored, Anything3DError) else [_record(row.object_id, scored, found)]
+            for row, scored, found in zip(rows, outcomes, shown, strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from anything3d.score import (
     NORMALIZATION,
     Reconstruction,
     ScoreConfig,
+    Scored,
     Scorer,
     against_truth,
     azimuth_error_deg,
@@ -95,8 +96,14 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(3)
 
 
+def score(scorer: Scorer, made: Reconstruction, target: Target | None) -> Scored:
+    (scored,) = scorer([made], [target], [generator()])
+    assert isinstance(scored, Scored)
+    return scored
+
+
 def test_the_truth_itself_scores_the_best_there_is(scorer: Scorer, made: Reconstruction, target: Target):
-    scored = scorer(made, target, generator())
+    scored = score(scorer, made, target)
     assert scored.reference_psnr_db > 50
     assert scored.reference_mask_iou > 0.99
     assert scored.truth is not None
@@ -112,8 +119,8 @@ def test_the_truth_itself_scores_the_best_there_is(scorer: Scorer, made: Reconst
 
 @pytest.mark.parametrize("turn_deg", [30.0, -120.0])
 def test_a_turned_canonical_frame_costs_only_in_the_azimuth(scorer: Scorer, made, target: Target, turn_deg: float):
-    straight = scorer(made, target, generator()).truth
-    turned = scorer(reconstruction(turn_deg), target, generator()).truth
+    straight = score(scorer, made, target).truth
+    turned = score(scorer, reconstruction(turn_deg), target).truth
     assert straight is not None
     assert turned is not None
     assert turned.azimuth_error_deg == pytest.approx(abs(turn_deg), abs=1e-3)
@@ -124,8 +131,8 @@ def test_a_turned_canonical_frame_costs_only_in_the_azimuth(scorer: Scorer, made
 
 
 def test_a_wrong_reference_camera_costs_in_every_number(scorer: Scorer, made: Reconstruction, target: Target):
-    right = scorer(made, target, generator())
-    wrong = scorer(replace(made, reference=camera(AZIMUTH + 90)), target, generator())
+    right = score(scorer, made, target)
+    wrong = score(scorer, replace(made, reference=camera(AZIMUTH + 90)), target)
     assert wrong.reference_psnr_db < right.reference_psnr_db - 10
     assert wrong.reference_mask_iou < right.reference_mask_iou - 0.1
     assert wrong.truth is not None
@@ -143,12 +150,12 @@ def test_the_azimuth_counts_up_to_the_true_shapes_symmetry(target: Target, symme
 
 
 def test_the_truths_numbers_alone_are_those_of_the_whole_score(scorer: Scorer, made: Reconstruction, target: Target):
-    assert against_truth(made, target, scorer.config, generator()) == scorer(made, target, generator()).truth
+    assert against_truth(made, target, scorer.config, generator()) == score(scorer, made, target).truth
 
 
 def test_size_and_place_of_the_mesh_do_not_count(scorer: Scorer, made: Reconstruction, target: Target):
     mesh = replace(made.mesh, vertices=made.mesh.vertices * 3 + torch.tensor([1.0, -2.0, 0.5]))
-    one, two = (scorer(item, target, generator()).truth for item in (made, replace(made, mesh=mesh)))
+    one, two = (score(scorer, item, target).truth for item in (made, replace(made, mesh=mesh)))
     assert one is not None
     assert two is not None
     assert two.chamfer == pytest.approx(one.chamfer, abs=1e-4)
@@ -156,7 +163,7 @@ def test_size_and_place_of_the_mesh_do_not_count(scorer: Scorer, made: Reconstru
 
 
 def test_without_truth_the_photo_is_all_there_is(scorer: Scorer, made: Reconstruction):
-    scored = scorer(made, None, generator())
+    scored = score(scorer, made, None)
     assert scored.truth is None
     assert "no ground truth" in scored.normalization
     assert scored.turntable.shape == (4, SIZE, SIZE, 3)
@@ -166,7 +173,7 @@ def test_without_truth_the_photo_is_all_there_is(scorer: Scorer, made: Reconstru
 
 
 def test_clip_similarity_is_the_mean_cosine_of_the_turntable(scorer: Scorer, made: Reconstruction):
-    scored = scorer(made, None, generator())
+    scored = score(scorer, made, None)
     views = scored.turntable.permute(0, 3, 1, 2).float() / 255
     crop = made.crop[None, :3] * made.crop[None, 3:] + 1 - made.crop[None, 3:]
     cosines = scorer.clip.image_embeddings(views) @ scorer.clip.image_embeddings(crop)[0]
@@ -179,7 +186,7 @@ def test_clip_similarity_is_the_mean_cosine_of_the_turntable(scorer: Scorer, mad
 
 def test_a_crop_of_another_size_gives_nearly_the_same_scores(scorer: Scorer, made: Reconstruction):
     bigger = replace(made, crop=torch.nn.functional.interpolate(made.crop[None], scale_factor=4.0, mode="nearest")[0])
-    one, two = scorer(made, None, generator()), scorer(bigger, None, generator())
+    one, two = score(scorer, made, None), score(scorer, bigger, None)
     assert two.reference_psnr_db > 35
     assert two.reference_mask_iou == pytest.approx(one.reference_mask_iou, abs=0.02)
 
@@ -207,8 +214,10 @@ def test_a_field_with_a_nan_is_an_error(scorer: Scorer, made: Reconstruction):
     field = made.field.row(0)
     with torch.no_grad():
         field.color_grid.fill_(float("nan"))
-    with pytest.raises(NumericsError, match="field_not_finite"):
-        scorer(replace(made, field=field), None, generator())
+    broken, sound = scorer([replace(made, field=field), made], [None, None], [generator(), generator()])
+    assert isinstance(broken, NumericsError)
+    assert broken.reason == "field_not_finite"
+    assert isinstance(sound, Scored)
 
 
 def test_a_nan_that_only_the_turntable_sees_is_an_error(scorer: Scorer, made: Reconstruction):
@@ -219,8 +228,10 @@ def test_a_nan_that_only_the_turntable_sees_is_an_error(scorer: Scorer, made: Re
         corner = [slice(0, 2) if behind else slice(-2, None) for behind in away.logical_not().tolist()]
         field.color_grid[..., corner[2], corner[1], corner[0]] = float("nan")
         field.density_grid[..., corner[2], corner[1], corner[0]] = 3.0
-    with pytest.raises(NumericsError, match="field_not_finite"):
-        scorer(replace(made, field=field), None, generator())
+    broken, sound = scorer([replace(made, field=field), made], [None, None], [generator(), generator()])
+    assert isinstance(broken, NumericsError)
+    assert broken.reason == "field_not_finite"
+    assert isinstance(sound, Scored)
 
 
 def test_a_clip_that_says_nan_ends_the_run(scorer: Scorer, made: Reconstruction):
@@ -229,7 +240,7 @@ def test_a_clip_that_says_nan_ends_the_run(scorer: Scorer, made: Reconstruction)
     torch.nn.init.constant_(projection.weight, torch.nan)
     broken = replace(scorer, clip=replace(scorer.clip, visual_projection=projection))
     with pytest.raises(WeightsError, match="weights_not_finite"):
-        broken(made, None, generator())
+        score(broken, made, None)
 
 
 def test_settings_out_of_range_stop_the_run(scorer: Scorer):
