@@ -22,7 +22,7 @@ from anything3d.models.weights import Place, digest
 from anything3d.reconstruct import ReconstructConfig
 from anything3d.score import ScoreConfig
 from anything3d.segment import SegmentConfig
-from pipeline.source import IndexConfig
+from pipeline.shard import IndexConfig
 
 
 @dataclass(frozen=True, slots=True)

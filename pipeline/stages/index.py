@@ -1,18 +1,25 @@
 """index: the members of a shard as byte ranges, photos paired with their annotations; defects become rejects.
 
+SA-1B's members are `./sa_<number>.jpg` and `.json`, in any order.
+
 This is the only stage whose cell is named by the shard's place and time stamp: what it writes names the bytes.
 """
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 
 from anything3d.errors import InputError
 from anything3d.models.weights import Place
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
-from pipeline.source import IndexConfig, Shard, pair, scan, stem
+from pipeline.shard import IndexConfig, Shard
+from pipeline.source import stem
+from pipeline.tar import Member, Piece, scan
 from pipeline.unit import Unit
 from schemas.records import ImageRecord, RejectRecord
+
+MEMBER_NAME = re.compile(r"^(sa_\d{1,10})\.(jpg|json)$")
 
 
 class IndexStage:
@@ -52,3 +59,45 @@ class IndexStage:
             return [InputError("md5_mismatch", f"{location}: {said}")]
         empty = RejectRecord(stem(location), self.name, "skipped", "empty_shard", "the shard has no member", 1)
         return [[*rows, *rejects] or [empty]]
+
+
+def pair(pieces: Iterable[Piece], shard: str, config: IndexConfig) -> Iterator[ImageRecord | tuple[str, InputError]]:
+    """Photos with their annotations, by stem, in the order of the stems' first appearance; all else as (id, defect)."""
+    halves: dict[str, dict[str, Member]] = {}
+    oversize: set[str] = set()  # stems whose half is there, but unusable
+    for piece in pieces:
+        member = piece.found
+        if member is None:
+            continue
+        if isinstance(member, InputError):
+            yield f"{shard}@byte {piece.start}", member
+            continue
+        match = MEMBER_NAME.match(member.name)
+        if match is None:
+            yield (
+                f"{shard}@byte {member.offset}",
+                InputError("foreign_member", f"{member.name!r} is not sa_<number>.jpg|json"),
+            )
+        elif member.size > config.max_member_bytes:
+            oversize.add(match[1])
+            yield (
+                match[1],
+                InputError(
+                    "oversize_member",
+                    f"{member.name}: {member.size} bytes, at most {config.max_member_bytes} (index.max_member_bytes)",
+                ),
+            )
+        elif match[2] in halves.setdefault(match[1], {}):
+            yield (
+                match[1],
+                InputError("duplicate_id", f"second {member.name} at byte {member.offset}; the first one counts"),
+            )
+        else:
+            halves[match[1]][match[2]] = member
+    for image_id, half in halves.items():
+        if missing := {"jpg", "json"} - half.keys():
+            if half and image_id not in oversize:
+                yield image_id, InputError(f"missing_{missing.pop()}", f"{image_id} has only its {next(iter(half))}")
+            continue
+        jpg, json = half["jpg"], half["json"]
+        yield ImageRecord(image_id, shard, jpg.offset, jpg.size, jpg.sha256, json.offset, json.size, json.sha256)

@@ -10,7 +10,7 @@ from anything3d.photo.image import decode_image, encode_png
 from anything3d.segment import Found, SegmentConfig, load_segmenter, name_of
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
-from pipeline.source import Shard
+from pipeline.shard import Shard
 from pipeline.unit import Unit
 from schemas.records import ImageRecord, ObjectRecord, RejectRecord
 

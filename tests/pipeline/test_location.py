@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from anything3d.errors import ConfigError, SourceError, StorageError
 from pipeline.location import Location, parse, split
-from pipeline.source import Shard, absolute, content_digest, digest, expand, read
+from pipeline.shard import Shard
+from pipeline.source import absolute, content_digest, digest, expand, read
 from pipeline.store import Store
 from tests import s3
 
