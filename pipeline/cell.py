@@ -19,8 +19,9 @@ from obstore.exceptions import BaseError
 from anything3d.errors import Anything3DError, Bug, DamagedCell, MachineError
 from pipeline import batch
 from pipeline.batch import Loader, Outcome
+from pipeline.commit import Commit, Part
 from pipeline.ledger import Attempt
-from pipeline.store import Commit, Part, Store
+from pipeline.store import Store
 from pipeline.unit import SOURCES, Input, Unit
 from schemas.records import RejectRecord
 

@@ -16,12 +16,13 @@ from anything3d.quality.metrics import Summary
 from anything3d.score import ScoreConfig, TruthScores, against_truth
 from anything3d.seed import generators
 from pipeline import source
+from pipeline.commit import Commit, unsealed
 from pipeline.location import explained
 from pipeline.release.snapshot import joined
 from pipeline.stages.score import Found, ScoreStage, find_truth, read_target, reconstruction
 from pipeline.stages.score import read_truth as read_digested_truth
-from pipeline.store import Commit, Store, parquet_bytes, unsealed
-from schemas.arrow import to_table
+from pipeline.store import Store
+from schemas.arrow import parquet_bytes, to_table
 from schemas.corpus import OBJECT_RECORDS
 from schemas.records import EvaluationRecord, ScoreRecord
 

@@ -5,6 +5,7 @@ it is decoded or cut off: `#`, `?`, `%20`, a space or `[` are characters of the 
 likewise as it is written. Credentials, endpoints and an Azure account come from the environment.
 """
 
+import io
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -138,3 +139,22 @@ def explained(location: str) -> Iterator[None]:
 
 def _refused(location: str, why: str) -> ConfigError:
     return ConfigError("location", f"{location!r}: {why}")
+
+
+class StoredFile(io.RawIOBase):
+    """obstore's reader as a Python file: Arrow asks for `closed`, which obstore's own lacks."""
+
+    def __init__(self, reader: "obstore.ReadableFile") -> None:
+        self._reader = reader
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        return bytes(self._reader.read(None if size < 0 else size))
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._reader.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._reader.tell()

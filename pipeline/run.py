@@ -17,6 +17,7 @@ from obstore.exceptions import BaseError
 from anything3d.errors import DamagedCell, MachineError, SourceError, StorageError
 from anything3d.quality.truth import MINI, is_mini_world
 from pipeline import batch, cell, cluster
+from pipeline.commit import Commit
 from pipeline.config import Config
 from pipeline.location import explained
 from pipeline.progress import Progress
@@ -24,7 +25,7 @@ from pipeline.release.snapshot import Snapshot, publish
 from pipeline.session import disconnect
 from pipeline.source import content, digest, file_name, stem
 from pipeline.stages import note, recipes
-from pipeline.store import Commit, Store
+from pipeline.store import Store
 from pipeline.unit import Input, Unit, slices
 from schemas.records import RejectRecord
 

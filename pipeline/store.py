@@ -8,20 +8,15 @@ is kept beside it as damaged-*.json, and so is computed again. On a local disk a
 reached the disk.
 """
 
-import errno
 import hashlib
-import io
 import json
 import logging
-import os
 import re
-import secrets
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
 import obstore
@@ -30,69 +25,19 @@ import pyarrow.parquet as pq
 from obstore.exceptions import AlreadyExistsError, BaseError
 
 from anything3d.errors import ConfigError, DamagedCell, SourceError, StorageError
-from pipeline.location import local_folder, open_store
-from schemas.arrow import from_table, to_table
+from pipeline.commit import Commit, Part
+from pipeline.disk import write_local
+from pipeline.location import StoredFile, local_folder, open_store
+from schemas.arrow import from_table, parquet_bytes, to_table
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
-ROWS_PER_GROUP = 8  # of a part: what a reader of a few objects has to decode around them
 WHOLE_BYTES = 4 << 20  # of a part; a larger one is not read whole for one column
-SEAL = "sha256"  # key of a JSON file's digest of itself
 MARKER = "corpus.json"  # what makes a place a corpus
 ABOUT = "a corpus of anything3d"
 PROBE, PROBED = "probe.txt", b"This file was written to see that the storage has put-if-absent.\n"
 FORMAT = 1  # of the corpus, as MARKER says it
 FIRST_CELLS = "cells/index/"  # what any corpus has, with or without a sound marker
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """An immutable Parquet file of one cell."""
-
-    path: str
-    bytes: int
-    sha256: str
-    rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """The small JSON that makes a cell exist. `digest` covers what the cell says, not when or how it was made."""
-
-    stage: str
-    unit: str
-    fingerprint: str
-    digest: str
-    rows: Part
-    rejects: Part
-    inputs: dict[str, str]  # what was read -> its digest
-    counts: dict[str, int]  # inputs, rows, skipped, failed, crashed
-    attempt: str
-    attempts: int
-    seconds: float
-    gpu_seconds: float
-    versions: dict[str, str]
-
-    @property
-    def folder(self) -> str:
-        """Where its cell lies."""
-        return self.rows.path.rsplit("/", 1)[0]
-
-    def to_json(self) -> bytes:
-        """With a digest of itself, so that damage is seen."""
-        return sealed(dict(sorted(asdict(self).items())))
-
-    @classmethod
-    def from_json(cls, data: bytes) -> "Commit":
-        """Raises: ValueError if `data` is not, bit for bit, what `to_json` has made."""
-        try:
-            values = unsealed(data)
-            commit = cls(**{**values, "rows": Part(**values["rows"]), "rejects": Part(**values["rejects"])})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"no commit: {error!r}") from error
-        if commit.to_json() != data:
-            raise ValueError("its layout has been changed")
-        return commit
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +101,7 @@ class Store:
 
     def write(self, path: str, data: bytes) -> None:
         if self._folder:
-            _write_local(self._folder / path, data, replace=True)
+            write_local(self._folder / path, data, replace=True)
         else:
             obstore.put(self._store, path, data)
 
@@ -202,7 +147,7 @@ class Store:
         """Whether it was absent, and now is `data`."""
         try:
             if self._folder:
-                _write_local(self._folder / path, data, replace=False)
+                write_local(self._folder / path, data, replace=False)
             else:
                 obstore.put(self._store, path, data, mode="create", use_multipart=False)
         except (AlreadyExistsError, FileExistsError):
@@ -294,7 +239,7 @@ class Store:
         raise DamagedCell("damaged_part", f"{self.root}/{part.path} {wrong}; {folder} has to be computed again")
 
     def _ranged(self, path: str) -> pq.ParquetFile:
-        source = pa.PythonFile(_Reader(obstore.open_reader(self._store, path)), mode="r")
+        source = pa.PythonFile(StoredFile(obstore.open_reader(self._store, path)), mode="r")
         return pq.ParquetFile(source, page_checksum_verification=True)
 
     # commits
@@ -332,100 +277,6 @@ class Store:
         self.write(f"{path.rpartition('/')[0]}/damaged-{uuid.uuid4().hex}.json", data)
         if self.find(path) == data:
             self.delete([path])
-
-
-class _Reader(io.RawIOBase):
-    """obstore's reader as a Python file: Arrow asks for `closed`, which obstore's own lacks."""
-
-    def __init__(self, reader: "obstore.ReadableFile") -> None:
-        self._reader = reader
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        return bytes(self._reader.read(None if size < 0 else size))
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._reader.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._reader.tell()
-
-
-def parquet_bytes(table: pa.Table) -> bytes:
-    """The table as a Parquet file; binary columns are stored as they are (they hold compressed formats)."""
-    sink = pa.BufferOutputStream()
-    compression = {field.name: "NONE" if pa.types.is_binary(field.type) else "ZSTD" for field in table.schema}
-    pq.write_table(
-        table,
-        sink,
-        row_group_size=ROWS_PER_GROUP,
-        compression=compression,
-        use_dictionary=False,
-        write_page_checksum=True,
-    )
-    return sink.getvalue().to_pybytes()
-
-
-def sealed(body: Mapping[str, Any]) -> bytes:
-    """As JSON, with a digest of itself at its end, so that damage is seen."""
-    return json.dumps({**body, SEAL: _digest(body)}, indent=1).encode() + b"\n"
-
-
-def unsealed(data: bytes) -> dict[str, Any]:
-    """The body of `sealed`. Raises: ValueError if there is none, or its digest is that of another body."""
-    body = json.loads(data)
-    if not isinstance(body, dict) or body.get(SEAL) != _digest({key: body[key] for key in body if key != SEAL}):
-        raise ValueError("its digest is missing, or that of another text")
-    del body[SEAL]
-    return body
-
-
-def _digest(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _write_local(path: Path, data: bytes, *, replace: bool) -> None:
-    """The whole file or nothing, on the disk with the folders that lead to it when this returns.
-
-    The bytes go to a name that the store's listings leave out (a `#` and a number at the end) and then get theirs.
-
-    Raises: FileExistsError if there is one and it is not to be replaced.
-    """
-    _make_folder(path.parent)
-    draft = path.with_name(f"draft#{secrets.randbelow(10**12)}")
-    try:
-        with draft.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            draft.replace(path)
-        else:
-            path.hardlink_to(draft)
-    finally:
-        draft.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _make_folder(folder: Path) -> None:
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems have no such call for folders
-            raise
-    finally:
-        os.close(handle)
 
 
 def _is_ours(marker: bytes) -> bool:

@@ -30,12 +30,13 @@ import pyarrow as pa
 
 from anything3d.errors import DamagedCell, MachineError
 from anything3d.photo.image import decode_png, encode_png
+from pipeline.commit import Commit, sealed, unsealed
 from pipeline.ledger import Attempt, read
 from pipeline.release.pages import Card, corpus_page
 from pipeline.source import stem
-from pipeline.store import Commit, Store, parquet_bytes, sealed, unsealed
+from pipeline.store import Store
 from pipeline.unit import Unit
-from schemas.arrow import to_table
+from schemas.arrow import parquet_bytes, to_table
 from schemas.corpus import OBJECT_RECORDS, column_name, objects_schema
 from schemas.records import RejectRecord
 

@@ -4,11 +4,12 @@ import pytest
 
 from jobs.command import read_preset
 from jobs.report import shortfall
+from pipeline.commit import Commit
 from pipeline.config import load
 from pipeline.release.snapshot import Snapshot
 from pipeline.run import Report
 from pipeline.stages import note
-from pipeline.store import Commit, Store
+from pipeline.store import Store
 from schemas.records import RejectRecord
 
 

@@ -12,10 +12,12 @@ import pytest
 
 from anything3d.errors import ConfigError, DamagedCell, SourceError, StorageError
 from pipeline import source
+from pipeline.commit import Commit, Part
 from pipeline.config import Config
 from pipeline.location import open_store
 from pipeline.run import Selection, run
-from pipeline.store import ROWS_PER_GROUP, Commit, Part, Store
+from pipeline.store import Store
+from schemas.arrow import ROWS_PER_GROUP
 from schemas.records import CaptionRecord
 
 S3_KEYS = {

@@ -1,0 +1,48 @@
+"""Files on a local disk: written as a whole or not at all, and on the disk when the call returns."""
+
+import errno
+import os
+import secrets
+from pathlib import Path
+
+
+def write_local(path: Path, data: bytes, *, replace: bool) -> None:
+    """The whole file or nothing, on the disk with the folders that lead to it when this returns.
+
+    The bytes go to a name that the store's listings leave out (a `#` and a number at the end) and then get theirs.
+
+    Raises: FileExistsError if there is one and it is not to be replaced.
+    """
+    _make_folder(path.parent)
+    draft = path.with_name(f"draft#{secrets.randbelow(10**12)}")
+    try:
+        with draft.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            draft.replace(path)
+        else:
+            path.hardlink_to(draft)
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems have no such call for folders
+            raise
+    finally:
+        os.close(handle)
