@@ -19,9 +19,10 @@ from pipeline import source
 from pipeline.commit import Commit, unsealed
 from pipeline.location import explained
 from pipeline.release.snapshot import joined
-from pipeline.stages.score import Found, ScoreStage, find_truth, read_target, reconstruction
-from pipeline.stages.score import read_truth as read_digested_truth
+from pipeline.stages.score import ScoreStage, reconstruction
 from pipeline.store import Store
+from pipeline.truth import Shown, find_truth, read_target
+from pipeline.truth import read_truth as read_digested_truth
 from schemas.arrow import parquet_bytes, to_table
 from schemas.corpus import OBJECT_RECORDS
 from schemas.records import EvaluationRecord, ScoreRecord
@@ -166,7 +167,7 @@ def seconds_per_object(commits: Mapping[str, Commit]) -> float:
 
 
 def truth_numbers(
-    records: Mapping[str, Any], cell: Commit, found: Found, known: GivenTruth, say: Callable[[str], None]
+    records: Mapping[str, Any], cell: Commit, found: Shown, known: GivenTruth, say: Callable[[str], None]
 ) -> ScoreRecord | TruthScores | None:
     """The score row, if its cell read the same truth; else the same numbers anew; None if there can be none."""
     if cell.inputs["truth"] == known.digest:
@@ -183,7 +184,7 @@ def truth_numbers(
 
 
 def evaluated(
-    records: Mapping[str, Any], found: Found | None, numbers: ScoreRecord | TruthScores | None, seconds: float
+    records: Mapping[str, Any], found: Shown | None, numbers: ScoreRecord | TruthScores | None, seconds: float
 ) -> EvaluationRecord:
     """The row of one object."""
     caption, concept = records["caption"].caption, records["invert"]

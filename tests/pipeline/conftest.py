@@ -20,8 +20,8 @@ from pipeline.release.snapshot import publish
 from pipeline.run import shard_unit
 from pipeline.stages import load as load_stage
 from pipeline.stages import recipes
-from pipeline.stages.score import find_truth
 from pipeline.store import Store
+from pipeline.truth import find_truth
 from pipeline.unit import slices
 from schemas.records import CaptionRecord, CloudRecord, ConceptRecord, FieldRecord, ObjectRecord
 

@@ -17,7 +17,7 @@ from anything3d.space.cloud import Cloud, to_ply
 from jobs.cli import app
 from pipeline.evaluate import evaluate, newest_snapshot
 from pipeline.source import content_digest
-from pipeline.stages.score import read_truth
+from pipeline.truth import read_truth
 from tests.pipeline.conftest import WRONG_AZIMUTH_DEG, name_files, quiet
 
 TRUTH_NUMBERS = ("lift_chamfer", "azimuth_error_deg", "novel_psnr_db", "novel_mask_iou", "chamfer", "fscore_5pct")

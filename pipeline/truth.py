@@ -1,0 +1,70 @@
+"""Ground truth of the objects of a corpus: which true object a mask shows, and what that one should look like."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+from anything3d.errors import SourceError
+from anything3d.photo import mask
+from anything3d.quality import truth
+from pipeline import source
+from schemas.records import ObjectRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The true object that a mask shows."""
+
+    plan: truth.ViewPlan
+    item: truth.TrueObject
+    mask_iou: float
+
+
+@lru_cache(maxsize=4)
+def read_truth(path: str, digest: str) -> truth.Truth:
+    """What a truth.json says; `digest` is what it was found to be when the run began.
+
+    Raises: SourceError if it is broken, or has been written again since.
+    """
+    data = source.read(path)
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise SourceError("truth_changed", f"{path} is not what it was when the run began; run the same command again")
+    with _named(path):
+        return truth.read(data)
+
+
+def find_truth(row: ObjectRecord, known: truth.Truth) -> Shown | None:
+    """The true object that the mask shows; None where the truth has none."""
+    image = known.images.get(row.image_id)
+    if image is None:
+        return None
+    pixels = mask.decode(row.mask_rle, row.image_height, row.image_width)
+    index = truth.match(image, pixels)
+    if index is None:
+        return None
+    return Shown(known.plan, image.objects[index], float(truth.mask_ious(image, pixels)[index]))
+
+
+def read_target(found: Shown, truth_path: str) -> truth.Target:
+    """The true object's surface and views, which lie beside truth.json.
+
+    Raises: SourceError("bad_truth") if one is missing, broken, or not what truth.json names.
+    """
+    folder, item = truth_path.rsplit("/", 1)[0], found.item
+    try:
+        surface, views = source.read(f"{folder}/{item.surface}"), source.read(f"{folder}/{item.views}")
+    except FileNotFoundError as error:
+        raise SourceError("bad_truth", f"{truth_path} names {item.surface} and {item.views}; one is missing") from error
+    with _named(truth_path):
+        return truth.target(found.plan, item, surface, views)
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Let errors say which truth.json is wrong."""
+    try:
+        yield
+    except SourceError as error:
+        raise SourceError(error.reason, f"{path}: {error.message}") from error
