@@ -1,6 +1,7 @@
-"""mesh: the surface of a field. Marching cubes, Lewiner et al. 2003 (scikit-image).
+"""mesh: the surface of a field, or the check of a mesh that a backend has made.
 
-Small components are dropped, as threestudio's mesh exporter does.
+Source: marching cubes, Lewiner et al. 2003 (scikit-image); small components are dropped, as threestudio's mesh exporter
+does.
 """
 
 import math
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from anything3d.errors import ConfigError, NumericsError
 from anything3d.space.field import Field, nodes
 from anything3d.space.mesh import Mesh, components, signed_volumes
+
+FRAME_TOLERANCE = 0.02  # canonical lengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,32 @@ def extract(field: Field, config: MeshConfig) -> list[Mesh | NumericsError]:
         )
         meshes.append(Mesh(vertices, faces, colors[0].cpu()))
     return meshes
+
+
+def checked(mesh: Mesh) -> Mesh | NumericsError:
+    """A finished mesh as it is, or why it is none of the canonical frame (camera.py). Nothing is repaired.
+
+    The error is NumericsError("empty_surface") if it has no triangle, ("mesh_broken") if a triangle names a vertex that
+    is not there or a number is not finite, ("mesh_frame") if its bounding box does not have its centre at 0 and its
+    longest side 1, within FRAME_TOLERANCE.
+    """
+    if not len(mesh.faces):
+        return NumericsError("empty_surface", "the mesh that was given has no triangle")
+    numbers = len(mesh.vertices)
+    if not bool(((mesh.faces >= 0) & (mesh.faces < numbers)).all()):
+        return NumericsError("mesh_broken", f"a triangle names a vertex beyond the {numbers} that the mesh has")
+    if not bool(mesh.vertices.isfinite().all() and mesh.colors.isfinite().all()):
+        return NumericsError("mesh_broken", "a coordinate or a colour of the mesh is NaN or infinite")
+    used = mesh.vertices[mesh.faces.flatten()]
+    low, high = used.amin(0), used.amax(0)
+    off_centre, longest = float(((low + high) / 2).abs().max()), float((high - low).max())
+    if off_centre > FRAME_TOLERANCE or abs(longest - 1) > FRAME_TOLERANCE:
+        return NumericsError(
+            "mesh_frame",
+            f"the bounding box of the mesh has its centre {off_centre:.3g} from 0 and its longest side is "
+            f"{longest:.3g}; a backend has to give meshes with centre 0 and longest side 1, within {FRAME_TOLERANCE}",
+        )
+    return mesh
 
 
 def _surface_density(density: Float[Tensor, "N"], config: MeshConfig) -> float:

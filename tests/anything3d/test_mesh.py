@@ -9,7 +9,7 @@ import torch
 import trimesh
 
 from anything3d.errors import InputError, NumericsError
-from anything3d.mesh import MeshConfig, extract
+from anything3d.mesh import MeshConfig, checked, extract
 from anything3d.space.field import Field, FieldConfig, nodes
 from anything3d.space.mesh import Mesh, facts, from_glb, to_glb, to_ply
 
@@ -160,3 +160,32 @@ def test_ply_keeps_places_and_srgb_colours():
 def test_bytes_that_are_no_mesh_are_refused():
     with pytest.raises(InputError, match="bad_glb"):
         from_glb(b"no glb")
+
+
+def tetrahedron(side: float = 1.0, shift: float = 0.0) -> Mesh:
+    """The corners of a cube of this side, every second one; its bounding box is the cube."""
+    corners = torch.tensor([[1.0, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]]) * side / 2 + shift
+    return Mesh(corners, torch.tensor([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]]), torch.full((4, 3), 0.5))
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (tetrahedron(), None),
+        (tetrahedron(1.015), None),
+        (tetrahedron(1.5), "mesh_frame"),
+        (tetrahedron(shift=0.1), "mesh_frame"),
+        (Mesh(tetrahedron().vertices, torch.zeros(0, 3, dtype=torch.long), torch.ones(4, 3)), "empty_surface"),
+        (Mesh(tetrahedron().vertices, torch.tensor([[0, 1, 4]]), torch.ones(4, 3)), "mesh_broken"),
+        (Mesh(tetrahedron().vertices, torch.tensor([[0, 1, -1]]), torch.ones(4, 3)), "mesh_broken"),
+        (Mesh(tetrahedron().vertices * torch.nan, torch.tensor([[0, 1, 2]]), torch.ones(4, 3)), "mesh_broken"),
+        (Mesh(tetrahedron().vertices, torch.tensor([[0, 1, 2]]), torch.full((4, 3), torch.inf)), "mesh_broken"),
+    ],
+)
+def test_a_given_mesh_is_taken_as_it_is_or_refused(given, reason):
+    result = checked(given)
+    if reason is None:
+        assert result is given
+    else:
+        assert isinstance(result, NumericsError)
+        assert result.reason == reason
