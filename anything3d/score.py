@@ -27,6 +27,7 @@ from anything3d.space.camera import Camera, angles, orbit
 from anything3d.space.cloud import Cloud
 from anything3d.space.field import Field
 from anything3d.space.mesh import Mesh
+from anything3d.space.raster import rasterize
 from anything3d.space.render import RenderConfig, Rendering, composite, render
 
 FSCORE_TAU = 0.05  # of the longest side; the `5pct` in the score's name
@@ -58,8 +59,8 @@ class Reconstruction:
 
     crop: Float[Tensor, "4 S S"]  # RGBA in [0, 1], straight alpha
     reference: Camera  # one, from which the crop sees the object
-    cloud: Cloud  # one, from which the field was made
-    field: Field  # one
+    cloud: Cloud | None  # one, from which the field was made; None if the backend of reconstruct needs none
+    field: Field | None  # one; None if the backend of reconstruct has made the mesh itself
     mesh: Mesh
 
 
@@ -68,7 +69,7 @@ class TruthScores:
     """How far one object is from its ground truth; lengths in longest sides. See NORMALIZATION."""
 
     azimuth_error_deg: float  # up to the true shape's symmetry: 0..180, 0..90 for a box, 0 for a body of revolution
-    lift_chamfer: float  # of the cloud, before refinement
+    lift_chamfer: float | None  # of the cloud, before refinement; None if there is none
     chamfer: float  # of the mesh
     fscore_5pct: float  # of the mesh, 0..1
     novel_psnr_db: float  # mean over the true views, on white
@@ -79,12 +80,14 @@ class TruthScores:
 class Scored:
     """The scores of one object, and the pictures they were taken from. `truth` is None where there is no truth."""
 
-    reference_psnr_db: float  # the field at the reference camera against the crop, both on white
+    reference_psnr_db: (
+        float  # the field, or the mesh where there is none, at the reference camera against the crop, both on white
+    )
     reference_mask_iou: float  # of the same two silhouettes
     clip_similarity: float  # mean cosine between the crop and the turntable's views, on white
     truth: TruthScores | None
     normalization: str  # how the shapes were brought into one frame, in words
-    reference: UInt8[Tensor, "S S 4"]  # RGBA, straight alpha: the field at the reference camera
+    reference: UInt8[Tensor, "S S 4"]  # RGBA, straight alpha: the same at the reference camera
     turntable: UInt8[Tensor, "T S S 3"]  # on white, all round from the reference azimuth
 
 
@@ -143,7 +146,7 @@ class Scorer:
         )
 
     def _render(self, made: Reconstruction, camera: Camera) -> Rendering:
-        return render_on_cpu(made.field, camera, self.config.size_px, self.config.samples)
+        return render_on_cpu(made, camera, self.config.size_px, self.config.samples)
 
 
 @torch.inference_mode()
@@ -157,14 +160,17 @@ def against_truth(made: Reconstruction, target: Target, config: ScoreConfig, gen
     true = metrics.normalise_points(subset(target.points, n, generator)[None])
     surface = metrics.sample_surface(made.mesh.vertices.cpu(), made.mesh.faces.cpu(), n, generator)
     surface = metrics.normalise_points(surface[None] @ turn.T)
-    cloud = metrics.normalise_points(subset(made.cloud.points[0].cpu(), n, generator)[None] @ turn.T)
+    lift_chamfer = None
+    if made.cloud is not None:
+        cloud = metrics.normalise_points(subset(made.cloud.points[0].cpu(), n, generator)[None] @ turn.T)
+        lift_chamfer = float(metrics.chamfer(cloud, true))
 
     cameras = cameras_around(made.mesh.vertices.cpu(), target.cameras, turn)
-    seen = render_on_cpu(made.field, cameras, target.views.shape[-1], config.samples)
+    seen = render_on_cpu(made, cameras, target.views.shape[-1], config.samples)
     psnr, iou = compare(seen, over(target.views, WHITE), target.views[:, 3])
     return TruthScores(
         azimuth_error_deg=azimuth_error_deg(made.reference, target),
-        lift_chamfer=float(metrics.chamfer(cloud, true)),
+        lift_chamfer=lift_chamfer,
         chamfer=float(metrics.chamfer(surface, true)),
         fscore_5pct=float(metrics.fscore(surface, true, FSCORE_TAU)),
         novel_psnr_db=float(psnr.mean()),
@@ -172,12 +178,15 @@ def against_truth(made: Reconstruction, target: Target, config: ScoreConfig, gen
     )
 
 
-def render_on_cpu(field: Field, camera: Camera, size: int, samples: int) -> Rendering:
-    """On the field's device, brought to the CPU.
+def render_on_cpu(made: Reconstruction, camera: Camera, size: int, samples: int) -> Rendering:
+    """The field, or where there is none the mesh, as it is seen. It is rendered where it lies and brought to the CPU.
 
     Raises: NumericsError("field_not_finite"): as numbers of 8 bits, and in silhouettes, a NaN would not be seen.
     """
-    seen = render(field, camera.to(field.density_grid.device), size, RenderConfig(samples=samples))
+    if made.field is None:
+        seen = rasterize(made.mesh, camera.to(made.mesh.vertices.device), size)
+    else:
+        seen = render(made.field, camera.to(made.field.density_grid.device), size, RenderConfig(samples=samples))
     if not bool(seen.color.isfinite().all() and seen.alpha.isfinite().all()):
         raise NumericsError("field_not_finite", "the field has a NaN or Inf, seen from a camera of the scores")
     return Rendering(seen.color.cpu(), seen.alpha.cpu(), seen.depth.cpu(), seen.weights.cpu())

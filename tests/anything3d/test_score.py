@@ -172,6 +172,21 @@ def test_without_truth_the_photo_is_all_there_is(scorer: Scorer, made: Reconstru
     assert scored.reference[SIZE // 2, SIZE // 2, 3] > 200
 
 
+def test_a_mesh_without_field_and_cloud_is_what_is_rendered(scorer: Scorer, made: Reconstruction, target: Target):
+    whole, alone = score(scorer, made, target), score(scorer, replace(made, field=None, cloud=None), target)
+    assert whole.truth is not None
+    assert alone.truth is not None
+    assert (alone.truth.lift_chamfer, alone.truth.chamfer) == (None, whole.truth.chamfer)
+    assert alone.reference_psnr_db > 20  # an opaque surface is close to the field that it was cut from, not equal
+    assert alone.truth.novel_psnr_db > 20
+    assert alone.reference_mask_iou > 0.8  # the surface lies within the soft edge of a field of 40 voxels
+    assert alone.clip_similarity > 0.9 * whole.clip_similarity
+    blue = replace(
+        made, field=None, mesh=replace(made.mesh, colors=torch.tensor([[0.0, 0, 1]]).expand(len(made.mesh.vertices), 3))
+    )
+    assert score(scorer, blue, target).reference_psnr_db < alone.reference_psnr_db - 5
+
+
 def test_clip_similarity_is_the_mean_cosine_of_the_turntable(scorer: Scorer, made: Reconstruction):
     scored = score(scorer, made, None)
     views = scored.turntable.permute(0, 3, 1, 2).float() / 255
