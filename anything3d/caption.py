@@ -9,15 +9,16 @@ import dataclasses
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import Literal, Protocol, assert_never
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from anything3d import seed
+from anything3d.backend import Backend
 from anything3d.errors import ConfigError, NumericsError
 from anything3d.models.clip import Preprocessor, check_tokenizer, load_network, load_preprocessor, load_tokenizer
 from anything3d.models.finite import check_network
@@ -34,6 +35,7 @@ WHITE = 1.0
 class CaptionConfig:
     """Defaults of the preset `mini`."""
 
+    backend: Literal["blip"] = "blip"  # a word of BACKENDS
     weights: str = "blip"  # packaged name or folder in the layout of transformers' BLIP
     decoding: Decoding = "beam"  # the likeliest caption; "nucleus" is what the paper's code uses
     samples: int = 1  # captions of each object, by nucleus, one of which is taken (`choose`); 3 in the authors' code
@@ -58,8 +60,18 @@ class Captioned:
     keyword: str = ""
 
 
+class Captioner(Protocol):
+    """What a backend of `caption` loads."""
+
+    def __call__(
+        self, crops: Float[Tensor, "B 4 S S"], generators: Sequence[torch.Generator]
+    ) -> list[Captioned | NumericsError]:
+        """A caption of each crop (RGBA in [0, 1], straight alpha), or why there is none; row b draws from its own
+        generator."""
+
+
 @dataclass(frozen=True, slots=True)
-class Captioner:
+class Blip:
     """A frozen BLIP with its tokenizer and its way of decoding."""
 
     config: CaptionConfig
@@ -211,6 +223,11 @@ def clean(text: str) -> str:
 
 
 def load_captioner(config: CaptionConfig, place: Place) -> Captioner:
+    """What `config.backend` names, ready to be called. Raises: as its `load`."""
+    return BACKENDS[config.backend].load(config, place)
+
+
+def load_blip(config: CaptionConfig, place: Place) -> Blip:
     """The BLIP of a transformers folder.
 
     Raises: ConfigError for a setting out of range; WeightsError for a missing or broken folder.
@@ -233,7 +250,7 @@ def load_captioner(config: CaptionConfig, place: Place) -> Captioner:
             f"caption.max_tokens is {config.max_tokens}, with prompt and end {longest}; "
             f"{config.weights} can place {text.max_position_embeddings} tokens",
         )
-    return Captioner(
+    return Blip(
         config=config,
         vision=model.vision_model,
         decoder=model.text_decoder,
@@ -267,3 +284,8 @@ def check(config: CaptionConfig) -> None:
         )
     if config.keyword != clean(config.keyword) or " " in config.keyword:
         raise ConfigError("caption_config", f"caption.keyword is {config.keyword!r}; must be one word")
+
+
+BACKENDS: Mapping[str, Backend[CaptionConfig, Captioner]] = {
+    "blip": Backend(weights=lambda config: (config.weights,), load=load_blip),
+}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from anything3d.caption import CaptionConfig, load_captioner
+from anything3d.caption import BACKENDS, CaptionConfig, load_captioner
 from anything3d.errors import Anything3DError
 from anything3d.models.weights import Place
 from anything3d.photo.image import crops_from_png
@@ -29,7 +29,7 @@ class CaptionStage:
 
     @staticmethod
     def weights(config: CaptionConfig) -> tuple[str, ...]:
-        return (config.weights,)
+        return BACKENDS[config.backend].weights(config)
 
     def __call__(self, items: Sequence[tuple[ObjectRecord]], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
         objects = [item[0] for item in items]

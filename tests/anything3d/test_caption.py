@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from anything3d.caption import (
+    Blip,
     CaptionConfig,
     Captioned,
-    Captioner,
     NucleusNoise,
     captioned,
     choose,
@@ -39,12 +39,12 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> CaptionConfig:
 
 
 @pytest.fixture(scope="module")
-def beam(config: CaptionConfig) -> Captioner:
+def beam(config: CaptionConfig) -> Blip:
     return load_captioner(config, Place())
 
 
 @pytest.fixture(scope="module")
-def nucleus(config: CaptionConfig) -> Captioner:
+def nucleus(config: CaptionConfig) -> Blip:
     return load_captioner(replace(config, decoding="nucleus"), Place())
 
 
@@ -67,7 +67,7 @@ def test_a_caption_does_not_depend_on_its_batch_neighbours(request: pytest.Fixtu
         assert alone.log_probability == pytest.approx(together[index].log_probability, abs=1e-4)
 
 
-def test_sampling_follows_its_generator_and_draws_from_it_once(nucleus: Captioner, crops):
+def test_sampling_follows_its_generator_and_draws_from_it_once(nucleus: Blip, crops):
     one, two = (generators(0, "caption", ["a"])[0] for _ in range(2))
     first = nucleus(crops[:1], [one])
     assert first == nucleus(crops[:1], [two])
@@ -99,7 +99,7 @@ def test_a_keyword_takes_the_first_caption_that_has_it_as_a_word():
     assert choose(captions, "mug") == Captioned("mug, a red scarf", -0.5, "mug")
 
 
-def test_log_probability_is_the_mean_of_a_step_by_step_evaluation(nucleus: Captioner, crops):
+def test_log_probability_is_the_mean_of_a_step_by_step_evaluation(nucleus: Blip, crops):
     ids = torch.tensor([[*nucleus.prompt_ids, 12, 30, 17, nucleus.end_id, nucleus.pad_id, nucleus.pad_id]])
     with torch.inference_mode():
         image = nucleus.vision(pixel_values=nucleus.preprocess(crops[:1, :3])).last_hidden_state
@@ -111,14 +111,14 @@ def test_log_probability_is_the_mean_of_a_step_by_step_evaluation(nucleus: Capti
     assert float(mean) == pytest.approx(float(sum(steps)) / 4, abs=1e-4)
 
 
-def test_beam_search_finds_captions_at_least_as_likely_as_the_greedy_one(config: CaptionConfig, beam: Captioner, crops):
+def test_beam_search_finds_captions_at_least_as_likely_as_the_greedy_one(config: CaptionConfig, beam: Blip, crops):
     greedy = load_captioner(replace(config, beams=1), Place())
     pairs = zip(beam(crops, generators(0, "x", "abcd")), greedy(crops, generators(0, "x", "abcd")), strict=True)
     gains = [found.log_probability - first.log_probability for found, first in pairs]
     assert sum(gains) >= -1e-4
 
 
-def test_transparent_pixels_are_white_to_the_captioner(beam: Captioner, crops):
+def test_transparent_pixels_are_white_to_the_captioner(beam: Blip, crops):
     hidden = torch.cat([crops[:1, :3], (crops[:1, 3:] > 0.5).float()], dim=1)
     other = hidden.clone()
     other[:, :3] = torch.where(hidden[:, 3:] > 0, hidden[:, :3], 0.123)
@@ -180,7 +180,7 @@ class Broken(torch.nn.Module):
 
 @pytest.mark.parametrize("decoding", ["beam", "nucleus"])
 def test_nan_rejects_its_object_and_of_all_objects_ends_the_run(request: pytest.FixtureRequest, crops, decoding: str):
-    captioner: Captioner = request.getfixturevalue(decoding)
+    captioner: Blip = request.getfixturevalue(decoding)
     names = ["a", "b", "c", "d"]
     sound = captioner(crops, generators(0, "caption", names))
     one = replace(captioner, vision=Broken(captioner.vision, slice(1, 2)))(crops, generators(0, "caption", names))

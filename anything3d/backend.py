@@ -1,0 +1,27 @@
+"""A backend is one way to do a stage: which model, or which method. This says what a run has to know of it.
+
+`caption.py`, `lift.py` and `reconstruct.py` each have a table BACKENDS: the word of the setting `<stage>.backend`, and
+the Backend that it means. Nothing here loads a network.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+from anything3d.models.weights import Place
+
+Need = Literal["crop", "caption", "concept", "cloud"]  # what a backend may ask of an object
+Config = TypeVar("Config")  # the stage's section
+Verb = TypeVar("Verb")  # what the stage calls: a Captioner, a Lifter, a Reconstructor
+
+
+@dataclass(frozen=True, slots=True)
+class Backend(Generic[Config, Verb]):
+    """What a backend needs, and how it is loaded. What no backend of a run needs is not computed."""
+
+    weights: Callable[[Config], tuple[str, ...]]  # names of the weights that it loads; it must not read a file
+    load: Callable[[Config, Place], Verb]
+    needs: tuple[Need, ...] = ("crop",)  # of every object; `caption` and `lift` are given the crop alone
+    licence: str = (
+        ""  # that its own code puts on what it makes; "": none. The licences of the weights count in any case
+    )
