@@ -50,19 +50,19 @@ class ViewConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Views:
+class NamedViews:
     """Cameras, object by object, and which of the four prefixes names each."""
 
     camera: Camera
     prefix: Int[Tensor, "BV"]
 
 
-def sample_views(config: ViewConfig, generators: Sequence[torch.Generator], device: torch.device | str) -> Views:
+def sample_views(config: ViewConfig, generators: Sequence[torch.Generator], device: torch.device | str) -> NamedViews:
     """`config.count` random views of each object; object b's come from `generators[b]`."""
     azimuth, height, distance, fov = seed.rand((config.count, 4), generators, device).flatten(0, 1).unbind(-1)
     azimuth, elevation = 360 * azimuth, _elevation_deg(height, config)
     camera = orbit(azimuth, elevation, _between(distance, config.distance), _between(fov, config.fov_deg))
-    return Views(camera, name_views(azimuth, elevation, config.overhead_deg))
+    return NamedViews(camera, name_views(azimuth, elevation, config.overhead_deg))
 
 
 def name_views(

@@ -101,8 +101,13 @@ def directions_near(
 
 def target_of(crops: Float[Tensor, "B 4 S S"], size: int) -> Target:
     """What to look for in RGBA crops in [0, 1], compared at `size` px."""
+    return Target(shrink(crops, size), mask_boxes(crops[:, 3]))
+
+
+def shrink(crops: Float[Tensor, "B 4 S S"], size: int) -> Float[Tensor, "B 4 s s"]:
+    """RGBA crops premultiplied and averaged down to `size` px, so that colour outside the mask does not bleed in."""
     premultiplied = torch.cat([crops[:, :3] * crops[:, 3:], crops[:, 3:]], dim=1)
-    return Target(F.interpolate(premultiplied, (size, size), mode="area"), mask_boxes(crops[:, 3]))
+    return F.interpolate(premultiplied, (size, size), mode="area")
 
 
 def search(cloud: Cloud, target: Target, directions: Float[Tensor, "B V 2"], distance: float) -> Views:
