@@ -11,9 +11,10 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, assert_never
+from typing import Annotated, Literal, Protocol, assert_never
 
 import torch
+from annotated_types import Interval
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ from anything3d.models.finite import check_network
 from anything3d.models.layout import check_model_type, check_tokenizer_settings
 from anything3d.models.weights import Place, directory
 from anything3d.photo.image import over
+from anything3d.settings import check_ranges
 
 Decoding = Literal["beam", "nucleus"]
 MAX_CHARACTERS = 200  # of a caption, which becomes a prompt: CLIP reads at most 77 tokens of it
@@ -35,17 +37,35 @@ WHITE = 1.0
 class CaptionConfig:
     """Defaults of the preset `mini`."""
 
-    backend: Literal["blip"] = "blip"  # a word of BACKENDS
-    weights: str = "blip"  # packaged name or folder in the layout of transformers' BLIP
-    decoding: Decoding = "beam"  # the likeliest caption; "nucleus" is what the paper's code uses
-    samples: int = 1  # captions of each object, by nucleus, one of which is taken (`choose`); 3 in the authors' code
-    keyword: str = ""  # a word for the objects, where somebody knows: captions shall have it, inversion moves it alone
-    beams: int = 3  # of the beam search; LAVIS blip_caption.generate
-    top_p: float = 0.9  # probability mass that nucleus sampling keeps; LAVIS blip_caption.generate
-    repetition_penalty: float = 1.0  # 1 = none; LAVIS takes 1.1 for nucleus sampling
-    prompt: str = ""  # beginning of every caption, cut off again; LAVIS: "a picture of"
-    min_tokens: int = 3  # new ones, without the end; LAVIS: 10 with the 4 of its prompt, so 6
-    max_tokens: int = 12  # new ones, without the end; LAVIS: 30 with the 4 of its prompt, so 26
+    backend: Literal["blip"] = "blip"  # Which network captions. It is a word of `BACKENDS`.
+    weights: str = "blip"  # The weights: a packaged name, or a folder in the layout of transformers' BLIP.
+    decoding: Decoding = "beam"  # "beam" gives the likeliest caption; "nucleus" samples one, as the paper's code does.
+    # Captions that are sampled for each object, of which one is taken. More than 1 needs "nucleus". The authors take 3.
+    samples: Annotated[int, Interval(ge=1, le=64)] = 1
+    # One word for the objects, if it is known what they are. Every caption has it then, and inversion moves it alone.
+    keyword: str = ""
+    beams: Annotated[int, Interval(ge=1, le=64)] = 3  # Width of the beam search. LAVIS takes 3.
+    top_p: Annotated[float, Interval(gt=0, le=1)] = 0.9  # Probability mass that nucleus sampling keeps, as LAVIS.
+    # Divides the score of tokens that were said before. 1 changes nothing; LAVIS takes 1.1 for nucleus sampling.
+    repetition_penalty: Annotated[float, Interval(gt=0, le=100)] = 1.0
+    prompt: str = ""  # The beginning of every caption, which is cut off again. LAVIS takes "a picture of".
+    # The fewest tokens that are added to the prompt, without the end. LAVIS takes 10 with the 4 of its prompt, so 6.
+    min_tokens: Annotated[int, Interval(ge=0, le=75)] = 3
+    # The most tokens that are added to the prompt, without the end. LAVIS takes 30 with the 4 of its prompt, so 26.
+    max_tokens: Annotated[int, Interval(ge=1, le=75)] = 12
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.min_tokens > self.max_tokens:
+            raise ConfigError(
+                "setting", f"caption.min_tokens is {self.min_tokens}; at most caption.max_tokens, {self.max_tokens}"
+            )
+        if self.samples > 1 and self.decoding != "nucleus":
+            raise ConfigError(
+                "setting", f'caption.samples is {self.samples}; more than 1 needs caption.decoding = "nucleus"'
+            )
+        if self.keyword != clean(self.keyword) or " " in self.keyword:
+            raise ConfigError("setting", f"caption.keyword is {self.keyword!r}; must be one word")
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,11 +250,10 @@ def load_captioner(config: CaptionConfig, place: Place) -> Captioner:
 def load_blip(config: CaptionConfig, place: Place) -> Blip:
     """The BLIP of a transformers folder.
 
-    Raises: ConfigError for a setting out of range; WeightsError for a missing or broken folder.
+    Raises: ConfigError if the network cannot place `config.max_tokens`; WeightsError for a missing or broken folder.
     """
     from transformers import BertTokenizer, BlipForConditionalGeneration
 
-    check(config)
     folder = directory(config.weights, place)
     check_model_type(folder / "config.json", ("blip",))
     check_tokenizer_settings(folder, ("BertTokenizer",))
@@ -246,7 +265,7 @@ def load_blip(config: CaptionConfig, place: Place) -> Blip:
     longest = 1 + len(prompt_ids) + config.max_tokens + 1
     if longest > text.max_position_embeddings:
         raise ConfigError(
-            "caption_length",
+            "setting",
             f"caption.max_tokens is {config.max_tokens}, with prompt and end {longest}; "
             f"{config.weights} can place {text.max_position_embeddings} tokens",
         )
@@ -261,29 +280,6 @@ def load_blip(config: CaptionConfig, place: Place) -> Blip:
         end_id=text.sep_token_id,
         pad_id=text.pad_token_id,
     )
-
-
-def check(config: CaptionConfig) -> None:
-    """Raises: ConfigError for a number out of range."""
-    sound = (
-        config.beams >= 1
-        and 0 < config.top_p <= 1
-        and config.repetition_penalty > 0
-        and 0 <= config.min_tokens <= config.max_tokens
-        and config.max_tokens >= 1
-    )
-    if not sound:
-        raise ConfigError(
-            "caption_config",
-            f"{config}: need beams >= 1, 0 < top_p <= 1, repetition_penalty > 0, 0 <= min_tokens <= max_tokens",
-        )
-    if config.samples < 1 or (config.samples > 1 and config.decoding != "nucleus"):
-        raise ConfigError(
-            "caption_config",
-            f"caption.samples is {config.samples} with caption.decoding {config.decoding}; must be 1 but for nucleus",
-        )
-    if config.keyword != clean(config.keyword) or " " in config.keyword:
-        raise ConfigError("caption_config", f"caption.keyword is {config.keyword!r}; must be one word")
 
 
 BACKENDS: Mapping[str, Backend[CaptionConfig, Captioner]] = {

@@ -11,8 +11,10 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -23,6 +25,7 @@ from anything3d.models.diffusion import Concept, Denoiser, load_denoiser
 from anything3d.models.finite import check_network
 from anything3d.models.weights import Place
 from anything3d.photo.image import over
+from anything3d.settings import Share, check_ranges
 
 WHITE = 1.0
 PULL = 100.0  # share of the way to `norm` in a step / its rate; cloneofsimo/lora
@@ -32,50 +35,52 @@ PULL = 100.0  # share of the way to `norm` in a step / its rate; cloneofsimo/lor
 class LoraConfig:
     """The second phase; the numbers are the authors', but for `steps`."""
 
-    steps: int = 0  # AdamW; 500 in the authors' code
-    rank: int = 1
-    share: float = 0.3  # of the change that was trained, in use
-    samples: int = 1  # noises per object and step
-    lr_unet: float = 4e-4
-    lr_text: float = 4e-5
-    lr_words: float = 1e-4  # the embeddings go on
-    warmup: float = 0.2  # share of the steps in which rates rise from 0; then they fall to 0, both linearly
-    weight_decay: float = 1e-3
-    clip: float = 1.0  # largest norm of an object's gradient
-    t_max: float = 0.8  # of T; t_min is InvertConfig's
+    # Steps of AdamW in which low-rank changes of the networks are trained; 0 trains none. The authors take 500.
+    steps: Annotated[int, Interval(ge=0, le=10**6)] = 0
+    rank: Annotated[int, Interval(ge=1, le=256)] = 1  # Rank of the changes.
+    share: Share = 0.3  # Share of the trained change that is used later on.
+    samples: Annotated[int, Interval(ge=1, le=1024)] = 1  # Noises for each object and step.
+    lr_unet: Annotated[float, Interval(ge=0, le=1)] = 4e-4  # Learning rate of the UNet's changes.
+    lr_text: Annotated[float, Interval(ge=0, le=1)] = 4e-5  # Learning rate of the text encoder's changes.
+    lr_words: Annotated[float, Interval(ge=0, le=1)] = 1e-4  # Learning rate of the embeddings, which go on.
+    # Share of the steps in which the rates rise from 0. Then they fall to 0. Both are linear.
+    warmup: Annotated[float, Interval(ge=0, lt=1)] = 0.2
+    weight_decay: Annotated[float, Interval(ge=0, le=1)] = 1e-3  # Weight decay of the changes.
+    clip: Annotated[float, Interval(gt=0, le=10**6)] = 1.0  # Largest norm of an object's gradient.
+    # Latest timestep of the noises, as a share of all timesteps. The earliest is invert.t_min.
+    t_max: Annotated[float, Interval(gt=0, le=1)] = 0.8
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or min(self.rank, self.samples) < 1 or not 0 <= self.warmup < 1 or not 0 < self.t_max <= 1:
-            raise ConfigError(
-                "invert_config",
-                f"{self}: need steps >= 0, rank and samples >= 1, warmup in 0..1, t_max in 0..1 (invert.lora)",
-            )
+        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True)
 class InvertConfig:
     """How long and how fast the embedding moves."""
 
-    weights: str = "diffusion"
-    steps: int = 60  # Adam; 125 updates in the authors' code
-    lr: float = 0.02  # Adam; the authors' 2e-3 is for embeddings of norm 0.4
-    lr_end: float = 1.0  # rate at the end / at the start, linear between; 0 in the authors' code
-    norm: float = 0.0  # to which each step pulls the words' embeddings; 0.4 in the authors' code; 0: nowhere
-    samples: int = 4  # noises per object and step
-    t_min: float = 0.1  # of T
-    t_max: float = 1.0  # of T
-    held_out: int = 16  # noises per object on which the loss is stated, never fitted
+    weights: str = "diffusion"  # The weights of the denoiser.
+    steps: Annotated[int, Interval(ge=0, le=10**6)] = 60  # Steps of Adam. The authors take 125.
+    # Learning rate of Adam at the start. The authors' 0.002 is for embeddings of norm 0.4.
+    lr: Annotated[float, Interval(gt=0, le=1)] = 0.02
+    # Learning rate at the end / at the start, linear between. The authors take 0.
+    lr_end: Annotated[float, Interval(ge=0, le=10)] = 1.0
+    # Norm to which each step pulls the embeddings of the words. The authors take 0.4; 0 pulls nowhere.
+    norm: Annotated[float, Interval(ge=0, le=1000)] = 0.0
+    samples: Annotated[int, Interval(ge=1, le=1024)] = 4  # Noises for each object and step.
+    t_min: Share = 0.1  # Earliest timestep of the noises, as a share of all timesteps.
+    t_max: Share = 1.0  # Latest timestep of the noises, as a share of all timesteps.
+    # Noises for each object on which the loss is measured. They are never fitted.
+    held_out: Annotated[int, Interval(ge=1, le=1024)] = 16
+    # The second phase, which changes the networks for each object.
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.samples < 1 or self.held_out < 1 or not 0 <= self.t_min < self.t_max <= 1:
-            raise ConfigError(
-                "invert_config",
-                f"{self}: need steps >= 0, samples >= 1, held_out >= 1 and 0 <= t_min < t_max <= 1",
-            )
+        check_ranges(self)
+        if self.t_min >= self.t_max:
+            raise ConfigError("setting", f"invert.t_min is {self.t_min}; must be below invert.t_max, {self.t_max}")
         if self.lora.steps and self.t_min >= self.lora.t_max:
             raise ConfigError(
-                "invert_config", f"invert.t_min is {self.t_min}; must be below invert.lora.t_max, {self.lora.t_max}"
+                "setting", f"invert.t_min is {self.t_min}; must be below invert.lora.t_max, {self.lora.t_max}"
             )
 
 

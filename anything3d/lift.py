@@ -11,9 +11,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Literal, assert_never
+from typing import Annotated, Literal, assert_never
 
 import torch
+from annotated_types import Interval
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from anything3d.models.finite import MAX_DROPPED, check_network
 from anything3d.models.pointe import official
 from anything3d.models.weights import Place
 from anything3d.photo.image import over
+from anything3d.settings import check_ranges
 from anything3d.space.cloud import Cloud, distinct_points, normalise
 from anything3d.space.reference import ReferenceCamera, Views, direction_grid, directions_near, search, target_of
 
@@ -38,48 +40,52 @@ BACKENDS: Mapping[Backend, ModuleType] = {"anything3d": pointe, "point-e": offic
 
 @dataclass(frozen=True, slots=True)
 class LiftConfig:
-    backend: Backend = "anything3d"  # "point-e": the official package runs Point-E's networks (`pointe.official`)
-    weights: str = "pointe"
-    upsampler_weights: str = "pointe-upsampler"
-    clip_weights: str = "clip"
-    candidates: int = 4  # drafts of each object; the authors' code: 1
+    # Whose code runs Point-E's networks: ours, or the official package (`pointe.official`).
+    backend: Backend = "anything3d"
+    weights: str = "pointe"  # The weights of the base network, which makes coarse clouds.
+    upsampler_weights: str = "pointe-upsampler"  # The weights of the network that adds points to a coarse cloud.
+    clip_weights: str = "clip"  # The weights of the CLIP that shows the crop to both networks.
+    candidates: Annotated[int, Interval(ge=1, le=256)] = 4  # Drafts of each object. The authors take 1.
     batch_clouds: int = 16  # drafts in one call; more is slower on a CPU (caches), faster on a GPU
-    steps: int = 16  # of the base network; official 64
-    upsampler_steps: int = 6  # official 64
-    sigma_min: float = 1e-3  # official
-    sigma_max: float = 20.0  # official 120; at toy size 12 steps from 20 come near 24 from 120 (Chamfer 0.114, 0.110)
-    upsampler_sigma_max: float = 0.1  # official 160
-    upsampler_around_coarse: bool = True  # begin around the coarse points; official False: evenly spread they stay so
-    rho: float = 7.0  # official
-    s_churn: float = 0.0  # of the base network; official 3, made for 64 steps
-    guidance: float = 1.0  # 1: none, half the calls; official 3, overshoots at toy size (Chamfer 0.13 to 0.28)
-    upsampler_guidance: float = 1.0  # authors' code 3
-    distance: float = 3.5  # of the reference camera, canonical units; the mini world's photos: 1.4 to 10, median 5
-    azimuths: int = 24  # directions tried all around; 1: the front only, as the authors assume
-    elevations: int = 7  # ... at so many heights
-    lowest_deg: float = -15.0
-    highest_deg: float = 75.0
-    draft_match_px: int = 32  # side of the images compared for a draft
-    match_px: int = 64  # ... for the final cloud
+    steps: Annotated[int, Interval(ge=1, le=1024)] = 16  # Steps of the base network. Point-E takes 64.
+    upsampler_steps: Annotated[int, Interval(ge=1, le=1024)] = 6  # Steps of the upsampler. Point-E takes 64.
+    sigma_min: Annotated[float, Interval(gt=0, le=1)] = 1e-3  # Noise level at the end. Point-E takes 0.001.
+    # Noise level at which the base network begins. Point-E takes 120. At toy size 12 steps from 20 come near 24 from
+    # 120 (Chamfer 0.114 and 0.110).
+    sigma_max: Annotated[float, Interval(gt=0, le=1000)] = 20.0
+    upsampler_sigma_max: Annotated[float, Interval(gt=0, le=1000)] = 0.1  # The upsampler's. Point-E takes 160.
+    # Whether the upsampler's noise begins around the coarse points. Point-E's does not. At toy size, points that begin
+    # evenly spread stay spread.
+    upsampler_around_coarse: bool = True
+    rho: Annotated[float, Interval(gt=0, le=100)] = 7.0  # How steps thin out towards sigma_min. Point-E takes 7.
+    # Noise that is added at each step of the base network. Point-E takes 3, made for 64 steps.
+    s_churn: Annotated[float, Interval(ge=0, le=100)] = 0.0
+    # Classifier-free guidance of the base network. 1 means none and needs half the calls. Point-E's 3 overshoots at toy
+    # size (Chamfer 0.13 to 0.28).
+    guidance: Annotated[float, Interval(ge=0, le=100)] = 1.0
+    # Classifier-free guidance of the upsampler. The authors take 3.
+    upsampler_guidance: Annotated[float, Interval(ge=0, le=100)] = 1.0
+    # Distance of the reference camera from the object's centre, in canonical units. An object has longest side 1. The
+    # photos of the mini world have 1.4 to 10, with median 5.
+    distance: Annotated[float, Interval(gt=1, le=1000)] = 3.5
+    # Directions all around from which the cloud is compared with the crop. 1 is the front only, as the authors assume.
+    azimuths: Annotated[int, Interval(ge=1, le=360)] = 24
+    elevations: Annotated[int, Interval(ge=1, le=180)] = 7  # Heights from which the cloud is compared with the crop.
+    lowest_deg: Annotated[float, Interval(gt=-90, lt=90)] = -15.0  # The lowest of these heights, in degrees.
+    highest_deg: Annotated[float, Interval(gt=-90, lt=90)] = 75.0  # The highest of these heights, in degrees.
+    # Side in pixels of the images in which a draft is compared with the crop.
+    draft_match_px: Annotated[int, Interval(ge=1, le=1024)] = 32
+    # Side in pixels of the images in which the final cloud is compared with the crop.
+    match_px: Annotated[int, Interval(ge=1, le=1024)] = 64
 
     def __post_init__(self) -> None:
-        counts = ("candidates", "batch_clouds", "steps", "upsampler_steps", "azimuths", "elevations")
-        for name in (*counts, "draft_match_px", "match_px"):
-            if getattr(self, name) < 1:
-                raise ConfigError("config_value", f"lift.{name} is {getattr(self, name)}; must be >= 1")
-        if not 0 < self.sigma_min < min(self.sigma_max, self.upsampler_sigma_max):
-            raise ConfigError(
-                "config_value", f"lift.sigma_min is {self.sigma_min}; must be above 0 and below both sigma_max"
-            )
-        if not -90 < self.lowest_deg <= self.highest_deg < 90:
-            raise ConfigError(
-                "config_value",
-                f"lift elevations run from {self.lowest_deg} to {self.highest_deg}; must rise within -90..90",
-            )
+        check_ranges(self)
+        if self.sigma_min >= min(self.sigma_max, self.upsampler_sigma_max):
+            raise ConfigError("setting", f"lift.sigma_min is {self.sigma_min}; must be below both sigma_max")
+        if self.lowest_deg > self.highest_deg:
+            raise ConfigError("setting", f"lift.lowest_deg is {self.lowest_deg}, above highest_deg {self.highest_deg}")
         if self.backend == "point-e" and self.upsampler_around_coarse:
-            raise ConfigError("config_value", "lift.backend point-e must have lift.upsampler_around_coarse = false")
-        if self.distance <= 1:
-            raise ConfigError("config_value", f"lift.distance is {self.distance}; must be above 1, outside the object")
+            raise ConfigError("setting", "lift.backend point-e must have lift.upsampler_around_coarse = false")
 
 
 @dataclass(frozen=True, slots=True)

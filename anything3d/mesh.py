@@ -6,13 +6,16 @@ does.
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from anything3d.errors import ConfigError, NumericsError
+from anything3d.errors import NumericsError
+from anything3d.settings import Share, check_ranges
 from anything3d.space.field import Field, nodes
 from anything3d.space.mesh import Mesh, components, signed_volumes
 
@@ -23,16 +26,16 @@ FRAME_TOLERANCE = 0.02  # canonical lengths
 class MeshConfig:
     """Where the surface lies and what is left out."""
 
-    resolution: int = 64  # nodes along each axis at which the field is sampled
-    threshold: float = 10.0  # density of the surface, 1 / canonical length; a field that stays below it: see `extract`
-    min_density: float = 1.0  # 1 / canonical length; a field that nowhere reaches twice this is empty
-    min_component_share: float = 0.01  # of all faces; threestudio drops components below 1 %
+    resolution: Annotated[int, Interval(ge=2, le=1024)] = 64  # Nodes along each axis at which the field is sampled.
+    # Density of the surface, in 1 / canonical length. A field that stays below it is treated as `extract` says.
+    threshold: Annotated[float, Interval(gt=0, le=10**6)] = 10.0
+    # A field is empty if it nowhere reaches twice this density, in 1 / canonical length.
+    min_density: Annotated[float, Interval(gt=0, le=10**6)] = 1.0
+    # A component with a smaller share of all faces is left out. threestudio takes 1 %.
+    min_component_share: Share = 0.01
 
     def __post_init__(self) -> None:
-        if self.resolution < 2 or min(self.threshold, self.min_density) <= 0 or not 0 <= self.min_component_share <= 1:
-            raise ConfigError(
-                "config_value", f"{self}: resolution must be >= 2, densities > 0, min_component_share in 0..1 (mesh)"
-            )
+        check_ranges(self)
 
 
 @torch.inference_mode()

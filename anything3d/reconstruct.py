@@ -39,7 +39,7 @@ class Reconstructor:
     def __init__(self, config: ReconstructConfig, denoiser: Denoiser, clip: Clip | None) -> None:
         if config.field.latent and config.render_size * denoiser.latent_scale != denoiser.image_size:
             raise ConfigError(
-                "config_value",
+                "setting",
                 f"reconstruct.render_size is {config.render_size}; latents of {config.weights} are "
                 f"{denoiser.image_size // denoiser.latent_scale} a side (reconstruct.field.latent)",
             )

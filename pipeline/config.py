@@ -9,9 +9,10 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from annotated_types import Interval
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from anything3d.caption import CaptionConfig
 from anything3d.errors import ConfigError
@@ -22,6 +23,7 @@ from anything3d.models.weights import Place, digest
 from anything3d.reconstruct import ReconstructConfig
 from anything3d.score import ScoreConfig
 from anything3d.segment import SegmentConfig
+from anything3d.settings import check_ranges
 from pipeline.shard import IndexConfig
 
 
@@ -29,37 +31,35 @@ from pipeline.shard import IndexConfig
 class Units:
     """How a shard is cut: one unit is one stage call and one commit. A change gives other cells, not other rows."""
 
-    images: int = 64  # photos of one segment call
-    objects: int = 8  # objects of one call of every later stage; what one GPU optimises at once
-    shards: int = 8  # shards of a wave; the next wave starts when this one's objects are done
+    images: Annotated[int, Interval(ge=1, le=10**6)] = 64  # Photos of one call of segment.
+    # Objects of one call of every later stage. One GPU optimises so many at once.
+    objects: Annotated[int, Interval(ge=1, le=10**6)] = 8
+    # Shards of a wave. The next wave starts when the objects of this one are done.
+    shards: Annotated[int, Interval(ge=1, le=10**6)] = 8
 
     def __post_init__(self) -> None:
-        for name, size in asdict(self).items():
-            if size < 1:
-                raise ConfigError("config_value", f"units.{name} is {size}; must be >= 1")
+        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Workers:
     """The actors of one stage."""
 
-    workers: int = 1  # actors, all the time
-    num_gpus: float = 0.0  # of each; a fraction shares a GPU; ignored where the cluster has none
-    num_cpus: float = 0.1  # of each, for Ray's bookkeeping
-    threads: int = 1  # of each, for torch
+    workers: Annotated[int, Interval(ge=1, le=10**6)] = 1  # Actors that run side by side, all the time.
+    # GPUs of each actor. A fraction shares a GPU. It is ignored where the cluster has no GPU.
+    num_gpus: Annotated[float, Interval(ge=0, le=1024)] = 0.0
+    num_cpus: Annotated[float, Interval(ge=0, le=1024)] = 0.1  # CPUs of each actor, for Ray's bookkeeping.
+    threads: Annotated[int, Interval(ge=1, le=1024)] = 1  # Threads of each actor, for torch.
 
     def __post_init__(self) -> None:
-        if min(self.workers, self.threads) < 1 or min(self.num_gpus, self.num_cpus) < 0:
-            raise ConfigError(
-                "config_value", f"{self}: need workers, threads >= 1, num_gpus, num_cpus >= 0 (resources.<stage>)"
-            )
+        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
     """Where the stages run."""
 
-    weights_root: str = ""  # folder searched for weights that do not ship with the package
+    weights_root: str = ""  # The folder that is searched for weights that do not ship with the package.
     index: Workers = Workers()
     segment: Workers = Workers()
     caption: Workers = Workers()
@@ -74,8 +74,11 @@ class Resources:
 class Config:
     """One run's settings. `seed`, `dtype` and the stage sections are hashed; `units` and `resources` are not."""
 
-    seed: int = 0
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the networks
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)
+
+    # Start of all randomness. Every object has its own, made from this number, the stage and the object's id.
+    seed: Annotated[int, Interval(ge=0, lt=2**63)] = 0
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # Precision of the networks.
     index: IndexConfig = field(default_factory=IndexConfig)
     segment: SegmentConfig = field(default_factory=SegmentConfig)
     caption: CaptionConfig = field(default_factory=CaptionConfig)
@@ -86,6 +89,9 @@ class Config:
     score: ScoreConfig = field(default_factory=ScoreConfig)
     units: Units = field(default_factory=Units)
     resources: Resources = field(default_factory=Resources)
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def place(self, device: str = "cpu") -> Place:
         return Place(device, self.dtype, self.resources.weights_root)
@@ -114,7 +120,7 @@ def load(layers: Sequence[str], settings: Sequence[str] = ()) -> Config:
         return TypeAdapter(Config).validate_json(json.dumps(merged), strict=True)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
-        raise ConfigError("config_value", wrong) from error
+        raise ConfigError("setting", wrong) from error
 
 
 def fingerprint(config: Config, stage: str, version: int, weights: Sequence[str], upstream: Sequence[str]) -> str:
@@ -157,5 +163,5 @@ def _check_keys(values: Mapping[str, Any], section: type[Any], prefix: str) -> N
             raise ConfigError("config_key", f"no key '{prefix}{key}'{hint}")
         if is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
-                raise ConfigError("config_value", f"'{prefix}{key}' is a section, got {value!r}")
+                raise ConfigError("setting", f"'{prefix}{key}' is a section, got {value!r}")
             _check_keys(value, hints[key], f"{prefix}{key}.")

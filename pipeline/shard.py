@@ -4,10 +4,13 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Annotated
 
 import obstore
+from annotated_types import Interval
 
 from anything3d.errors import MachineError
+from anything3d.settings import check_ranges
 from pipeline.location import open_store, split
 
 WINDOW = 8 << 20  # bytes fetched at once while a shard is read from end to end
@@ -16,9 +19,13 @@ WINDOWS_AHEAD = 3  # fetched while one is looked at
 
 @dataclass(frozen=True, slots=True)
 class IndexConfig:
-    """What a shard may hold."""
+    """Which members of a shard are taken."""
 
-    max_member_bytes: int = 64 << 20  # bytes of one photo or one JSON; SA-1B's largest are a few MB
+    # The largest photo or annotation file, in bytes. A larger one is rejected. SA-1B's largest have a few MB.
+    max_member_bytes: Annotated[int, Interval(ge=1, le=2**40)] = 64 << 20
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class Shard:

@@ -1,27 +1,37 @@
 """What a reconstruction is asked to be: each loss is a mean per object, so that objects of a batch do not interact."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from annotated_types import Interval
 from jaxtyping import Float
 from torch import Tensor
 
+from anything3d.settings import check_ranges
 from anything3d.space.field import Field
 from anything3d.space.render import Rendering, composite
+
+Weight = Annotated[float, Interval(ge=0, le=10**9)]
 
 
 @dataclass(frozen=True, slots=True)
 class LossConfig:
     """Weight of each term of `LossTerms`; 0 leaves a term without effect."""
 
-    sds: float = 20.0  # on the mean over a view's N latents; N in sources that sum
-    reference_rgb: float = 20.0
-    reference_mask: float = 1.0  # 2 beside 20 in Magic123's official code; costs novel views what it gives this one
-    silhouette: float = 2.0  # at the start; fades linearly to 0, cloud guidance as in Points-to-3D
-    tv: float = 0.2
-    emptiness: float = 0.0  # 1e4 in 3DFuse, beside an sds weight of N
-    emptiness_late: float = 0.0  # from the middle on; 2e5 in 3DFuse
+    sds: Weight = 20.0  # Of score distillation, a mean over a view's N latents. It is N in sources that sum.
+    reference_rgb: Weight = 20.0  # Of the colours of the reference view, against the photo.
+    # Of the opacity of the reference view, against the mask. Magic123's code takes 2 beside 20, which costs the other
+    # views what it gives this one.
+    reference_mask: Weight = 1.0
+    # Of the silhouettes of random views, against the cloud's, at the start. It fades linearly to 0: Points-to-3D.
+    silhouette: Weight = 2.0
+    tv: Weight = 0.2  # Of total variation: differences between neighbouring nodes.
+    emptiness: Weight = 0.0  # Of thin fog, in the first half. 3DFuse takes 10000 beside an sds weight of N.
+    emptiness_late: Weight = 0.0  # Of thin fog, in the second half. 3DFuse takes 200000.
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class LossTerms(NamedTuple):

@@ -6,9 +6,10 @@ Source: DreamFusion, Poole et al. 2022, equation 3; weightings as in threestudio
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import Annotated, Literal, assert_never
 
 import torch
+from annotated_types import Interval
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from anything3d.errors import ConfigError
 from anything3d.models.adapter import Adapter
 from anything3d.models.diffusion import Denoiser
 from anything3d.models.finite import MAX_DROPPED
+from anything3d.settings import Share, check_ranges
 
 Weighting = Literal["sds", "uniform", "fantasia3d"]
 
@@ -25,26 +27,22 @@ Weighting = Literal["sds", "uniform", "fantasia3d"]
 class SdsConfig:
     """How hard, and at which noise, the denoiser pulls."""
 
-    cfg_scale: float = 2.5  # classifier-free guidance; 100 in DreamFusion and 3DFuse
-    t_min: float = 0.02  # of T, all along
-    t_max: float = 0.60  # of T, at the start
-    t_max_end: float = 0.25  # of T, at the end; linear between
-    weighting: Weighting = "sds"
-    hint_scale: float = 1.0  # of the ControlNet's residuals
-    max_dropped: float = MAX_DROPPED  # share of an object's predictions that may be not finite; more rejects it
+    # Classifier-free guidance. DreamFusion and 3DFuse take 100.
+    cfg_scale: Annotated[float, Interval(ge=0, le=1000)] = 2.5
+    t_min: Share = 0.02  # Earliest timestep, as a share of all timesteps, in every step.
+    t_max: Share = 0.60  # Latest timestep, as a share of all timesteps, in the first step.
+    t_max_end: Share = 0.25  # The same in the last step; linear between.
+    weighting: Weighting = "sds"  # w(t): 1 - alpha_bar as in DreamFusion ("sds"), 1 ("uniform"), or Fantasia3D's.
+    hint_scale: Annotated[float, Interval(ge=0, le=100)] = 1.0  # Scale of the ControlNet's residuals; 0 gives no depth.
+    # An object is rejected if a larger share of the denoiser's predictions is NaN or Inf. They are left out.
+    max_dropped: Annotated[float, Interval(ge=0, lt=1)] = MAX_DROPPED
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_dropped < 1:
-            raise ConfigError("config_value", f"sds.max_dropped is {self.max_dropped}; must be a share below 1")
-        if not 0 <= self.t_min <= min(self.t_max, self.t_max_end) or max(self.t_max, self.t_max_end) > 1:
+        check_ranges(self)
+        if self.t_min > min(self.t_max, self.t_max_end):
             raise ConfigError(
-                "config_value",
-                f"sds.t_min, t_max, t_max_end are {self.t_min}, {self.t_max}, {self.t_max_end}; "
-                "must be shares of T, t_min not above the others",
-            )
-        if min(self.cfg_scale, self.hint_scale) < 0:
-            raise ConfigError(
-                "config_value", f"sds.cfg_scale, hint_scale are {self.cfg_scale}, {self.hint_scale}; must be >= 0"
+                "setting",
+                f"sds.t_min is {self.t_min}; at most t_max and t_max_end, {self.t_max} and {self.t_max_end}",
             )
 
 

@@ -7,41 +7,51 @@ otherwise.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import Annotated, Literal, assert_never
 
 import torch
+from annotated_types import Interval
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from anything3d import seed
 from anything3d.errors import ConfigError
+from anything3d.settings import check_ranges
 from anything3d.space.camera import POINT_E_DISTANCE, POINT_E_FOV_DEG, Camera, orbit
 
 FRONT, SIDE, BACK, OVERHEAD = range(4)
+Elevation = Annotated[float, Interval(gt=-90, lt=90)]
+Distance = Annotated[float, Interval(gt=0, le=1000)]
+Fov = Annotated[float, Interval(gt=0, lt=180)]
 
 
 @dataclass(frozen=True, slots=True)
 class ViewConfig:
     """Where random cameras stand, and the words for it."""
 
-    count: int = 1  # random views per object and step
-    elevation_deg: tuple[float, float] = (-10.0, 60.0)  # -6.4 to 83.5 in 3DFuse
-    elevation_spread: Literal["area", "angle"] = "angle"  # uniform on the sphere (3DFuse) or in degrees
-    distance: tuple[float, float] = (POINT_E_DISTANCE, POINT_E_DISTANCE)  # canonical lengths; 2.3 in 3DFuse
-    fov_deg: tuple[float, float] = (POINT_E_FOV_DEG, POINT_E_FOV_DEG)  # 40 to 70 in 3DFuse
-    overhead_deg: float = 60.0  # elevation from which a view is called overhead; 41.8 in 3DFuse
-    front: str = "front view of"  # azimuth within 45 degrees of the canonical front
-    side: str = "side view of"
-    back: str = "back view of"  # "backside view of" in 3DFuse
-    overhead: str = "overhead view of"
+    count: Annotated[int, Interval(ge=1, le=1024)] = 1  # Random views of each object in each step.
+    elevation_deg: tuple[Elevation, Elevation] = (-10.0, 60.0)  # Lowest and highest view. 3DFuse takes -6.4 and 83.5.
+    # How elevations are drawn: uniform on the sphere ("area", as in 3DFuse), or uniform in degrees ("angle").
+    elevation_spread: Literal["area", "angle"] = "angle"
+    # Nearest and farthest view, in canonical lengths. 3DFuse takes 2.3 for both.
+    distance: tuple[Distance, Distance] = (POINT_E_DISTANCE, POINT_E_DISTANCE)
+    # Narrowest and widest field of view, in degrees. 3DFuse takes 40 and 70.
+    fov_deg: tuple[Fov, Fov] = (POINT_E_FOV_DEG, POINT_E_FOV_DEG)
+    # Views from above this elevation are called overhead. 3DFuse takes 41.8.
+    overhead_deg: Annotated[float, Interval(ge=-90, le=90)] = 60.0
+    front: str = "front view of"  # Words for views whose azimuth is within 45 degrees of the canonical front.
+    side: str = "side view of"  # Words for views from the left and from the right.
+    back: str = "back view of"  # Words for views from behind. 3DFuse takes "backside view of".
+    overhead: str = "overhead view of"  # Words for views from above.
 
     def __post_init__(self) -> None:
-        ranges = (self.elevation_deg, self.distance, self.fov_deg)
-        if self.count < 1 or any(low > high for low, high in ranges) or max(map(abs, self.elevation_deg)) >= 90:
-            raise ConfigError(
-                "config_value",
-                f"{self}: count must be >= 1, ranges (low, high), elevations within 90 (reconstruct.views)",
-            )
+        check_ranges(self)
+        for name in ("elevation_deg", "distance", "fov_deg"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ConfigError(
+                    "setting", f"reconstruct.views.{name} is {low} to {high}; the lower number comes first"
+                )
 
     @property
     def prefixes(self) -> tuple[str, str, str, str]:

@@ -17,17 +17,20 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import simplejpeg
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval
 from jaxtyping import Bool, Float, UInt8, UInt16
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from anything3d.errors import InputError
 from anything3d.photo import color
+from anything3d.settings import check_ranges
 
 FORMATS = ("JPEG", "PNG")
 ORIENTATION = 0x0112  # EXIF tag
@@ -46,11 +49,14 @@ DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, 
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What is decoded at all."""
+    """Which photos are decoded at all; a larger one is rejected before its pixels are read."""
 
-    max_bytes: int = 64 * 2**20  # of the file
-    max_megapixels: float = 40.0  # of the picture; SA-1B has at most 5
-    max_side_px: int = 16384  # longer side
+    max_bytes: Annotated[int, Interval(ge=1, le=2**34)] = 64 * 2**20  # The largest file, in bytes.
+    max_megapixels: Annotated[float, Interval(gt=0, le=268)] = 40.0  # The largest photo. SA-1B's have at most 5.
+    max_side_px: Annotated[int, Interval(ge=1, le=2**16)] = 16384  # The longest side, in pixels.
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,16 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from anything3d import seed
-from anything3d.errors import ConfigError, InputError
+from anything3d.errors import InputError
+from anything3d.settings import check_ranges
 from anything3d.space.cloud import Cloud
 
 FORMAT = "anything3d-field-1"
@@ -32,17 +35,16 @@ ARGUMENT_RANGE = (-7.0, 3.0)  # of softplus at the start: clear (3 % in 1.2 leng
 class FieldConfig:
     """The cube, its voxels and the activation of density: scale * softplus(raw + bias)."""
 
-    resolution: int = 32  # nodes along each axis
-    half: float = 0.6  # half the cube's side; objects have longest side 1
-    density_bias: float = -1.0  # softplus bias; 3DFuse voxnerf
-    density_scale: float = 30.0  # 1 / canonical length; one voxel of raw 3 stops 92 % of the light
-    latent: bool = False  # colours are the denoiser's latents, as in Score Jacobian Chaining and 3DFuse
+    resolution: Annotated[int, Interval(ge=2, le=512)] = 32  # Nodes of the grid along each axis.
+    half: Annotated[float, Interval(gt=0, le=10)] = 0.6  # Half the cube's side. An object has longest side 1.
+    # What is added to raw density before softplus makes density of it. 3DFuse takes -1.
+    density_bias: Annotated[float, Interval(ge=-100, le=100)] = -1.0
+    # What softplus is multiplied by, in 1 / canonical length. With 30, one voxel of raw 3 stops 92 % of the light.
+    density_scale: Annotated[float, Interval(gt=0, le=10**4)] = 30.0
+    latent: bool = False  # Whether colours are the denoiser's latents, as in Score Jacobian Chaining and 3DFuse.
 
     def __post_init__(self) -> None:
-        if self.resolution < 2 or min(self.half, self.density_scale) <= 0:
-            raise ConfigError(
-                "config_value", f"{self}: resolution must be >= 2, half and density_scale > 0 (reconstruct.field)"
-            )
+        check_ranges(self)
 
 
 class Field(nn.Module):

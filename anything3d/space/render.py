@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from jaxtyping import Float
 from torch import Tensor
 
 from anything3d import seed
-from anything3d.errors import ConfigError
+from anything3d.settings import check_ranges
 from anything3d.space.camera import Camera, rays
 from anything3d.space.field import EMPTY, Field, Solid
 
@@ -27,13 +29,14 @@ VISIBLE = 1e-3  # opacity below which a pixel has no depth
 class RenderConfig:
     """Accuracy against time and memory."""
 
-    samples: int = 48  # along the part of each ray that lies inside the cube
-    empty: float = EMPTY  # density, 1 / canonical length, below which nothing is looked up, nor changed; 0: all is
+    # Samples along the part of each ray that lies inside the cube.
+    samples: Annotated[int, Interval(ge=1, le=4096)] = 48
+    # Space of a lower density, in 1 / canonical length, is neither looked up nor changed. 0 looks up all of it.
+    empty: Annotated[float, Interval(ge=0, le=10**6)] = EMPTY
     max_points: int = 1 << 18  # samples looked up at a time: a CPU's cache (27 % faster than 2^22); 2^22 suits a GPU
 
     def __post_init__(self) -> None:
-        if min(self.samples, self.max_points) < 1 or self.empty < 0:
-            raise ConfigError("config_value", f"{self}: need samples, max_points >= 1, empty >= 0 (reconstruct.render)")
+        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -273,7 +273,7 @@ def test_a_concept_travels_as_bytes_and_prompts_the_denoiser(inverter):
     "setting", [{"steps": -1}, {"samples": 0}, {"held_out": 0}, {"t_min": 0.9, "t_max": 0.8}, {"t_max": 1.5}]
 )
 def test_settings_out_of_range_are_refused(setting):
-    with pytest.raises(ConfigError, match="invert_config"):
+    with pytest.raises(ConfigError, match="setting"):
         InvertConfig(**setting)
 
 

@@ -352,5 +352,5 @@ def test_bytes_that_are_no_state_are_refused(size):
     ],
 )
 def test_settings_out_of_range_are_refused(make):
-    with pytest.raises(ConfigError, match="config_value"):
+    with pytest.raises(ConfigError, match="setting"):
         make()

@@ -266,7 +266,7 @@ def test_a_crop_is_measured_by_the_longer_side_or_by_the_root_of_the_area():
 
 @pytest.mark.parametrize("changes", [{"context": 0.9}, {"context": 9.0}, {"crop_size": 0}, {"max_per_image": 0}])
 def test_settings_out_of_range_do_not_start(changes):
-    with pytest.raises(ConfigError, match=f"segment.{next(iter(changes))}"):
+    with pytest.raises(ConfigError, match=f"SegmentConfig.{next(iter(changes))}"):
         SegmentConfig(**changes)
 
 

@@ -105,10 +105,27 @@ def test_sam_is_needed_only_where_it_is_used():
 
 @pytest.mark.parametrize(
     "setting",
-    ["units.objects=0", "units.shards=-1", "resources.segment.workers=0", "resources.lift.num_gpus=-0.5", "dtype=fp16"],
+    [
+        "units.objects=0",
+        "units.shards=-1",
+        "resources.segment.workers=0",
+        "resources.lift.num_gpus=-0.5",
+        "dtype=fp16",
+        "caption.beams=0",
+        "score.views=0",
+        "segment.max_iou=7",
+        "segment.max_area_share=-1",
+        "segment.min_aspect=9",
+        "invert.lr=-1",
+        "lift.guidance=-5",
+        "index.max_member_bytes=-1",
+        "reconstruct.views.fov_deg=[40.0, 180.0]",
+        "reconstruct.sds.cfg_scale=nan",
+        "reconstruct.losses.tv=inf",
+    ],
 )
-def test_sizes_that_nothing_fits_and_unknown_dtypes_are_refused(setting):
-    with pytest.raises(ConfigError, match="config_value"):
+def test_a_setting_out_of_range_is_refused_before_anything_starts(setting):
+    with pytest.raises(ConfigError, match=rf"^setting: {setting.partition('=')[0]}\b"):
         load([], [setting])
 
 

@@ -142,7 +142,7 @@ def reconstruct(items, min_opacity):
 
 def test_a_field_that_collapses_is_tried_once_more_with_another_seed(evidence):
     kept = [row for (row,) in reconstruct(evidence, 0.0)]
-    refused = reconstruct(evidence, 2.0)  # more than opaque: every attempt collapses
+    refused = reconstruct(evidence, 1.0)  # wholly opaque: every attempt collapses
     assert {row.attempts for row in kept} == {1}
     assert {error.reason for error in refused} == {"field_empty"}
     assert all("twice, with two seeds; mean opacity" in error.message for error in refused)

@@ -186,5 +186,5 @@ def test_weights_at_the_ends_of_the_schedule():
     "setting", [{"t_min": 0.3}, {"t_min": -0.1}, {"t_max": 1.1}, {"cfg_scale": -1.0}, {"max_dropped": 1.0}]
 )
 def test_settings_out_of_range_are_refused(setting):
-    with pytest.raises(ConfigError, match="config_value"):
+    with pytest.raises(ConfigError, match="setting"):
         SdsConfig(**setting)
