@@ -46,7 +46,6 @@ class LiftConfig:
     upsampler_weights: str = "pointe-upsampler"  # The weights of the network that adds points to a coarse cloud.
     clip_weights: str = "clip"  # The weights of the CLIP that shows the crop to both networks.
     candidates: Annotated[int, Interval(ge=1, le=256)] = 4  # Drafts of each object. The authors take 1.
-    batch_clouds: int = 16  # drafts in one call; more is slower on a CPU (caches), faster on a GPU
     steps: Annotated[int, Interval(ge=1, le=1024)] = 16  # Steps of the base network. Point-E takes 64.
     upsampler_steps: Annotated[int, Interval(ge=1, le=1024)] = 6  # Steps of the upsampler. Point-E takes 64.
     sigma_min: Annotated[float, Interval(gt=0, le=1)] = 1e-3  # Noise level at the end. Point-E takes 0.001.
@@ -104,6 +103,7 @@ class Lifter:
     clip: Clip
     config: LiftConfig
     device: torch.device
+    batch_clouds: int = 16  # drafts in one call of the base network; more is slower on a CPU (caches), faster on a GPU
 
     @torch.no_grad()  # not inference_mode: later stages take the clouds into computations with gradients
     def __call__(
@@ -160,7 +160,7 @@ class Lifter:
         """K coarse clouds of each object, as Point-E makes them."""
         config, count = self.config, self.config.candidates
         embeddings = _embed(self.base, self.clip, images)
-        few = max(1, config.batch_clouds // count)  # objects at once
+        few = max(1, self.batch_clouds // count)  # objects at once
         parts = []
         for start in range(0, len(images), few):
             owners = generators[start : start + few]

@@ -48,6 +48,8 @@ class Segmenter:
 
     config: SegmentConfig
     sam: Sam | None  # None if the masks are the shard's own
+    images_per_batch: int = 4  # photos that SAM encodes at once
+    prompts_per_batch: int = 32  # prompts of one photo that SAM decodes at once; fewer masks are enlarged at once
 
     def __call__(
         self, images: Sequence[UInt8[Tensor, "_ _ 3"]], annotations: Sequence[Sequence[Annotation | InputError]]
@@ -73,7 +75,7 @@ class Segmenter:
         assert self.sam is not None
         _check_prompt(prompt, image.shape[0], image.shape[1])
         prompts = [torch.tensor([prompt], dtype=torch.float32)]
-        ((predicted,),) = self.sam.prompt([image], prompts, self.config.images_per_batch, 1)
+        ((predicted,),) = self.sam.prompt([image], prompts, self.images_per_batch, 1)
         self._check_network(self.sam, [not predicted.is_finite])
         found = _predicted(predicted, prompt_name(prompt), self.config)
         if isinstance(found, NumericsError):
@@ -119,7 +121,7 @@ class Segmenter:
         config = self.config
         thresholds = (config.min_predicted_iou, config.min_stability)
         try:
-            founds = sam.grid(image, config.grid_points, *thresholds, config.prompts_per_batch)
+            founds = sam.grid(image, config.grid_points, *thresholds, self.prompts_per_batch)
         except NumericsError as error:
             return [error]
         return [self._named(found, place) for place, found in enumerate(founds)]
@@ -133,7 +135,7 @@ class Segmenter:
         asked = [[_promptable(entry, config.source) for entry in entries] for entries in annotations]
         sound = [[entry for entry in entries if isinstance(entry, Annotation)] for entries in asked]
         prompts = [_boxes(entries) if config.source == "sam-boxes" else _points(entries) for entries in sound]
-        predicted = self.sam.prompt(images, prompts, config.images_per_batch, config.prompts_per_batch)
+        predicted = self.sam.prompt(images, prompts, self.images_per_batch, self.prompts_per_batch)
         self._check_network(self.sam, [not any(found.is_finite for found in founds) for founds in predicted if founds])
         return [
             [self._named(next(founds), entry.index) if isinstance(entry, Annotation) else entry for entry in entries]

@@ -48,7 +48,7 @@ def share(config: Config, stages: Sequence[str], say: Callable[[str], None]) -> 
     if not gpus:
         if on_gpu := [name for name, own in wanted.items() if own.num_gpus]:
             say(f"no node with a GPU is up: {', '.join(on_gpu)} run on the CPU")
-        return {name: Workers(w.workers, 0.0, w.num_cpus, w.threads) for name, w in wanted.items()}
+        return {name: replace(own, num_gpus=0.0) for name, own in wanted.items()}
     if (total := sum(w.workers * w.num_gpus for w in wanted.values())) > gpus:
         parts = ", ".join(f"{name} {w.workers} x {w.num_gpus}" for name, w in wanted.items() if w.num_gpus)
         raise ConfigError(

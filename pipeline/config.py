@@ -56,15 +56,32 @@ class Workers:
 
 
 @dataclass(frozen=True, slots=True)
+class SegmentWorkers(Workers):
+    """Actors that may run SAM."""
+
+    images_per_batch: Annotated[int, Interval(ge=1, le=10**4)] = 4  # Photos that are decoded, and SAM encodes, at once.
+    # Prompts of one photo that SAM decodes at once. Fewer prompts need less memory.
+    prompts_per_batch: Annotated[int, Interval(ge=1, le=10**4)] = 32
+
+
+@dataclass(frozen=True, slots=True)
+class LiftWorkers(Workers):
+    """Actors that run Point-E."""
+
+    # Drafts of clouds in one call. More is slower on a CPU, because of its caches, and faster on a GPU.
+    batch_clouds: Annotated[int, Interval(ge=1, le=10**4)] = 16
+
+
+@dataclass(frozen=True, slots=True)
 class Resources:
-    """Where the stages run."""
+    """Where and how fast the stages run. Nothing here changes a row, and nothing here is hashed."""
 
     weights_root: str = ""  # The folder that is searched for weights that do not ship with the package.
     index: Workers = Workers()
-    segment: Workers = Workers()
+    segment: SegmentWorkers = SegmentWorkers()
     caption: Workers = Workers()
     invert: Workers = Workers()
-    lift: Workers = Workers()
+    lift: LiftWorkers = LiftWorkers()
     reconstruct: Workers = Workers()
     mesh: Workers = Workers()
     score: Workers = Workers()

@@ -71,7 +71,8 @@ def lift_image(
     image = decode_upright(data, config.segment.limits)
     source: Source = "sam-points" if point else "sam-boxes" if box else "sam-grid"
     segment = replace(config.segment, source=source)
-    segmenter = _segmenter(segment, config.place(device))
+    few = config.resources.segment.prompts_per_batch
+    segmenter = replace(_segmenter(segment, config.place(device)), prompts_per_batch=few)
     prompt = point or box
     found = segmenter.at(image, prompt) if prompt else segmenter.most_prominent(image)
     size = image.shape[:2]

@@ -59,8 +59,6 @@ class SegmentConfig:
     min_region_px: Annotated[int, Interval(ge=0, le=10**9)] = 100
     # Points along each side of the photo that SAM is prompted with by the source "sam-grid". SAM's own default is 32.
     grid_points: Annotated[int, Interval(ge=1, le=256)] = 32
-    images_per_batch: int = 4  # photos that SAM encodes at once
-    prompts_per_batch: int = 32  # prompts of one photo that SAM decodes at once; fewer masks are enlarged at once
     limits: ImageLimits = field(default_factory=ImageLimits)  # Which photos are decoded at all.
 
     def __post_init__(self) -> None:

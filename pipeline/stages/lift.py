@@ -1,6 +1,7 @@
 """lift: a coloured Cloud of every Crop, and the Camera that sees it as the photo does. Point-E, Nichol et al. 2022."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from anything3d.errors import Anything3DError
 from anything3d.lift import LiftConfig, Lifted, load_lifter
@@ -23,7 +24,7 @@ class LiftStage:
 
     def __init__(self, config: Config, place: Place) -> None:
         self._seed = config.seed
-        self._lifter = load_lifter(config.lift, place)
+        self._lifter = replace(load_lifter(config.lift, place), batch_clouds=config.resources.lift.batch_clouds)
 
     @staticmethod
     def reads(config: Config) -> tuple[str, ...]:

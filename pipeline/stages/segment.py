@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from anything3d.errors import Anything3DError, MachineError, Skipped
 from anything3d.models.weights import Place
@@ -22,7 +23,12 @@ class SegmentStage:
 
     def __init__(self, config: Config, place: Place) -> None:
         self._config = config.segment
-        self._segmenter = load_segmenter(config.segment, place)
+        own = config.resources.segment
+        self._segmenter = replace(
+            load_segmenter(config.segment, place),
+            images_per_batch=own.images_per_batch,
+            prompts_per_batch=own.prompts_per_batch,
+        )
 
     @staticmethod
     def reads(config: Config) -> tuple[str, ...]:
@@ -34,7 +40,7 @@ class SegmentStage:
         return () if config.source == "annotations" else (config.weights,)
 
     def __call__(self, items: Sequence[tuple[ImageRecord]], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
-        shard, few = Shard(unit.inputs["shard"].path), self._config.images_per_batch
+        shard, few = Shard(unit.inputs["shard"].path), self._segmenter.images_per_batch
         rows = [item[0] for item in items]
         return [
             outcome

@@ -15,7 +15,7 @@ from anything3d.space.reference import camera_of
 
 torch.set_num_threads(1)  # two would wait for each other where other tests run beside these
 
-CONFIG = LiftConfig(candidates=2, steps=8, upsampler_steps=1, azimuths=6, elevations=2, batch_clouds=4)
+CONFIG = LiftConfig(candidates=2, steps=8, upsampler_steps=1, azimuths=6, elevations=2)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def lifter(folder):
-    return load_lifter(renamed(CONFIG), Place(weights_root=str(folder)))
+    return dataclasses.replace(load_lifter(renamed(CONFIG), Place(weights_root=str(folder))), batch_clouds=4)
 
 
 def renamed(config):

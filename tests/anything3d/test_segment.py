@@ -225,7 +225,7 @@ def with_broken_masks(toy_sam):
 
 @pytest.mark.parametrize("source", ["sam-points", "sam-boxes", "sam-grid"])
 def test_a_photo_of_which_sam_says_nothing_finite_is_a_reject_its_neighbours_are_not(toy_sam, source):
-    config = replace(CONFIG, source=source, grid_points=2, min_predicted_iou=-10.0, min_stability=0.0)
+    config = replace(CONFIG, source=source, grid_points=2, min_predicted_iou=0.0, min_stability=0.0)
     segmenter, entries = Segmenter(config, overflowing(toy_sam)), [annotation(rectangle(50, 50, 40, 40))]
     assert [found.reason for found in segmenter([photo()], [entries])[0]] == ["sam_not_finite"]
     lost, kept = segmenter([photo(), torch.full_like(photo(), 255)], [entries] * 2)
@@ -272,8 +272,8 @@ def test_settings_out_of_range_do_not_start(changes):
 
 @pytest.mark.parametrize("source", ["sam-points", "sam-boxes"])
 def test_sam_answers_every_sound_annotation_under_its_own_name(toy_sam, source):
-    config = replace(CONFIG, source=source, weights=str(toy_sam), prompts_per_batch=2, images_per_batch=2)
-    segmenter = load_segmenter(config, Place())
+    config = replace(CONFIG, source=source, weights=str(toy_sam))
+    segmenter = replace(load_segmenter(config, Place()), prompts_per_batch=2, images_per_batch=2)
     empty = annotation(rectangle(0, 0, 0, 0), index=4)
     entries = [annotation(rectangle(20 + 60 * place, 50, 40, 40), place) for place in range(3)]
     entries = [*entries, InputError("rle_sum", "annotation 3: damaged"), empty]
@@ -289,7 +289,7 @@ def test_sam_answers_every_sound_annotation_under_its_own_name(toy_sam, source):
 
 
 def test_the_grid_numbers_its_own_masks(toy_sam):
-    sure = {"min_predicted_iou": -10.0, "min_stability": 0.0}  # of anything: this SAM is untrained
+    sure = {"min_predicted_iou": 0.0, "min_stability": 0.0}  # no thresholds: this SAM is untrained
     config = replace(CONFIG, source="sam-grid", weights=str(toy_sam), grid_points=3, **sure)
     segmenter = load_segmenter(config, Place())
     (masks,) = segmenter._masks([photo(60, 80)], [[]])
@@ -327,7 +327,7 @@ def test_a_prompt_beside_the_photo_is_refused(toy_sam, prompt):
 
 
 def test_a_photo_without_objects_says_what_its_masks_were(toy_sam):
-    sure = {"min_predicted_iou": -10.0, "min_stability": 0.0, "min_area_px": 10**6}
+    sure = {"min_predicted_iou": 0.0, "min_stability": 0.0, "min_area_px": 10**6}
     config = replace(CONFIG, source="sam-grid", weights=str(toy_sam), grid_points=3, **sure)
     with pytest.raises(InputError, match=r"no_object: none of SAM's \d+ masks is an object \(\d+ area_small"):
         load_segmenter(config, Place()).most_prominent(photo(60, 80))

@@ -26,7 +26,8 @@ from pipeline.unit import SOURCES, Input, Unit, slices
 from schemas.records import FieldRecord, ImageRecord, ObjectRecord, RejectRecord
 
 CONFIG = load(
-    [], ["segment.crop_size=64", "segment.images_per_batch=2", "segment.max_edges=4", "segment.min_area_px=64"]
+    [],
+    ["segment.crop_size=64", "resources.segment.images_per_batch=2", "segment.max_edges=4", "segment.min_area_px=64"],
 )
 
 
