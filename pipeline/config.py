@@ -141,12 +141,31 @@ def load(layers: Sequence[str], settings: Sequence[str] = ()) -> Config:
 
 
 def fingerprint(config: Config, stage: str, version: int, weights: Sequence[str], upstream: Sequence[str]) -> str:
-    """Hash of all that determines a stage's rows: settings, weights, seed, and the fingerprints of what it reads."""
-    section = asdict(getattr(config, stage))
+    """Hash of all that determines a stage's rows: settings, weights, seed, and the fingerprints of what it reads.
+
+    Of the settings, only those count that differ from the defaults. `version` stands for the defaults themselves
+    (tests/pipeline/defaults.json). So a new setting whose default gives the old rows changes no fingerprint.
+    """
+    section = getattr(config, stage)
     place = config.place()
     digests = {name: digest(name, place) for name in weights}
-    recipe = [stage, version, config.seed, config.dtype, section, digests, list(upstream)]
+    recipe = [stage, version, config.seed, config.dtype, changed(section, type(section)()), digests, list(upstream)]
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def changed(section: Any, default: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass of settings
+    """Setting -> value, where it is not that of `default`; of a section inside, again only what has changed.
+
+    Where `default` is another class, or None, the class is named, and its own defaults count.
+    """
+    if type(section) is not type(default):
+        return {"class": type(section).__name__, **changed(section, type(section)())}
+    both = {entry.name: (getattr(section, entry.name), getattr(default, entry.name)) for entry in fields(section)}
+    return {
+        name: changed(value, usual) if is_dataclass(value) else value
+        for name, (value, usual) in both.items()
+        if value != usual
+    }
 
 
 def _as_toml(setting: str) -> str:
