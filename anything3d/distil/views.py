@@ -29,7 +29,7 @@ Fov = Annotated[float, Interval(gt=0, lt=180)]
 class ViewConfig:
     """Where random cameras stand, and the words for it."""
 
-    count: Annotated[int, Interval(ge=1, le=1024)] = 1  # Random views of each object in each step.
+    count: Annotated[int, Interval(ge=1, le=10**4)] = 1  # Random views of each object in each step.
     elevation_deg: tuple[Elevation, Elevation] = (-10.0, 60.0)  # Lowest and highest view. 3DFuse takes -6.4 and 83.5.
     # How elevations are drawn: uniform on the sphere ("area", as in 3DFuse), or uniform in degrees ("angle").
     elevation_spread: Literal["area", "angle"] = "angle"
