@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 from annotated_types import Interval
@@ -118,7 +119,7 @@ class Config:
 
     @classmethod
     def from_json(cls, text: str) -> "Config":
-        return TypeAdapter(cls).validate_json(text, strict=True)
+        return _adapter().validate_json(text, strict=True)
 
 
 def load(layers: Sequence[str], settings: Sequence[str] = ()) -> Config:
@@ -134,7 +135,7 @@ def load(layers: Sequence[str], settings: Sequence[str] = ()) -> Config:
             raise ConfigError("config_syntax", f"not TOML: {text.strip()[:200]!r}: {error}") from error
     _check_keys(merged, Config, "")
     try:
-        return TypeAdapter(Config).validate_json(json.dumps(merged), strict=True)
+        return _adapter().validate_json(json.dumps(merged), strict=True)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
         raise ConfigError("setting", wrong) from error
@@ -166,6 +167,11 @@ def changed(section: Any, default: Any) -> dict[str, Any]:  # noqa: ANN401 - any
         for name, (value, usual) in both.items()
         if value != usual
     }
+
+
+@cache
+def _adapter() -> TypeAdapter[Config]:
+    return TypeAdapter(Config)
 
 
 def _as_toml(setting: str) -> str:
