@@ -35,7 +35,7 @@ WHITE = 1.0
 
 @dataclass(frozen=True, slots=True)
 class CaptionConfig:
-    """Defaults of the preset `mini`."""
+    """How BLIP makes a caption of a crop."""
 
     backend: Literal["blip"] = "blip"  # Which network captions. It is a word of `BACKENDS`.
     weights: str = "blip"  # The weights: a packaged name, or a folder in the layout of transformers' BLIP.

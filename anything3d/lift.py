@@ -40,6 +40,8 @@ BACKENDS: Mapping[Backend, ModuleType] = {"anything3d": pointe, "point-e": offic
 
 @dataclass(frozen=True, slots=True)
 class LiftConfig:
+    """How Point-E makes a cloud of a crop, and how the camera that sees it as the photo does is searched for."""
+
     # Whose code runs Point-E's networks: ours, or the official package (`pointe.official`).
     backend: Backend = "anything3d"
     weights: str = "pointe"  # The weights of the base network, which makes coarse clouds.
@@ -52,11 +54,13 @@ class LiftConfig:
     # Noise level at which the base network begins. Point-E takes 120. At toy size 12 steps from 20 come near 24 from
     # 120 (Chamfer 0.114 and 0.110).
     sigma_max: Annotated[float, Interval(gt=0, le=1000)] = 20.0
-    upsampler_sigma_max: Annotated[float, Interval(gt=0, le=1000)] = 0.1  # The upsampler's. Point-E takes 160.
+    upsampler_sigma_max: Annotated[float, Interval(gt=0, le=1000)] = (
+        0.1  # Noise level at which the upsampler begins. Point-E: 160.
+    )
     # Whether the upsampler's noise begins around the coarse points. Point-E's does not. At toy size, points that begin
     # evenly spread stay spread.
     upsampler_around_coarse: bool = True
-    rho: Annotated[float, Interval(gt=0, le=100)] = 7.0  # How steps thin out towards sigma_min. Point-E takes 7.
+    rho: Annotated[float, Interval(gt=0, le=100)] = 7.0  # The higher, the more steps lie near sigma_min.
     # Noise that is added at each step of the base network. Point-E takes 3, made for 64 steps.
     s_churn: Annotated[float, Interval(ge=0, le=100)] = 0.0
     # Classifier-free guidance of the base network. 1 means none and needs half the calls. Point-E's 3 overshoots at toy

@@ -46,7 +46,7 @@ NORMALIZATION = (
 
 @dataclass(frozen=True, slots=True)
 class ScoreConfig:
-    """Defaults of the preset `mini`."""
+    """From where an object is looked at, and how closely."""
 
     # The weights of CLIP: a packaged name or a folder. Numbers of different CLIPs do not compare.
     clip_weights: str = "clip"

@@ -39,7 +39,9 @@ def check_ranges(config: object) -> None:
 
 
 def described(interval: Interval) -> str:
-    """In words, as "at least 0, below 1"."""
+    """In words, as "0 to 1" or "at least 0, below 1"."""
+    if interval.ge is not None and interval.le is not None:
+        return f"{interval.ge} to {interval.le}"
     return ", ".join(f"{words} {limit}" for words, _, limit in _limits(interval))
 
 
