@@ -22,6 +22,4 @@ class Backend(Generic[Config, Verb]):
     weights: Callable[[Config], tuple[str, ...]]  # names of the weights that it loads; it must not read a file
     load: Callable[[Config, Place], Verb]
     needs: tuple[Need, ...] = ("crop",)  # of every object; `caption` and `lift` are given the crop alone
-    licence: str = (
-        ""  # that its own code puts on what it makes; "": none. The licences of the weights count in any case
-    )
+    licence: str = ""  # which its own code puts on what it makes, beside those of the weights; "": none
