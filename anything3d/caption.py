@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, assert_never
+from typing import Annotated, Literal, Protocol, assert_never, runtime_checkable
 
 import torch
 from annotated_types import Interval
@@ -80,6 +80,7 @@ class Captioned:
     keyword: str = ""
 
 
+@runtime_checkable
 class Captioner(Protocol):
     """What a backend of `caption` loads."""
 
