@@ -23,7 +23,7 @@ from pipeline.commit import Commit, Part
 from pipeline.ledger import Attempt
 from pipeline.store import Store
 from pipeline.unit import SOURCES, Input, Unit
-from schemas.records import RejectRecord
+from schemas.records import ImageRecord, ObjectRecord, RejectRecord
 
 DEATHS_BEFORE_ISOLATION = 2  # attempts on a cell that died, before it is computed in a throw-away process
 VERSIONS = ("anything3d", "torch", "transformers", "diffusers")  # written into every commit
@@ -123,19 +123,26 @@ def versions() -> dict[str, str]:
 
 
 def join(recipe: Recipe, unit: Unit, store: Store) -> tuple[list[str], list[Any]]:
-    """The unit's items that every stage it reads has rows for, each with those rows; a rejected one goes no further."""
+    """The unit's items that every stage it reads has rows for, each with those rows; a rejected one goes no further.
+
+    A stage of objects that reads `index` gets the row of each object's photo; it has to read `segment` first.
+    """
     stages = [name for name in recipe.reads if name not in SOURCES]
     if not stages:
         return list(unit.ids), list(unit.ids)
-    tables = []
+    tables: list[dict[str, Any]] = []
+    photo_of = dict(zip(unit.ids, unit.ids, strict=True))  # of an item; items may be photos themselves
     for name, record in zip(stages, recipe.records, strict=True):
         commit = store.commit_at(unit.inputs[name].path)
         if commit is None:
             raise DamagedCell("commit_gone", f"{store.root}/{unit.inputs[name].path}/commit.json has gone")
-        rows = store.read_part(commit.rows, record, unit.ids)
-        tables.append({getattr(row, fields(record)[0].name): row for row in rows})
-    ids = [item for item in unit.ids if all(item in table for table in tables)]
-    return ids, [tuple(table[item] for table in tables) for item in ids]
+        ids = photo_of if record is ImageRecord else dict(zip(unit.ids, unit.ids, strict=True))
+        rows = {getattr(row, fields(record)[0].name): row for row in store.read_part(commit.rows, record, ids.values())}
+        tables.append({item: rows[key] for item, key in ids.items() if key in rows})
+        if record is ObjectRecord:
+            photo_of = {item: row.image_id for item, row in tables[-1].items()}
+    whole = [item for item in unit.ids if all(item in table for table in tables)]
+    return whole, [tuple(table[item] for table in tables) for item in whole]
 
 
 def sort_outcomes(

@@ -21,7 +21,7 @@ from pipeline import batch, cell, ledger
 from pipeline.cell import Recipe
 from pipeline.store import Store
 from pipeline.unit import Input, Unit, slices
-from schemas.records import RejectRecord
+from schemas.records import ImageRecord, ObjectRecord, RejectRecord
 
 ROOT = Path(__file__).parent.parent.parent
 SHARD = Unit("s", ("s",), {"shard": Input("s.tar", "d0")})
@@ -356,6 +356,22 @@ def test_a_rejected_item_does_not_travel_on(store):
     ids, items = cell.join(both, unit, store)
     assert ids == ["ant", "bee", "dog", "elk", "fox"]
     assert items[0] == (WordRecord("ant"), LengthRecord("ant", 3))
+
+
+def test_an_object_is_joined_with_the_row_of_its_photo(store):
+    photos = [ImageRecord(name, "s", start, 10, "a", start + 10, 5, "b") for name, start in (("sa_1", 0), ("sa_2", 20))]
+    around = ("annotations", 8, 8, "08", 0, 0, 8, 8, 64, 0.9, 0.9, 0.0, 0.0, 8.0, b"png")
+    objects = [ObjectRecord(f"sa_{n}-{k}", f"sa_{n}", "s", *around) for n, k in ((1, 0), (1, 1), (2, 0), (3, 0))]
+    unit = SHARD
+    for stage, record, rows in (("index", ImageRecord, photos), ("segment", ObjectRecord, objects)):
+        made = Recipe(stage, "f", ("shard",), (), record)
+        commit, _ = cell.run(made, SHARD, store, lambda rows=rows: lambda items, unit, checkpoint: [rows])
+        unit = cell.as_input(made, unit, commit)
+    (unit,) = slices(unit, [row.object_id for row in objects], 9)
+    both = Recipe("both", "f", ("segment", "index"), (ObjectRecord, ImageRecord), LengthRecord)
+    ids, items = cell.join(both, unit, store)
+    assert ids == ["sa_1-0", "sa_1-1", "sa_2-0"]  # the photo of the fourth has no row
+    assert items == list(zip(objects[:3], [photos[0], photos[0], photos[1]], strict=True))
 
 
 def test_the_digest_says_what_the_rows_say_and_not_how_they_came(store, tmp_path):
