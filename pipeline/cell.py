@@ -7,8 +7,8 @@ the parts, commit. Resume, a restarted actor, a second driver and "run only what
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from time import time
@@ -41,6 +41,9 @@ class Recipe:
     records: tuple[type[Any], ...]  # of the stages in `reads`
     record: type[Any]  # of its own rows
     num_gpus: float = 0.0
+    backend: str = ""
+    weights: Mapping[str, str] = field(default_factory=dict)  # name -> digest
+    licences: tuple[str, ...] = ()  # of the weights and of the backend's own code
 
 
 def folder_of(recipe: Recipe, unit: Unit) -> str:
@@ -101,6 +104,9 @@ def make(recipe: Recipe, unit: Unit, store: Store, load: Loader, attempt: Attemp
         seconds=seconds,
         gpu_seconds=seconds * recipe.num_gpus,
         versions=versions(),
+        backend=recipe.backend,
+        weights=dict(recipe.weights),
+        licences=list(recipe.licences),
     )
     commit = replace(commit, digest=content_digest(commit.rows, rejects))
     winner = store.create_commit(folder, commit)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 SEAL = "sha256"  # key of a JSON file's digest of itself
@@ -36,6 +36,9 @@ class Commit:
     seconds: float
     gpu_seconds: float
     versions: dict[str, str]
+    backend: str = ""  # the setting <stage>.backend; "" where a stage has none
+    weights: dict[str, str] = field(default_factory=dict)  # name -> digest of all its files
+    licences: list[str] = field(default_factory=list)  # of the weights and of the backend's own code
 
     @property
     def folder(self) -> str:
@@ -54,7 +57,7 @@ class Commit:
             commit = cls(**{**values, "rows": Part(**values["rows"]), "rejects": Part(**values["rejects"])})
         except (KeyError, TypeError) as error:
             raise ValueError(f"no commit: {error!r}") from error
-        if commit.to_json() != data:
+        if sealed(values) != data:
             raise ValueError("its layout has been changed")
         return commit
 

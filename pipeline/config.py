@@ -20,7 +20,7 @@ from anything3d.errors import ConfigError
 from anything3d.invert import InvertConfig
 from anything3d.lift import LiftConfig
 from anything3d.mesh import MeshConfig
-from anything3d.models.weights import Place, digest
+from anything3d.models.weights import Place
 from anything3d.reconstruct import ReconstructConfig
 from anything3d.score import ScoreConfig
 from anything3d.segment import SegmentConfig
@@ -141,16 +141,15 @@ def load(layers: Sequence[str], settings: Sequence[str] = ()) -> Config:
         raise ConfigError("setting", wrong) from error
 
 
-def fingerprint(config: Config, stage: str, version: int, weights: Sequence[str], upstream: Sequence[str]) -> str:
-    """Hash of all that determines a stage's rows: settings, weights, seed, and the fingerprints of what it reads.
+def fingerprint(config: Config, stage: str, version: int, weights: Mapping[str, str], upstream: Sequence[str]) -> str:
+    """Hash of all that determines a stage's rows: settings, seed, weights (name -> digest), and what it reads.
 
     Of the settings, only those count that differ from the defaults. `version` stands for the defaults themselves
     (tests/pipeline/defaults.json). So a new setting whose default gives the old rows changes no fingerprint.
     """
     section = getattr(config, stage)
-    place = config.place()
-    digests = {name: digest(name, place) for name in weights}
-    recipe = [stage, version, config.seed, config.dtype, changed(section, type(section)()), digests, list(upstream)]
+    own = changed(section, type(section)())
+    recipe = [stage, version, config.seed, config.dtype, own, dict(weights), list(upstream)]
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -107,6 +107,13 @@ def packaged(name: str) -> bool:
     return name in _manifest()
 
 
+def licence(name: str) -> str:
+    """Under which licence the weights `name` are published; it is not known of weights of your own."""
+    if packaged(name):
+        return "Apache-2.0"
+    return PUBLISHED[name].licence if name in PUBLISHED else f"unknown ({name})"
+
+
 def write_manifest(name: str, *, trained: bool) -> None:
     """Record the sha256 of the packaged weights `name`; for whoever makes or trains a mini network."""
     manifest = _manifest() | {name: {"trained": trained, "files": file_digests(PACKAGED / name)}}

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, Protocol
 
+from anything3d import caption
 from anything3d.models.device import use_threads
-from anything3d.models.weights import Place, packaged, trained
+from anything3d.models.weights import Place, digest, licence, packaged, trained
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.cell import Recipe
 from pipeline.config import Config, fingerprint
@@ -73,6 +74,7 @@ STAGES: tuple[type[Stage], ...] = (
 )
 LAST = ("score",)  # stages that every run wants; another one runs only if one of these reads it, or reads what reads it
 BY_NAME = {stage.name: stage for stage in STAGES}
+BACKENDS = {"caption": caption.BACKENDS}  # stage -> what its setting `backend` can be
 ONLY_MINI = (
     "The packaged mini networks know only the mini world. On photographs the results mean nothing; use --preset"
     " default."
@@ -94,19 +96,21 @@ def recipes(config: Config) -> dict[str, Recipe]:
     for stage in needed(config):
         reads = stage.reads(config)
         upstream = [found[name] for name in reads if name not in SOURCES]
+        section = getattr(config, stage.name)
+        weights = {name: digest(name, config.place()) for name in stage.weights(section)}
+        own = BACKENDS[stage.name][section.backend].licence if stage.name in BACKENDS else ""
         found[stage.name] = Recipe(
             stage=stage.name,
             fingerprint=fingerprint(
-                config,
-                stage.name,
-                stage.version,
-                stage.weights(getattr(config, stage.name)),
-                [recipe.fingerprint for recipe in upstream],
+                config, stage.name, stage.version, weights, [recipe.fingerprint for recipe in upstream]
             ),
             reads=reads,
             records=tuple(recipe.record for recipe in upstream),
             record=stage.record,
             num_gpus=getattr(config.resources, stage.name).num_gpus,
+            backend=section.backend if stage.name in BACKENDS else "",
+            weights=weights,
+            licences=tuple(sorted({own, *map(licence, weights)} - {""})),
         )
     return found
 

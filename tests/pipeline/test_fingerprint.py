@@ -8,9 +8,10 @@ import pytest
 
 from anything3d.caption import CaptionConfig
 from anything3d.distil.sds import SdsConfig
+from anything3d.models.weights import Place, digest, licence
 from anything3d.reconstruct import ReconstructConfig
 from pipeline.config import Config, changed, fingerprint
-from pipeline.stages import STAGES
+from pipeline.stages import STAGES, recipes
 
 DEFAULTS = Path(__file__).with_name("defaults.json")  # stage -> version -> setting -> default
 
@@ -37,7 +38,7 @@ def test_the_hashed_settings_and_their_defaults_are_those_of_the_version(stage):
 
 
 def of(section_name: str, section, version: int = 1) -> str:
-    return fingerprint(replace(Config(), **{section_name: section}), section_name, version, [], [])
+    return fingerprint(replace(Config(), **{section_name: section}), section_name, version, {}, [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,3 +98,11 @@ def test_another_default_changes_it_with_its_version():
     before = of("caption", CaptionConfig())
     assert of("caption", Wider(), version=2) != before
     assert of("caption", Wider(beams=3), version=2) != before
+
+
+def test_a_recipe_names_the_backend_its_weights_and_their_licences():
+    recipe = recipes(Config())["caption"]
+    assert recipe.backend == "blip"
+    assert recipe.weights == {"blip": digest("blip", Place())}
+    assert recipe.licences == ("Apache-2.0",)
+    assert [licence(name) for name in ("blip-large", "my-own")] == ["BSD-3-Clause", "unknown (my-own)"]

@@ -12,7 +12,7 @@ import pytest
 
 from anything3d.errors import ConfigError, DamagedCell, SourceError, StorageError
 from pipeline import source
-from pipeline.commit import Commit, Part
+from pipeline.commit import Commit, Part, sealed, unsealed
 from pipeline.config import Config
 from pipeline.location import open_store
 from pipeline.run import Selection, run
@@ -339,3 +339,9 @@ def test_a_glob_on_s3_asks_for_its_own_folder_and_not_for_what_lies_below(s3, ca
     asked = [record.getMessage() for record in caplog.records if "list-type=2" in record.getMessage()]
     assert asked
     assert all("delimiter=" in line for line in asked)
+
+
+def test_a_commit_from_before_backends_is_read_as_it_is(store):
+    body = unsealed(committed(store).to_json())
+    older = {name: value for name, value in body.items() if name not in ("backend", "weights", "licences")}
+    assert Commit.from_json(sealed(older)) == committed(store)
