@@ -3,6 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 DEMO ?= demo
+WORKERS ?= 2
+
+# A run imports torch in about ten processes. Without compiled modules on disk, each of them compiles thousands of files.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test check fast clean
 
@@ -17,11 +21,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## mini-world shard -> corpus -> table of scores
 	@$(BIN)/python -m jobs.demo $(DEMO)
 
-test: check  ## everything CI runs
-	@$(BIN)/python -m pytest
+test: check  ## everything CI runs; workers of one thread each, so that they do not compete for cores
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 fast: $(INSTALLED)  ## the tests that need no Ray
-	@$(BIN)/python -m pytest -m "not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "not slow"
 
 check: $(INSTALLED)  ## lint, formatting, types, import contracts
 	@$(BIN)/ruff check .
