@@ -16,8 +16,8 @@ from pipeline.batch import NoCheckpoint
 from pipeline.config import Config
 from pipeline.release.pages import Card, photo_page
 from pipeline.release.snapshot import asset_files, metadata
+from pipeline.rows import object_row
 from pipeline.stages import load, needed, note
-from pipeline.stages.segment import object_record
 from pipeline.unit import Input, Unit
 from schemas.corpus import OBJECT_RECORDS
 from schemas.records import ObjectRecord
@@ -76,7 +76,7 @@ def lift_image(
     prompt = point or box
     found = segmenter.at(image, prompt) if prompt else segmenter.most_prominent(image)
     size = image.shape[:2]
-    row = object_record(f"{path.stem}-{found.mask.name}", path.stem, path.name, size, found)
+    row = object_row(f"{path.stem}-{found.mask.name}", path.stem, path.name, size, found)
     rows = _through(row, config, device, say)
     marked = spotlight(image, mask.decode(row.mask_rle, *size))
     used = replace(config, segment=segment)

@@ -9,6 +9,7 @@ from anything3d.photo.image import crops_from_png
 from anything3d.seed import generators
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
+from pipeline.rows import caption_row
 from pipeline.unit import Unit
 from schemas.records import CaptionRecord, ObjectRecord
 
@@ -36,8 +37,6 @@ class CaptionStage:
         crops = crops_from_png([row.crop_png for row in objects])
         captions = self._captioner(crops, generators(self._seed, self.name, [row.object_id for row in objects]))
         return [
-            caption
-            if isinstance(caption, Anything3DError)
-            else [CaptionRecord(row.object_id, caption.text, caption.log_probability, caption.keyword)]
+            caption if isinstance(caption, Anything3DError) else [caption_row(row.object_id, caption)]
             for row, caption in zip(objects, captions, strict=True)
         ]

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from anything3d.errors import Anything3DError
 from anything3d.invert import InvertConfig, load_inverter
-from anything3d.models.diffusion import concept_to_bytes
 from anything3d.models.weights import Place
 from anything3d.photo.image import crops_from_png
 from anything3d.seed import generators
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
+from pipeline.rows import concept_row
 from pipeline.unit import Unit
 from schemas.records import CaptionRecord, ConceptRecord, ObjectRecord
 
@@ -43,16 +43,6 @@ class InvertStage:
             [row.keyword for row in captions],
         )
         return [
-            inverted
-            if isinstance(inverted, Anything3DError)
-            else [
-                ConceptRecord(
-                    row.object_id,
-                    concept_to_bytes(inverted.concept),
-                    inverted.loss_before,
-                    inverted.loss_after,
-                    inverted.steps,
-                )
-            ]
+            inverted if isinstance(inverted, Anything3DError) else [concept_row(row.object_id, inverted)]
             for row, inverted in zip(objects, found, strict=True)
         ]

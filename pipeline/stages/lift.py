@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from anything3d.errors import Anything3DError
-from anything3d.lift import LiftConfig, Lifted, load_lifter
+from anything3d.lift import LiftConfig, load_lifter
 from anything3d.models.weights import Place
 from anything3d.photo.image import crops_from_png
 from anything3d.seed import generators
 from anything3d.space.camera import Camera
-from anything3d.space.cloud import to_ply
 from anything3d.space.reference import ReferenceCamera, stack
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
+from pipeline.rows import cloud_row
 from pipeline.unit import Unit
 from schemas.records import CloudRecord, ObjectRecord
 
@@ -40,24 +40,9 @@ class LiftStage:
         crops = crops_from_png([row.crop_png for row in objects])
         found = self._lifter(crops, generators(self._seed, self.name, [row.object_id for row in objects]))
         return [
-            lifted if isinstance(lifted, Anything3DError) else [_record(row.object_id, lifted)]
+            lifted if isinstance(lifted, Anything3DError) else [cloud_row(row.object_id, lifted)]
             for row, lifted in zip(objects, found, strict=True)
         ]
-
-
-def _record(object_id: str, lifted: Lifted) -> CloudRecord:
-    reference = lifted.reference
-    return CloudRecord(
-        object_id,
-        to_ply(lifted.cloud),
-        lifted.cloud.points.shape[1],
-        lifted.candidate,
-        lifted.match,
-        reference.azimuth_deg,
-        reference.elevation_deg,
-        reference.distance,
-        *reference.intrinsics,
-    )
 
 
 def reference_cameras(rows: Sequence[CloudRecord]) -> Camera:

@@ -6,9 +6,9 @@ from anything3d.errors import Anything3DError
 from anything3d.mesh import MeshConfig, extract
 from anything3d.models.weights import Place
 from anything3d.space.field import Field
-from anything3d.space.mesh import Mesh, facts, to_glb, to_ply
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
+from pipeline.rows import mesh_row
 from pipeline.unit import Unit
 from schemas.records import FieldRecord, MeshRecord
 
@@ -36,12 +36,5 @@ class MeshStage:
         outcomes: list[Outcome] = []
         for (row,) in items:
             mesh = extract(Field.from_bytes(row.field), self._config)[0]
-            outcomes.append(mesh if isinstance(mesh, Anything3DError) else [_record(row.object_id, mesh)])
+            outcomes.append(mesh if isinstance(mesh, Anything3DError) else [mesh_row(row.object_id, mesh)])
         return outcomes
-
-
-def _record(object_id: str, mesh: Mesh) -> MeshRecord:
-    about = facts(mesh)
-    return MeshRecord(
-        object_id, to_glb(mesh), to_ply(mesh), about.vertices, about.faces, about.components, about.watertight
-    )

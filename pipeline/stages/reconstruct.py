@@ -12,6 +12,7 @@ from anything3d.seed import generators
 from anything3d.space.cloud import from_plies
 from pipeline.batch import Checkpoint, NoCheckpoint, Outcome
 from pipeline.config import Config
+from pipeline.rows import field_row
 from pipeline.stages.lift import reference_cameras
 from pipeline.unit import Unit
 from schemas.records import CloudRecord, ConceptRecord, FieldRecord, ObjectRecord
@@ -90,19 +91,4 @@ class ReconstructStage:
         if isinstance(found, NumericsError):
             twice = "twice, with two seeds; " if second else ""
             return NumericsError(found.reason, f"{twice}{found.message}")
-        losses = found.losses
-        record = FieldRecord(
-            object_id,
-            found.field.to_bytes(0),
-            self._steps,
-            attempts,
-            found.kept,
-            found.rise,
-            losses["sds"],
-            losses["reference_rgb"],
-            losses["reference_mask"],
-            found.opacity,
-            found.fog,
-            found.dropped,
-        )
-        return [record]
+        return [field_row(object_id, found, self._steps, attempts)]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from anything3d.errors import Anything3DError
 from anything3d.models.weights import Place
-from anything3d.photo.image import crops_from_png, encode_png, encode_webp
+from anything3d.photo.image import crops_from_png
 from anything3d.score import Reconstruction, ScoreConfig, Scored, load_scorer
 from anything3d.seed import generators
 from anything3d.space.cloud import from_ply
@@ -12,13 +12,13 @@ from anything3d.space.field import Field
 from anything3d.space.mesh import from_glb
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
+from pipeline.rows import score_row
 from pipeline.stages.lift import reference_cameras
 from pipeline.truth import Shown, find_truth, read_target, read_truth
 from pipeline.unit import Unit
 from schemas.records import CloudRecord, FieldRecord, MeshRecord, ObjectRecord, ScoreRecord
 
 Item = tuple[ObjectRecord, CloudRecord, FieldRecord, MeshRecord]
-TURNTABLE_FPS = 6.0
 
 
 class ScoreStage:
@@ -46,7 +46,7 @@ class ScoreStage:
         randomness = generators(self._seed, self.name, [row.object_id for row in rows])
         outcomes = self._scorer([reconstruction(item) for item in items], targets, randomness)
         return [
-            scored if isinstance(scored, Anything3DError) else [_record(row.object_id, scored, found)]
+            scored if isinstance(scored, Anything3DError) else [_row(row.object_id, scored, found)]
             for row, scored, found in zip(rows, outcomes, shown, strict=True)
         ]
 
@@ -63,22 +63,5 @@ def reconstruction(item: Item) -> Reconstruction:
     )
 
 
-def _record(object_id: str, scored: Scored, found: Shown | None) -> ScoreRecord:
-    true = scored.truth
-    return ScoreRecord(
-        object_id,
-        scored.reference_psnr_db,
-        scored.reference_mask_iou,
-        scored.clip_similarity,
-        found.item.caption if found else None,
-        found.mask_iou if found else None,
-        true.azimuth_error_deg if true else None,
-        true.lift_chamfer if true else None,
-        true.chamfer if true else None,
-        true.fscore_5pct if true else None,
-        true.novel_psnr_db if true else None,
-        true.novel_mask_iou if true else None,
-        scored.normalization,
-        encode_png(scored.reference),
-        encode_webp(scored.turntable, TURNTABLE_FPS),
-    )
+def _row(object_id: str, scored: Scored, found: Shown | None) -> ScoreRecord:
+    return score_row(object_id, scored, found.item.caption if found else None, found.mask_iou if found else None)

@@ -7,10 +7,11 @@ from dataclasses import replace
 from anything3d.errors import Anything3DError, MachineError, Skipped
 from anything3d.models.weights import Place
 from anything3d.photo.annotation import parse_annotations
-from anything3d.photo.image import decode_image, encode_png
+from anything3d.photo.image import decode_image
 from anything3d.segment import Found, SegmentConfig, load_segmenter, name_of
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
+from pipeline.rows import object_row
 from pipeline.shard import Shard
 from pipeline.unit import Unit
 from schemas.records import ImageRecord, ObjectRecord, RejectRecord
@@ -86,26 +87,6 @@ class SegmentStage:
         return [
             RejectRecord(item, self.name, result.kind, result.reason, result.message, 1)
             if isinstance(result, Anything3DError)
-            else object_record(item, row.image_id, row.shard, size, result)
+            else object_row(item, row.image_id, row.shard, size, result)
             for item, result in zip(ids, found, strict=True)
         ]
-
-
-def object_record(object_id: str, image_id: str, shard: str, size: Sequence[int], found: Found) -> ObjectRecord:
-    return ObjectRecord(
-        object_id,
-        image_id,
-        shard,
-        found.mask.source,
-        size[0],
-        size[1],
-        found.mask.counts,
-        *found.mask.box,
-        found.mask.area_px,
-        found.mask.predicted_iou,
-        found.mask.stability_score,
-        found.crop.x,
-        found.crop.y,
-        found.crop.side,
-        encode_png(found.crop.rgba),
-    )

@@ -1,0 +1,131 @@
+"""The values of the method as rows of a corpus: one function for each verb whose rows are objects.
+
+Stages write these rows, and so does the report of a single photo. This file imports neither Arrow nor storage.
+"""
+
+from collections.abc import Sequence
+
+from anything3d.caption import Captioned
+from anything3d.invert import Inverted
+from anything3d.lift import Lifted
+from anything3d.models.diffusion import concept_to_bytes
+from anything3d.photo.image import encode_png, encode_webp
+from anything3d.reconstruct import Reconstructed
+from anything3d.score import Scored
+from anything3d.segment import Found
+from anything3d.space import cloud
+from anything3d.space.mesh import Mesh, facts, to_glb, to_ply
+from schemas.records import (
+    CaptionRecord,
+    CloudRecord,
+    ConceptRecord,
+    FieldRecord,
+    MeshRecord,
+    ObjectRecord,
+    ScoreRecord,
+)
+
+TURNTABLE_FPS = 6.0
+
+
+def object_row(object_id: str, image_id: str, shard: str, size: Sequence[int], found: Found) -> ObjectRecord:
+    """`size` is the height and the width of the photo, in pixels."""
+    return ObjectRecord(
+        object_id,
+        image_id,
+        shard,
+        found.mask.source,
+        size[0],
+        size[1],
+        found.mask.counts,
+        *found.mask.box,
+        found.mask.area_px,
+        found.mask.predicted_iou,
+        found.mask.stability_score,
+        found.crop.x,
+        found.crop.y,
+        found.crop.side,
+        encode_png(found.crop.rgba),
+    )
+
+
+def caption_row(object_id: str, captioned: Captioned) -> CaptionRecord:
+    """What the captioner says."""
+    return CaptionRecord(object_id, captioned.text, captioned.log_probability, captioned.keyword)
+
+
+def concept_row(object_id: str, inverted: Inverted) -> ConceptRecord:
+    """The concept as a file, and its losses."""
+    return ConceptRecord(
+        object_id, concept_to_bytes(inverted.concept), inverted.loss_before, inverted.loss_after, inverted.steps
+    )
+
+
+def cloud_row(object_id: str, lifted: Lifted) -> CloudRecord:
+    """The cloud as a file, and the reference camera in numbers."""
+    reference = lifted.reference
+    return CloudRecord(
+        object_id,
+        cloud.to_ply(lifted.cloud),
+        lifted.cloud.points.shape[1],
+        lifted.candidate,
+        lifted.match,
+        reference.azimuth_deg,
+        reference.elevation_deg,
+        reference.distance,
+        *reference.intrinsics,
+    )
+
+
+def field_row(object_id: str, made: Reconstructed, steps: int, attempts: int) -> FieldRecord:
+    """The field as a file, and what the judge measured."""
+    return FieldRecord(
+        object_id,
+        made.field.to_bytes(0),
+        steps,
+        attempts,
+        made.kept,
+        made.rise,
+        made.losses["sds"],
+        made.losses["reference_rgb"],
+        made.losses["reference_mask"],
+        made.opacity,
+        made.fog,
+        made.dropped,
+    )
+
+
+def mesh_row(object_id: str, surface: Mesh) -> MeshRecord:
+    """The mesh as two files, and what can be counted of it."""
+    about = facts(surface)
+    return MeshRecord(
+        object_id,
+        to_glb(surface),
+        to_ply(surface),
+        about.vertices,
+        about.faces,
+        about.components,
+        about.watertight,
+    )
+
+
+def score_row(object_id: str, scored: Scored, truth_caption: str | None, mask_iou: float | None) -> ScoreRecord:
+    """The scores and the pictures; `truth_caption` and `mask_iou` are of the true object that the mask shows."""
+    true = scored.truth
+    return ScoreRecord(
+        object_id,
+        scored.reference_psnr_db,
+        scored.reference_mask_iou,
+        scored.clip_similarity,
+        truth_caption,
+        mask_iou,
+        true.azimuth_error_deg if true else None,
+        true.lift_chamfer if true else None,
+        true.chamfer if true else None,
+        true.fscore_5pct if true else None,
+        true.novel_psnr_db if true else None,
+        true.novel_mask_iou if true else None,
+        scored.normalization,
+        encode_png(scored.reference),
+        encode_webp(scored.turntable, TURNTABLE_FPS),
+    )
