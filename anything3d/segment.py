@@ -23,11 +23,20 @@ from anything3d.photo.annotation import Annotation
 from anything3d.photo.crop import Crop, cut, side_px
 from anything3d.photo.select import ObjectMask, SegmentConfig, Source, select
 
-__all__ = ["Found", "ObjectMask", "SegmentConfig", "Segmenter", "Source", "load_segmenter", "name_of", "prompt_name"]
+__all__ = [
+    "ObjectMask",
+    "SegmentConfig",
+    "Segmented",
+    "Segmenter",
+    "Source",
+    "load_segmenter",
+    "name_of",
+    "prompt_name",
+]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Segmented:
     """An Object: its mask and its crop."""
 
     mask: ObjectMask
@@ -53,8 +62,9 @@ class Segmenter:
 
     def __call__(
         self, images: Sequence[UInt8[Tensor, "_ _ 3"]], annotations: Sequence[Sequence[Annotation | InputError]]
-    ) -> list[list[Found | Anything3DError]]:
-        """One outcome per annotation of each photo, in order (sam-grid: per mask that SAM finds), `name_of` its place.
+    ) -> list[list[Segmented | Anything3DError]]:
+        """One outcome per annotation of each photo, in order (sam-grid: per mask that SAM finds); `name_of` names
+        it by its index.
 
         An annotation that is an error already passes through; sam-grid does not look at the annotations.
 
@@ -65,7 +75,7 @@ class Segmenter:
             self._outcomes(image, masks) for image, masks in zip(images, self._masks(images, annotations), strict=True)
         ]
 
-    def at(self, image: UInt8[Tensor, "H W 3"], prompt: Sequence[float]) -> Found:
+    def at(self, image: UInt8[Tensor, "H W 3"], prompt: Sequence[float]) -> Segmented:
         """The object at a point (x, y) or in a box (x, y, x, y), pixels of the photo, as `config.source` says.
 
         Whoever points at it has chosen it: nothing is asked of its size or place.
@@ -77,21 +87,21 @@ class Segmenter:
         prompts = [torch.tensor([prompt], dtype=torch.float32)]
         ((predicted,),) = self.sam.prompt([image], prompts, self.images_per_batch, 1)
         self._check_network(self.sam, [not predicted.is_finite])
-        found = _predicted(predicted, prompt_name(prompt), self.config)
-        if isinstance(found, NumericsError):
-            raise found
-        if found.area_px == 0:
+        object_mask = _predicted(predicted, prompt_name(prompt), self.config)
+        if isinstance(object_mask, NumericsError):
+            raise object_mask
+        if object_mask.area_px == 0:
             raise InputError("empty_mask", f"SAM finds nothing at {tuple(prompt)}; point elsewhere, or draw a box")
-        return self._cut(image, found)
+        return self._cut(image, object_mask)
 
-    def most_prominent(self, image: UInt8[Tensor, "H W 3"]) -> Found:
+    def most_prominent(self, image: UInt8[Tensor, "H W 3"]) -> Segmented:
         """Of all objects that `config.source` finds in the photo without annotations, the most prominent.
 
         Raises: InputError no_object; WeightsError as `check_network`.
         """
         outcomes = self([image], [[]])[0]
-        if found := [outcome for outcome in outcomes if isinstance(outcome, Found)]:
-            return max(found, key=lambda outcome: outcome.mask.prominence)
+        if objects := [outcome for outcome in outcomes if isinstance(outcome, Segmented)]:
+            return max(objects, key=lambda one: one.mask.prominence)
         reasons = Counter(outcome.reason for outcome in outcomes if isinstance(outcome, Anything3DError))
         why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         raise InputError(
@@ -109,10 +119,10 @@ class Segmenter:
                 return self._prompted(images, annotations)
             case "sam-grid":
                 assert self.sam is not None
-                found = [self._gridded(self.sam, image) for image in images]
-                lost = [any(isinstance(one, NumericsError) for one in masks) for masks in found]
+                outcomes = [self._gridded(self.sam, image) for image in images]
+                lost = [any(isinstance(one, NumericsError) for one in masks) for masks in outcomes]
                 self._check_network(self.sam, lost)
-                return found
+                return outcomes
             case _:
                 assert_never(source)
 
@@ -121,10 +131,10 @@ class Segmenter:
         config = self.config
         thresholds = (config.min_predicted_iou, config.min_stability)
         try:
-            founds = sam.grid(image, config.grid_points, *thresholds, self.prompts_per_batch)
+            predicted = sam.grid(image, config.grid_points, *thresholds, self.prompts_per_batch)
         except NumericsError as error:
             return [error]
-        return [self._named(found, place) for place, found in enumerate(founds)]
+        return [self._named(one, index) for index, one in enumerate(predicted)]
 
     def _prompted(
         self, images: Sequence[UInt8[Tensor, "_ _ 3"]], annotations: Sequence[Sequence[Annotation | InputError]]
@@ -136,36 +146,36 @@ class Segmenter:
         sound = [[entry for entry in entries if isinstance(entry, Annotation)] for entries in asked]
         prompts = [_boxes(entries) if config.source == "sam-boxes" else _points(entries) for entries in sound]
         predicted = self.sam.prompt(images, prompts, self.images_per_batch, self.prompts_per_batch)
-        self._check_network(self.sam, [not any(found.is_finite for found in founds) for founds in predicted if founds])
+        self._check_network(self.sam, [not any(one.is_finite for one in some) for some in predicted if some])
         return [
-            [self._named(next(founds), entry.index) if isinstance(entry, Annotation) else entry for entry in entries]
-            for entries, founds in zip(asked, map(iter, predicted), strict=True)
+            [self._named(next(some), entry.index) if isinstance(entry, Annotation) else entry for entry in entries]
+            for entries, some in zip(asked, map(iter, predicted), strict=True)
         ]
 
     def _check_network(self, sam: Sam, lost: Sequence[bool]) -> None:
         """`lost`: of which photos that SAM looked at nothing finite came."""
         check_network(lost, sam.is_sound, self.config.weights, sam.dtype)
 
-    def _named(self, found: Predicted, place: int) -> ObjectMask | NumericsError:
-        return _predicted(found, name_of(self.config.source, place), self.config)
+    def _named(self, predicted: Predicted, index: int) -> ObjectMask | NumericsError:
+        return _predicted(predicted, name_of(self.config.source, index), self.config)
 
     def _outcomes(
         self, image: UInt8[Tensor, "H W 3"], masks: Sequence[ObjectMask | Anything3DError]
-    ) -> list[Found | Anything3DError]:
+    ) -> list[Segmented | Anything3DError]:
         height, width = image.shape[:2]
-        sound = [found for found in masks if isinstance(found, ObjectMask)]
+        sound = [one for one in masks if isinstance(one, ObjectMask)]
         selected = iter(select(sound, height, width, self.config))
-        outcomes = [next(selected) if isinstance(found, ObjectMask) else found for found in masks]
-        return [self._cut(image, found) if isinstance(found, ObjectMask) else found for found in outcomes]
+        outcomes = [next(selected) if isinstance(one, ObjectMask) else one for one in masks]
+        return [self._cut(image, one) if isinstance(one, ObjectMask) else one for one in outcomes]
 
-    def _cut(self, image: UInt8[Tensor, "H W 3"], found: ObjectMask) -> Found:
-        side = side_px(found.box, self.config.context, self.config.framing)
-        return Found(found, cut(image, found.counts, found.box, side, self.config.crop_size))
+    def _cut(self, image: UInt8[Tensor, "H W 3"], kept: ObjectMask) -> Segmented:
+        side = side_px(kept.box, self.config.context, self.config.framing)
+        return Segmented(kept, cut(image, kept.counts, kept.box, side, self.config.crop_size))
 
 
-def name_of(source: Source, place: int) -> str:
-    """An object's name within its photo: the place of its annotation, or of its mask among those of SAM's grid."""
-    return f"g{place:04d}" if source == "sam-grid" else f"{place:04d}"
+def name_of(source: Source, index: int) -> str:
+    """An object's name within its photo: the index of its annotation, or of its mask among those of SAM's grid."""
+    return f"g{index:04d}" if source == "sam-grid" else f"{index:04d}"
 
 
 def prompt_name(prompt: Sequence[float]) -> str:
@@ -188,19 +198,19 @@ def _own(entry: Annotation | InputError) -> ObjectMask | Anything3DError:
     )
 
 
-def _predicted(found: Predicted, name: str, config: SegmentConfig) -> ObjectMask | NumericsError:
-    if not found.is_finite:
+def _predicted(predicted: Predicted, name: str, config: SegmentConfig) -> ObjectMask | NumericsError:
+    if not predicted.is_finite:
         return NumericsError("sam_not_finite", f"{name}: SAM's mask or its predicted IoU is NaN or infinite")
-    width = int(found.lengths.sum()) // found.height
-    pixels = mask.decode(mask.encode_runs(found.lengths), found.height, width)
+    width = int(predicted.lengths.sum()) // predicted.height
+    pixels = mask.decode(mask.encode_runs(predicted.lengths), predicted.height, width)
     lengths = mask.runs_of(mask.tidy(pixels, config.min_region_px))
     return ObjectMask(
         name=name,
         counts=mask.encode_runs(lengths),
-        box=mask.box(lengths, found.height),
+        box=mask.box(lengths, predicted.height),
         area_px=mask.area(lengths),
-        predicted_iou=found.predicted_iou,
-        stability_score=found.stability_score,
+        predicted_iou=predicted.predicted_iou,
+        stability_score=predicted.stability_score,
         source=config.source,
     )
 

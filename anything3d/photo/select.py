@@ -23,7 +23,7 @@ from anything3d.photo.mask import Box
 from anything3d.settings import Share, check_ranges
 
 Source = Literal["annotations", "sam-points", "sam-boxes", "sam-grid"]
-Lengths = Mapping[int, Int64[np.ndarray, "_"]]  # runs of the masks that are left, by place
+Lengths = Mapping[int, Int64[np.ndarray, "_"]]  # runs of the masks that are left, by index
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +95,20 @@ def select(masks: Sequence[ObjectMask], height: int, width: int, config: Segment
     In this order: empty, area_small, area_large, thin, border, predicted_iou, stability, each without pixels;
     duplicate and part by overlap; quota: beyond `max_per_image` the less prominent ones go.
     """
-    judged = [_judge(found, height, width, config) for found in masks]
-    drops = {place: drop for place, drop in enumerate(judged) if drop}
-    lengths = {
-        place: mask.runs(found.counts, height * width) for place, found in enumerate(masks) if place not in drops
-    }
+    judged = [_judge(one, height, width, config) for one in masks]
+    drops = {index: drop for index, drop in enumerate(judged) if drop}
+    lengths = {index: mask.runs(one.counts, height * width) for index, one in enumerate(masks) if index not in drops}
     for overlap in (_duplicates, _parts):
-        drops |= overlap(masks, {place: runs for place, runs in lengths.items() if place not in drops}, config)
-    ranked = sorted(lengths.keys() - drops.keys(), key=lambda place: (-masks[place].prominence, place))
-    for rank, place in enumerate(ranked[config.max_per_image :], start=config.max_per_image + 1):
-        drops[place] = Skipped("quota", f"number {rank} by prominence; {config.max_per_image} are kept per photo")
-    return [drops.get(place, found) for place, found in enumerate(masks)]
+        drops |= overlap(masks, {index: runs for index, runs in lengths.items() if index not in drops}, config)
+    ranked = sorted(lengths.keys() - drops.keys(), key=lambda index: (-masks[index].prominence, index))
+    for rank, index in enumerate(ranked[config.max_per_image :], start=config.max_per_image + 1):
+        drops[index] = Skipped("quota", f"number {rank} by prominence; {config.max_per_image} are kept per photo")
+    return [drops.get(index, one) for index, one in enumerate(masks)]
 
 
-def _judge(found: ObjectMask, height: int, width: int, config: SegmentConfig) -> Skipped | None:
+def _judge(judged: ObjectMask, height: int, width: int, config: SegmentConfig) -> Skipped | None:
     """Why a mask is not wanted, by what is known of it without its pixels; None if nothing speaks against it."""
-    area, total = found.area_px, height * width
+    area, total = judged.area_px, height * width
     if area == 0:
         return Skipped("empty", "the mask has no pixel")
     smallest = max(config.min_area_px, config.min_area_share * total)
@@ -118,17 +116,17 @@ def _judge(found: ObjectMask, height: int, width: int, config: SegmentConfig) ->
         return Skipped("area_small", f"{area} px; {smallest:.0f} is the minimum (segment.min_area_px, min_area_share)")
     if area > config.max_area_share * total:
         return Skipped("area_large", f"{area / total:.3f} of the photo; more than segment.max_area_share")
-    x, y, box_width, box_height = found.box
+    x, y, box_width, box_height = judged.box
     aspect = min(box_width, box_height) / max(box_width, box_height)
     if aspect < config.min_aspect:
         return Skipped("thin", f"{box_width}x{box_height} px; segment.min_aspect is {config.min_aspect}")
     margins = (x, y, width - x - box_width, height - y - box_height)
     if (edges := sum(margin < config.border_px for margin in margins)) > config.max_edges:
         return Skipped("border", f"touches {edges} edges of the photo; segment.max_edges is {config.max_edges}")
-    if found.predicted_iou < config.min_predicted_iou:
-        return Skipped("predicted_iou", f"{found.predicted_iou:.3f}; segment.min_predicted_iou is the minimum")
-    if found.stability_score < config.min_stability:
-        return Skipped("stability", f"{found.stability_score:.3f}; segment.min_stability is the minimum")
+    if judged.predicted_iou < config.min_predicted_iou:
+        return Skipped("predicted_iou", f"{judged.predicted_iou:.3f}; segment.min_predicted_iou is the minimum")
+    if judged.stability_score < config.min_stability:
+        return Skipped("stability", f"{judged.stability_score:.3f}; segment.min_stability is the minimum")
     return None
 
 
@@ -136,15 +134,15 @@ def _duplicates(masks: Sequence[ObjectMask], lengths: Lengths, config: SegmentCo
     """Masks that nearly equal a better one; better is what SAM was surer of."""
     drops: dict[int, Skipped] = {}
     kept: list[int] = []
-    for place in sorted(lengths, key=lambda place: (-masks[place].quality, place)):
+    for index in sorted(lengths, key=lambda index: (-masks[index].quality, index)):
         for other in kept:
-            shared = _shared_px(masks, lengths, place, other)
-            iou = shared / (masks[place].area_px + masks[other].area_px - shared)
+            shared = _shared_px(masks, lengths, index, other)
+            iou = shared / (masks[index].area_px + masks[other].area_px - shared)
             if iou > config.max_iou:
-                drops[place] = Skipped("duplicate", f"IoU {iou:.3f} with the better mask {masks[other].name}")
+                drops[index] = Skipped("duplicate", f"IoU {iou:.3f} with the better mask {masks[other].name}")
                 break
         else:
-            kept.append(place)
+            kept.append(index)
     return drops
 
 
@@ -152,14 +150,14 @@ def _parts(masks: Sequence[ObjectMask], lengths: Lengths, config: SegmentConfig)
     """Masks that lie in a larger one which is itself no part."""
     drops: dict[int, Skipped] = {}
     wholes: list[int] = []
-    for place in sorted(lengths, key=lambda place: (-masks[place].area_px, place)):
+    for index in sorted(lengths, key=lambda index: (-masks[index].area_px, index)):
         for whole in wholes:
-            inside = _shared_px(masks, lengths, place, whole) / masks[place].area_px
+            inside = _shared_px(masks, lengths, index, whole) / masks[index].area_px
             if inside > config.max_containment:
-                drops[place] = Skipped("part", f"{inside:.3f} of it lies in mask {masks[whole].name}")
+                drops[index] = Skipped("part", f"{inside:.3f} of it lies in mask {masks[whole].name}")
                 break
         else:
-            wholes.append(place)
+            wholes.append(index)
     return drops
 
 

@@ -8,7 +8,7 @@ from anything3d.errors import Anything3DError, MachineError, Skipped
 from anything3d.models.weights import Place
 from anything3d.photo.annotation import parse_annotations
 from anything3d.photo.image import decode_image
-from anything3d.segment import Found, SegmentConfig, load_segmenter, name_of
+from anything3d.segment import Segmented, SegmentConfig, load_segmenter, name_of
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.rows import object_row
@@ -79,7 +79,7 @@ class SegmentStage:
             return error
 
     def _outcome(
-        self, row: ImageRecord, size: Sequence[int], found: Sequence[Found | Anything3DError]
+        self, row: ImageRecord, size: Sequence[int], found: Sequence[Segmented | Anything3DError]
     ) -> list[ObjectRecord | RejectRecord] | Skipped:
         if not found:
             return Skipped("no_mask", f"{row.image_id} has no mask")

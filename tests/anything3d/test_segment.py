@@ -17,7 +17,7 @@ from anything3d.photo import mask
 from anything3d.photo.annotation import Annotation
 from anything3d.photo.crop import cut, side_px
 from anything3d.photo.select import select
-from anything3d.segment import Found, ObjectMask, SegmentConfig, Segmenter, load_segmenter, name_of, prompt_name
+from anything3d.segment import ObjectMask, SegmentConfig, Segmented, Segmenter, load_segmenter, name_of, prompt_name
 from tests.largest import Largest
 
 HEIGHT, WIDTH = 200, 300
@@ -138,7 +138,7 @@ def test_every_annotation_has_one_outcome_in_its_place():
     outcomes = load_segmenter(CONFIG, Place())([photo(), photo(90, 60)], [entries, []])
     assert [len(found) for found in outcomes] == [3, 0]
     found, same, border = outcomes[0]
-    assert isinstance(found, Found)
+    assert isinstance(found, Segmented)
     assert (found.mask.name, found.mask.source, found.mask.box) == ("0000", "annotations", (50, 50, 40, 40))
     assert same is damaged
     assert border.reason == "border"
@@ -230,7 +230,7 @@ def test_a_photo_of_which_sam_says_nothing_finite_is_a_reject_its_neighbours_are
     assert [found.reason for found in segmenter([photo()], [entries])[0]] == ["sam_not_finite"]
     lost, kept = segmenter([photo(), torch.full_like(photo(), 255)], [entries] * 2)
     assert [found.reason for found in lost] == ["sam_not_finite"]
-    assert all(isinstance(found, Found | Skipped) for found in kept)
+    assert all(isinstance(found, Segmented | Skipped) for found in kept)
 
 
 @pytest.mark.parametrize("source", ["sam-points", "sam-boxes", "sam-grid"])
