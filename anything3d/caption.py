@@ -25,12 +25,11 @@ from anything3d.models.clip import Preprocessor, check_tokenizer, load_network, 
 from anything3d.models.finite import check_network
 from anything3d.models.layout import check_model_type, check_tokenizer_settings
 from anything3d.models.weights import Place, directory
-from anything3d.photo.image import over
+from anything3d.photo.pixels import WHITE, over
 from anything3d.settings import check_ranges
 
 Decoding = Literal["beam", "nucleus"]
 MAX_CHARACTERS = 200  # of a caption, which becomes a prompt: CLIP reads at most 77 tokens of it
-WHITE = 1.0
 
 
 @dataclass(frozen=True, slots=True)

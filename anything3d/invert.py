@@ -24,10 +24,9 @@ from anything3d.models.adapter import TEXT, UNET
 from anything3d.models.diffusion import Concept, Denoiser, load_denoiser
 from anything3d.models.finite import check_network
 from anything3d.models.weights import Place
-from anything3d.photo.image import over
+from anything3d.photo.pixels import WHITE, over
 from anything3d.settings import Share, check_ranges
 
-WHITE = 1.0
 PULL = 100.0  # share of the way to `norm` in a step / its rate; cloneofsimo/lora
 
 

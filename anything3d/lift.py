@@ -8,10 +8,9 @@ that its authors and users report, hence the choice among drafts and the search 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Annotated, Literal, assert_never
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Interval
@@ -20,12 +19,11 @@ from torch import Tensor
 
 from anything3d import seed
 from anything3d.errors import Anything3DError, ConfigError, InputError, NumericsError, WeightsError
-from anything3d.models import pointe
 from anything3d.models.clip import Clip, load_clip
 from anything3d.models.finite import MAX_DROPPED, check_network
-from anything3d.models.pointe import official
+from anything3d.models.pointe import PointDenoiser, SamplerConfig, load_point_denoiser, sample
 from anything3d.models.weights import Place
-from anything3d.photo.image import over
+from anything3d.photo.pixels import WHITE, over
 from anything3d.settings import check_ranges
 from anything3d.space.cloud import Cloud, distinct_points, normalise
 from anything3d.space.reference import ReferenceCamera, Views, direction_grid, directions_near, search, target_of
@@ -33,16 +31,14 @@ from anything3d.space.reference import ReferenceCamera, Views, direction_grid, d
 MIN_POINTS = 8  # distinct points of a cloud that can be called a shape
 DISTINCT = 1e-3  # canonical units; nearer points count as one
 
-Backend = Literal["anything3d", "point-e"]
-Denoiser = pointe.PointDenoiser | official.OfficialDenoiser
-BACKENDS: Mapping[Backend, ModuleType] = {"anything3d": pointe, "point-e": official}
+Backend = Literal["anything3d"]
 
 
 @dataclass(frozen=True, slots=True)
 class LiftConfig:
     """How Point-E makes a cloud of a crop, and how the camera that sees it as the photo does is searched for."""
 
-    # Whose code runs Point-E's networks: ours, or the official package (`pointe.official`).
+    # Which method makes the cloud. "anything3d" is Point-E by our code, which loads the official networks.
     backend: Backend = "anything3d"
     weights: str = "pointe"  # The weights of the base network, which makes coarse clouds.
     upsampler_weights: str = "pointe-upsampler"  # The weights of the network that adds points to a coarse cloud.
@@ -87,8 +83,23 @@ class LiftConfig:
             raise ConfigError("setting", f"lift.sigma_min is {self.sigma_min}; must be below both sigma_max")
         if self.lowest_deg > self.highest_deg:
             raise ConfigError("setting", f"lift.lowest_deg is {self.lowest_deg}, above highest_deg {self.highest_deg}")
-        if self.backend == "point-e" and self.upsampler_around_coarse:
-            raise ConfigError("setting", "lift.backend point-e must have lift.upsampler_around_coarse = false")
+
+    @property
+    def base_sampler(self) -> SamplerConfig:
+        """How the base network draws drafts."""
+        return SamplerConfig(self.steps, self.sigma_min, self.sigma_max, self.rho, self.s_churn, self.guidance)
+
+    @property
+    def upsampler_sampler(self) -> SamplerConfig:
+        """How the upsampler draws the further points."""
+        return SamplerConfig(
+            steps=self.upsampler_steps,
+            sigma_min=self.sigma_min,
+            sigma_max=self.upsampler_sigma_max,
+            rho=self.rho,
+            guidance=self.upsampler_guidance,
+            around_low_res=self.upsampler_around_coarse,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +112,8 @@ class Lifted:
 
 @dataclass(frozen=True, slots=True)
 class Lifter:
-    base: Denoiser
-    upsampler: Denoiser
-    sample: Callable[..., Tensor]  # `pointe.sample`, or the official package's
+    base: PointDenoiser
+    upsampler: PointDenoiser
     clip: Clip
     config: LiftConfig
     device: torch.device
@@ -121,7 +131,7 @@ class Lifter:
         Raises: WeightsError as `check_network`.
         """
         crops = crops.to(self.device)
-        images = over(crops, 1.0)
+        images = over(crops, WHITE)
         drafts = self._draft(images, generators)
         views, sound = self._judge(drafts, crops)
         chosen = torch.where(sound, views.match.view_as(sound), -1.0).argmax(1)
@@ -134,8 +144,8 @@ class Lifter:
         finite = _is_finite(cloud)
         self._check_networks(dropped, finite.tolist())
         lifted = _lifted(cloud, view, chosen, self.config.distance)
-        found = zip(lifted, has_mask.tolist(), dropped, finite.tolist(), has_shape.tolist(), strict=True)
-        return [_outcome(*row) for row in found]
+        judged = zip(lifted, has_mask.tolist(), dropped, finite.tolist(), has_shape.tolist(), strict=True)
+        return [_outcome(*row) for row in judged]
 
     def _check_networks(self, dropped: Sequence[float], finite: Sequence[bool]) -> None:
         """Raises: WeightsError if a network, and not the objects, must be the cause of NaN or Inf.
@@ -163,25 +173,14 @@ class Lifter:
     ) -> Float[Tensor, "B K 6 N"]:
         """K coarse clouds of each object, as Point-E makes them."""
         config, count = self.config, self.config.candidates
-        embeddings = _embed(self.base, self.clip, images)
+        embeddings = self.clip.image_grid(images)
         few = max(1, self.batch_clouds // count)  # objects at once
         parts = []
         for start in range(0, len(images), few):
             owners = generators[start : start + few]
             noise = seed.randn((count, 6, self.base.config.n_ctx), owners, self.device).flatten(0, 1)
-            clouds = self.sample(
-                self.base,
-                "base",
-                noise,
-                steps=config.steps,
-                sigma_min=config.sigma_min,
-                sigma_max=config.sigma_max,
-                rho=config.rho,
-                s_churn=config.s_churn,
-                guidance=config.guidance,
-                embeddings=None if embeddings is None else embeddings[start : start + few].repeat_interleave(count, 0),
-                generators=owners,
-            )
+            own = embeddings[start : start + few].repeat_interleave(count, 0)
+            clouds = sample(self.base, "base", noise, own, config.base_sampler, generators=owners)
             parts.append(clouds.unflatten(0, (-1, count)))
         return torch.cat(parts)
 
@@ -202,21 +201,9 @@ class Lifter:
     ) -> Cloud:
         """The points of the coarse cloud and the upsampler's, in the canonical frame."""
         config = self.config
-        embeddings = _embed(self.upsampler, self.clip, images)
+        embeddings = self.clip.image_grid(images)
         noise = seed.randn((6, self.upsampler.config.n_ctx), generators, self.device)
-        dense = self.sample(
-            self.upsampler,
-            "upsample",
-            noise,
-            steps=config.upsampler_steps,
-            sigma_min=config.sigma_min,
-            sigma_max=config.upsampler_sigma_max,
-            rho=config.rho,
-            guidance=config.upsampler_guidance,
-            embeddings=embeddings,
-            low_res=coarse,
-            around_low_res=config.upsampler_around_coarse,
-        )
+        dense = sample(self.upsampler, "upsample", noise, embeddings, config.upsampler_sampler, low_res=coarse)
         return canonical(torch.cat([coarse, dense], dim=2))
 
     def _refine(self, cloud: Cloud, crops: Float[Tensor, "B 4 S S"], views: Views, rows: Int[Tensor, "B"]) -> Views:
@@ -231,12 +218,10 @@ class Lifter:
 def load_lifter(config: LiftConfig, place: Place) -> Lifter:
     """Point-E, its upsampler and CLIP, ready for use.
 
-    Raises: WeightsError if one is missing or damaged, or they were not made for each other; ConfigError if the backend
-    is not installed.
+    Raises: WeightsError if one is missing or damaged, or they were not made for each other.
     """
-    backend = BACKENDS[config.backend]
-    base = backend.load_denoiser(config.weights, place)
-    upsampler = backend.load_denoiser(config.upsampler_weights, place)
+    base = load_point_denoiser(config.weights, place)
+    upsampler = load_point_denoiser(config.upsampler_weights, place)
     clip = load_clip(config.clip_weights, place)
     if base.config.cond_ctx or not upsampler.config.cond_ctx:
         raise WeightsError(
@@ -250,7 +235,7 @@ def load_lifter(config: LiftConfig, place: Place) -> Lifter:
         )
     for network, name in ((base, config.weights), (upsampler, config.upsampler_weights)):
         _check_clip(network, name, clip)
-    return Lifter(base, upsampler, backend.sample, clip, config, torch.device(place.device))
+    return Lifter(base, upsampler, clip, config, torch.device(place.device))
 
 
 def canonical(channels: Float[Tensor, "B 6 N"]) -> Cloud:
@@ -265,30 +250,10 @@ def is_shape(cloud: Cloud) -> Bool[Tensor, "B"]:
     return distinct_points(cloud, DISTINCT) >= MIN_POINTS
 
 
-def _embed(network: Denoiser, clip: Clip, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D *G"] | None:
-    match network.config.image:
-        case "none":
-            return None
-        case "vector":
-            return clip.image_embeddings(images)
-        case "grid":
-            return clip.image_grid(images)
-        case unknown:
-            assert_never(unknown)
-
-
-def _check_clip(network: Denoiser, name: str, clip: Clip) -> None:
+def _check_clip(network: PointDenoiser, name: str, clip: Clip) -> None:
     """Raises: WeightsError("weights_mismatch") if `network` was made for another CLIP."""
-    match network.config.image:
-        case "none":
-            return
-        case "vector":
-            needed, given = [network.clip.feature_dim], [clip.feature_dim]
-        case "grid":
-            needed = [network.clip.grid_size, network.clip.grid_feature_dim]
-            given = [clip.grid_size, clip.grid_feature_dim]
-        case unknown:
-            assert_never(unknown)
+    needed = [network.clip.grid_size, network.clip.grid_feature_dim]
+    given = [clip.grid_size, clip.grid_feature_dim]
     if needed != given:
         raise WeightsError("weights_mismatch", f"{name} was made for CLIP features {needed}; this CLIP gives {given}")
 
@@ -308,9 +273,8 @@ def _is_finite(cloud: Cloud) -> Bool[Tensor, "B"]:
     return cloud.points.isfinite().flatten(1).all(1) & cloud.colors.isfinite().flatten(1).all(1)
 
 
-def _dtype(network: Denoiser) -> torch.dtype:
-    module = network.network if isinstance(network, official.OfficialDenoiser) else network
-    return next(module.parameters()).dtype
+def _dtype(network: PointDenoiser) -> torch.dtype:
+    return next(network.parameters()).dtype
 
 
 def _outcome(lifted: Lifted, has_mask: bool, dropped: float, finite: bool, has_shape: bool) -> Lifted | Anything3DError:

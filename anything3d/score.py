@@ -21,9 +21,9 @@ from anything3d.errors import NumericsError
 from anything3d.models.clip import Clip, load_clip
 from anything3d.models.finite import check_network
 from anything3d.models.weights import Place
-from anything3d.photo.image import over
+from anything3d.photo.pixels import WHITE, over
 from anything3d.quality import metrics
-from anything3d.quality.likeness import WHITE, similarity, turntable
+from anything3d.quality.likeness import similarity, turntable
 from anything3d.quality.truth import Target
 from anything3d.settings import check_ranges
 from anything3d.space.camera import Camera, angles, orbit

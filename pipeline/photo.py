@@ -10,7 +10,8 @@ from anything3d.errors import Anything3DError, ConfigError
 from anything3d.models.device import check_device, cores, use_threads
 from anything3d.models.weights import Place
 from anything3d.photo import mask
-from anything3d.photo.image import decode_upright, encode_png, spotlight, thumbnail
+from anything3d.photo.image import decode_upright, encode_png
+from anything3d.photo.pixels import spotlight, thumbnail
 from anything3d.segment import SegmentConfig, Segmenter, Source, load_segmenter
 from pipeline.batch import NoCheckpoint
 from pipeline.config import Config

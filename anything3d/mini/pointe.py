@@ -14,7 +14,7 @@ import torch
 from anything3d.models.pointe.loading import build as build_network
 from anything3d.models.pointe.networks import PointDenoiser
 
-CLIP = {"feature_dim": 64, "grid_size": 8, "grid_feature_dim": 128}  # of the toy-sized CLIP
+CLIP = {"grid_size": 8, "grid_feature_dim": 128}  # of the toy-sized CLIP
 SHARED = {
     "input_channels": 6,
     "output_channels": 6,  # no learned variance
@@ -75,9 +75,7 @@ def save_upsampler(network: PointDenoiser, directory: Path) -> None:
 
 
 def _denoiser(config: dict[str, object]) -> PointDenoiser:
-    network = build_network(config, CLIP)
-    assert isinstance(network, PointDenoiser)
-    return network
+    return build_network(config, CLIP)
 
 
 def _write(folder: Path, config: dict[str, object], network: PointDenoiser) -> None:

@@ -152,11 +152,7 @@ PUBLISHED: Mapping[str, Published] = {  # folder -> what it holds
     "stable-diffusion-1.5": _stable_diffusion_15(),
     "stable-diffusion-2.1-base": _stable_diffusion_21(),
     "point-e-40m": _point_e("base_40m.pt", 162),
-    "point-e-40m-imagevec": _point_e("base_40m_imagevec.pt", 161),
-    "point-e-40m-textvec": _point_e("base_40m_textvec.pt", 161),
-    "point-e-40m-uncond": _point_e("base_40m_uncond.pt", 160),
     "point-e-300m": _point_e("base_300m.pt", 1247),
     "point-e-1b": _point_e("base_1b.pt", 4977),
     "point-e-upsample": _point_e("upsample_40m.pt", 162),
-    "point-e-sdf": _point_e("sdf.pt", 38),
 }

@@ -14,8 +14,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from anything3d.photo import mask
-from anything3d.photo.image import WHITE
 from anything3d.photo.mask import Box
+from anything3d.photo.pixels import WHITE_LEVEL
 
 STRIP_PX = 2**22  # of a square, that are resampled at once: with much context it is far larger than the photo
 
@@ -71,7 +71,7 @@ def cut(image: UInt8[Tensor, "H W 3"], counts: str, box: Box, side: int, size: i
     planes = _resized(narrow, size, size)
     share = planes[3].float() / 255  # of a pixel's footprint that lies in the photo
     color = (planes[:3] / share.clamp(min=1 / 255)).round().clamp(max=255).to(torch.uint8)
-    rgb = torch.where(share > 0, color, WHITE)
+    rgb = torch.where(share > 0, color, WHITE_LEVEL)
     return Crop(torch.cat([rgb, planes[4:]]).permute(1, 2, 0).contiguous(), float(x), float(y), float(side))
 
 

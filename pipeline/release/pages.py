@@ -7,7 +7,8 @@ from html import escape
 from string import Template
 from typing import Any
 
-from anything3d.photo.image import decode_png, encode_png, thumbnail
+from anything3d.photo.image import decode_png, encode_png
+from anything3d.photo.pixels import thumbnail
 from schemas.corpus import objects_schema
 
 THUMBNAIL_PX, REPORT_PX = 160, 224  # side of an object's pictures

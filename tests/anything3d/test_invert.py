@@ -14,7 +14,7 @@ from anything3d.invert import InvertConfig, Inverted, Inverter, LoraConfig, load
 from anything3d.mini import diffusion as mini
 from anything3d.models.diffusion import Concept, concept_to_bytes, concepts_from_bytes
 from anything3d.models.weights import Place
-from anything3d.photo.image import over
+from anything3d.photo.pixels import over
 
 CAPTIONS = ["a red mug", "an orange torus", "a photo of the overhead view of a white table"]
 IDS = ["sa_1-0000", "sa_1-0001", "sa_2-0000"]

@@ -141,23 +141,23 @@ class BrokenVision(torch.nn.Module):
 
 
 def test_a_draft_that_is_not_finite_rejects_its_object_only(lifter):
-    def sample(network, schedule, noise, **settings):
-        clouds = lifter.sample(network, schedule, noise, **settings).clone()
-        if schedule == "base":
-            clouds[0, :, 3] = torch.nan  # the first draft of the first object
-        return clouds
+    def spoil(network, inputs, out):
+        out[0, :, 3] = torch.nan  # the first draft of the first object
 
-    lost, sound = dataclasses.replace(lifter, sample=sample)(random_crops(2), generators(2))
+    base = mini.build(1).base
+    base.register_forward_hook(spoil)
+    lost, sound = dataclasses.replace(lifter, base=base)(random_crops(2), generators(2))
     assert isinstance(sound, Lifted)
     assert isinstance(lost, NumericsError)
     assert lost.reason == "cloud_not_finite"
 
 
 def test_clouds_without_shape_are_numerics_errors(lifter):
-    def sample(network, schedule, noise, **settings):
-        return torch.zeros_like(noise)
-
-    for outcome in dataclasses.replace(lifter, sample=sample)(random_crops(2), generators(2)):
+    networks = mini.build(1)
+    for network in (networks.base, networks.upsampler):
+        network.register_forward_hook(lambda network, inputs, out: torch.zeros_like(out))
+    flat = dataclasses.replace(lifter, base=networks.base, upsampler=networks.upsampler)
+    for outcome in flat(random_crops(2), generators(2)):
         assert isinstance(outcome, NumericsError)
         assert outcome.reason == "degenerate_cloud"
 

@@ -24,7 +24,7 @@ from anything3d.mini.words import COLORS
 from anything3d.models import weights
 from anything3d.models.clip import load_clip
 from anything3d.models.diffusion import load_denoiser
-from anything3d.models.pointe import load_denoiser as load_point_denoiser
+from anything3d.models.pointe import load_point_denoiser
 from anything3d.models.sam import load_sam
 from anything3d.models.weights import Place
 from anything3d.quality.metrics import psnr_db

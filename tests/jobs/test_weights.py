@@ -134,11 +134,11 @@ def test_verify_reads_everything_and_names_what_is_wrong(tmp_path):
 
 def test_verify_says_of_every_file_what_it_was_compared_with(tmp_path):
     """No digest of Point-E is known: only its size can be wrong."""
-    root, name = f"resources.weights_root={tmp_path}", "point-e-sdf"
-    sparse(tmp_path / name / "sdf.pt", 38 * 10**6)
+    root, name = f"resources.weights_root={tmp_path}", "point-e-40m"
+    sparse(tmp_path / name / "base_40m.pt", 162 * 10**6)
     code, output = weights("verify", root, names=(name,))
-    assert (code, output.splitlines()[1]) == (0, "  sdf.pt: size only")
-    sparse(tmp_path / name / "sdf.pt", 30 * 10**6)
+    assert (code, output.splitlines()[1]) == (0, "  base_40m.pt: size only")
+    sparse(tmp_path / name / "base_40m.pt", 130 * 10**6)
     code, output = weights("verify", root, names=(name,))
     assert code == 1
-    assert "point-e-sdf: sdf.pt missing or not as published" in output
+    assert "point-e-40m: base_40m.pt missing or not as published" in output

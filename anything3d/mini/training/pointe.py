@@ -79,11 +79,9 @@ def upsampler(work: Path, seed: int, device: str) -> Recipe:
         rows = every(held_out, JUDGED)
         generator = torch.Generator().manual_seed(1)
         low_res = spoil(data_units(model_units(held_out, rows, coarse, generator).to(device)), generator)
-        dense = sample(
-            network, "upsample", _noise_for(rows, network), steps=config.upsampler_steps, guidance=1.0,
-            sigma_max=config.upsampler_sigma_max, embeddings=clip.image_grid(_judged_crops(held_out, rows)),
-            low_res=low_res, around_low_res=config.upsampler_around_coarse,
-        )  # fmt: skip
+        embeddings = clip.image_grid(_judged_crops(held_out, rows))
+        noise = _noise_for(rows, network)
+        dense = sample(network, "upsample", noise, embeddings, config.upsampler_sampler, low_res=low_res)
         return _distances(torch.cat([low_res, dense], dim=2), held_out, rows)
 
     def save(folder: Path) -> None:
@@ -110,11 +108,9 @@ def read_shapes(network: PointDenoiser, work: Path) -> None:
 def judge_drafts(network: PointDenoiser, clip: Clip, held_out: Objects, count: int) -> dict[str, float]:
     """How far clouds of the base network are from the first `count` held-out objects, seen in crops."""
     rows, config = every(held_out, count), LiftConfig()
-    found = sample(
-        network, "base", _noise_for(rows, network), steps=config.steps, sigma_max=config.sigma_max, guidance=1.0,
-        embeddings=clip.image_grid(_judged_crops(held_out, rows)),
-    )  # fmt: skip
-    return _distances(found, held_out, rows)
+    embeddings = clip.image_grid(_judged_crops(held_out, rows))
+    drafts = sample(network, "base", _noise_for(rows, network), embeddings, config.base_sampler)
+    return _distances(drafts, held_out, rows)
 
 
 class Noise:

@@ -21,7 +21,7 @@ from anything3d.models.diffusion import Denoiser, load_denoiser
 from anything3d.models.sam import load_sam
 from anything3d.models.weights import Place
 from anything3d.photo import mask
-from anything3d.photo.image import over
+from anything3d.photo.pixels import over
 from anything3d.space.camera import POINT_E_FOV_DEG, orbit
 from anything3d.space.cloud import Cloud
 from anything3d.space.depth import splat

@@ -12,7 +12,7 @@ from anything3d.mini import diffusion
 from anything3d.mini.training.batch import draw, every, rgba
 from anything3d.mini.training.data import Objects, load_objects
 from anything3d.mini.training.loop import Recipe
-from anything3d.photo.image import over
+from anything3d.photo.pixels import over
 from anything3d.quality.metrics import psnr_db
 
 BATCH = 16

@@ -1,7 +1,7 @@
-"""Point-E: networks, sampler and weights (the official checkpoints load as they are)."""
+"""Point-E: its networks, its sampler and its weights. The official checkpoints load as they are."""
 
-from anything3d.models.pointe.diffusion import sample
-from anything3d.models.pointe.loading import build, load_denoiser, load_sdf
-from anything3d.models.pointe.networks import PointCloudSdf, PointDenoiser
+from anything3d.models.pointe.diffusion import SamplerConfig, sample
+from anything3d.models.pointe.loading import build, load_point_denoiser
+from anything3d.models.pointe.networks import PointDenoiser
 
-__all__ = ["PointCloudSdf", "PointDenoiser", "build", "load_denoiser", "load_sdf", "sample"]
+__all__ = ["PointDenoiser", "SamplerConfig", "build", "load_point_denoiser", "sample"]

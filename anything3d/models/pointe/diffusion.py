@@ -7,6 +7,7 @@ Source: openai/point-e@fc8a607 (k_diffusion.py); Karras et al. 2022 (arXiv 2206.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import assert_never
 
@@ -18,6 +19,23 @@ from anything3d import seed
 from anything3d.models.finite import infinite_as_nan
 from anything3d.models.pointe.networks import PointDenoiser
 from anything3d.models.pointe.schedule import Schedule, alphas_cumprod, discrete_time
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerConfig:
+    """How clouds are drawn. Noise levels are in model units.
+
+    Official: 64 steps, sigma_min 0.001, rho 7, guidance 3; base: sigma_max 120, s_churn 3; upsampler: sigma_max 160,
+    no churn.
+    """
+
+    steps: int = 64
+    sigma_min: float = 1e-3
+    sigma_max: float = 120.0
+    rho: float = 7.0
+    s_churn: float = 0.0  # fresh noise that is added at every step; it needs generators
+    guidance: float = 3.0  # 0 and 1: none; any other value runs twice the batch, half of it on zeroed conditions
+    around_low_res: bool = False  # whether the noise is laid around the coarse points, over and over, or around 0
 
 
 def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float) -> list[float]:
@@ -32,31 +50,22 @@ def sample(
     network: PointDenoiser,
     schedule: Schedule,
     noise: Float[Tensor, "B C N"],
-    *,
-    steps: int = 64,
-    sigma_min: float = 1e-3,
-    sigma_max: float = 120.0,
-    rho: float = 7.0,
-    s_churn: float = 0.0,
-    guidance: float = 3.0,
-    embeddings: Float[Tensor, "B D *G"] | None = None,
+    embeddings: Float[Tensor, "B D G"],
+    config: SamplerConfig,
     low_res: Float[Tensor, "B C M"] | None = None,
-    around_low_res: bool = False,
     generators: Sequence[torch.Generator] = (),
 ) -> Float[Tensor, "B C N"]:
     """Clouds in data units (rgb 0..255, not rounded) from unit normal `noise`.
 
-    `guidance` 0 or 1 means none; with any other value each call runs twice the batch, half of it on zeroed conditions.
-    `s_churn` adds fresh noise at every step from `generators`, each of which serves B / len(generators) rows in turn.
-    `around_low_res` begins with the noise laid around the coarse points, over and over, not around 0.
-    Official: 64 steps, sigma_min 0.001, rho 7; base: sigma_max 120, s_churn 3; upsampler: sigma_max 160, no churn.
+    `embeddings` are CLIP's grids of the images. `low_res` are the coarse clouds that an upsampler needs, in data units.
+    The noise of `config.s_churn` comes from `generators`; each of them serves B / len(generators) rows in turn.
     """
-    assert s_churn == 0 or generators, "churn needs generators"
-    denoise = _Denoise(network, schedule, guidance, embeddings, low_res)
-    sigmas = karras_sigmas(steps, sigma_min, sigma_max, rho)
-    gamma = min(s_churn / steps, math.sqrt(2) - 1)
-    x = noise.float() * sigma_max
-    if around_low_res:
+    assert config.s_churn == 0 or generators, "churn needs generators"
+    denoise = _Denoise(network, schedule, config.guidance, embeddings, low_res)
+    sigmas = karras_sigmas(config.steps, config.sigma_min, config.sigma_max, config.rho)
+    gamma = min(config.s_churn / config.steps, math.sqrt(2) - 1)
+    x = noise.float() * config.sigma_max
+    if config.around_low_res:
         assert low_res is not None, "there is no coarse cloud to begin around"
         times = -(-x.shape[2] // low_res.shape[2])
         x = x + network.model_units(low_res).float().repeat(1, 1, times)[..., : x.shape[2]]
@@ -83,7 +92,7 @@ class _Denoise:
         network: PointDenoiser,
         schedule: Schedule,
         guidance: float,
-        embeddings: Tensor | None,
+        embeddings: Tensor,
         low_res: Tensor | None,
     ) -> None:
         self.network = network
@@ -92,7 +101,7 @@ class _Denoise:
         self.guidance = guidance
         self.guided = guidance not in (0, 1)
         self.embeddings = self._with_zeros(embeddings)
-        self.low_res = self._with_zeros(low_res)
+        self.low_res = None if low_res is None else self._with_zeros(low_res)
 
     def __call__(self, x: Float[Tensor, "B C N"], sigma: float) -> Float[Tensor, "B C N"]:
         seen = x / math.sqrt(1 + sigma**2)
@@ -115,9 +124,7 @@ class _Denoise:
         conditional, unconditional = clean.chunk(2)
         return unconditional + self.guidance * (conditional - unconditional)
 
-    def _with_zeros(self, condition: Tensor | None) -> Tensor | None:
-        if condition is None:
-            return None
+    def _with_zeros(self, condition: Tensor) -> Tensor:
         condition = condition.to(self.dtype)
         return torch.cat([condition, torch.zeros_like(condition)]) if self.guided else condition
 

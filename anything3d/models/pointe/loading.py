@@ -7,43 +7,25 @@ from pathlib import Path
 import torch
 
 from anything3d.errors import WeightsError
-from anything3d.models.pointe.config import OFFICIAL, OFFICIAL_CLIP, SdfConfig, parse_clip, parse_network
-from anything3d.models.pointe.networks import PointCloudSdf, PointDenoiser
+from anything3d.models.pointe.config import OFFICIAL, OFFICIAL_CLIP, parse_clip, parse_network
+from anything3d.models.pointe.networks import PointDenoiser
 from anything3d.models.stored import fill, read_tensors
 from anything3d.models.weights import Place, directly_in, directory
 
 
-def build(config: Mapping[str, object], clip: Mapping[str, object]) -> PointDenoiser | PointCloudSdf:
+def build(config: Mapping[str, object], clip: Mapping[str, object]) -> PointDenoiser:
     """The network of a configuration, with fresh weights from torch's global generator, in evaluation mode.
 
     Raises: WeightsError("weights_config") if the configuration is not one of a Point-E network.
     """
-    parsed = parse_network(config)
-    if isinstance(parsed, SdfConfig):
-        return PointCloudSdf(parsed).eval()
-    return PointDenoiser(parsed, parse_clip(clip)).eval()
+    return PointDenoiser(parse_network(config), parse_clip(clip)).eval()
 
 
-def load_denoiser(name: str, place: Place) -> PointDenoiser:
+def load_point_denoiser(name: str, place: Place) -> PointDenoiser:
     """The point denoiser of the weights `name`: config.json with model.safetensors, or one official .pt file.
 
     Raises: WeightsError if there is no such folder, or the files are damaged or of another network.
     """
-    network = _load(name, place)
-    if not isinstance(network, PointDenoiser):
-        raise WeightsError("weights_config", f"{name} is {network.config.name}; a point denoiser is needed")
-    return network
-
-
-def load_sdf(name: str, place: Place) -> PointCloudSdf:
-    """The signed distance network of the weights `name`; files and errors as for `load_denoiser`."""
-    network = _load(name, place)
-    if not isinstance(network, PointCloudSdf):
-        raise WeightsError("weights_config", f"{name} is {network.config.name}; a signed distance network is needed")
-    return network
-
-
-def _load(name: str, place: Place) -> PointDenoiser | PointCloudSdf:
     config, clip, path = described(directory(name, place))
     with torch.device("meta"):
         network = build(config, clip)
@@ -67,11 +49,11 @@ def described(folder: Path) -> tuple[Mapping[str, object], Mapping[str, object],
             raise WeightsError(
                 "weights_broken", f"{folder}/config.json: {error!r}; expected config and clip"
             ) from error
-    found = [path for path in directly_in(folder, ".pt") if path.name in OFFICIAL]
-    if len(found) != 1:
+    checkpoints = [path for path in directly_in(folder, ".pt") if path.name in OFFICIAL]
+    if len(checkpoints) != 1:
         raise WeightsError(
             "weights_missing",
-            f"{folder} has {len(found)} Point-E checkpoints; put in config.json and model.safetensors, or one of "
+            f"{folder} has {len(checkpoints)} Point-E checkpoints; put in config.json and model.safetensors, or one of "
             + ", ".join(OFFICIAL),
         )
-    return OFFICIAL[found[0].name], OFFICIAL_CLIP, found[0]
+    return OFFICIAL[checkpoints[0].name], OFFICIAL_CLIP, checkpoints[0]

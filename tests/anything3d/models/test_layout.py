@@ -222,7 +222,7 @@ def test_pictures_that_are_prepared_in_another_way_are_refused(tmp_path, changes
         ("sam", load_sam, {"image_size": "64"}, "'64' is no size"),
         ("sam", load_sam, {"global_blocks": [0.5]}, "no size"),
         ("sam", load_sam, {"depth": True}, "True is no size"),
-        ("pointe", pointe.load_denoiser, {"config": 5}, "config is 5"),
+        ("pointe", pointe.load_point_denoiser, {"config": 5}, "config is 5"),
     ],
 )
 def test_settings_of_another_network_or_of_wrong_types_are_refused(tmp_path, name, load, changes, says):
@@ -238,7 +238,7 @@ def test_sizes_of_point_e_that_make_no_network_are_refused(tmp_path, changes):
     entry = json.loads((folder / "config.json").read_text())
     rewrite(folder / "config.json", config=entry["config"] | changes)
     with pytest.raises(WeightsError, match=f"weights_config: .*{next(iter(changes))}"):
-        pointe.load_denoiser(str(folder), Place())
+        pointe.load_point_denoiser(str(folder), Place())
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), OSError(116, "Stale file handle"),

@@ -12,10 +12,11 @@ from torch import nn
 from anything3d.errors import WeightsError
 from anything3d.mini import pointe as mini
 from anything3d.models import pointe
+from anything3d.models.pointe import SamplerConfig
 from anything3d.models.pointe.config import OFFICIAL, OFFICIAL_CLIP, parse_network
 from anything3d.models.pointe.diffusion import karras_sigmas
-from anything3d.models.pointe.networks import FLAT, SURFACE_CELLS, THICKNESS, CoarseShape, Discs, KnownSurface
 from anything3d.models.pointe.schedule import alphas_cumprod, discrete_time
+from anything3d.models.pointe.surface import FLAT, SURFACE_CELLS, THICKNESS, CoarseShape, Discs, KnownSurface
 from anything3d.models.weights import Place
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "point_e"
@@ -43,11 +44,8 @@ def relative_error(found, expected):
 def test_networks_equal_the_official_ones(io):
     grid = {"embeddings": io["clip_grid"]}
     outputs = {
-        "uncond": official("uncond")(io["x"], io["t"]),
-        "textvec": official("textvec")(io["x"], io["t"], embeddings=io["clip_vec"]),
         "base": official("base")(io["x"], io["t"], **grid),
         "upsample": official("upsample")(io["x_up"], io["t"], low_res=io["low_res"], **grid),
-        "sdf": official("sdf")(io["sdf_queries"], point_clouds=io["sdf_points"]),
     }
     errors = {name: relative_error(output, io[f"out_{name}"]) for name, output in outputs.items()}
     assert max(errors.values()) < NETWORK_TOLERANCE, errors
@@ -62,37 +60,23 @@ def test_noise_schedules_equal_the_official_ones(io):
 
 def test_base_samples_equal_the_official_ones(io):
     options = META["sampler"]
-    found = pointe.sample(
-        official("base"),
-        "base",
-        io["noise_base"],
-        steps=options["steps"],
-        sigma_min=options["sigma_min"],
-        sigma_max=options["sigma_max_base"],
-        s_churn=options["s_churn"],
-        guidance=options["guidance_base"],
-        embeddings=io["clip_grid"],
+    config = SamplerConfig(
+        options["steps"], options["sigma_min"], options["sigma_max_base"], guidance=options["guidance_base"]
     )
-    assert relative_error(found[:, :3], io["sample_base"][:, :3]) < SAMPLER_TOLERANCE
-    assert relative_error(found[:, 3:], io["sample_base"][:, 3:]) < SAMPLER_TOLERANCE
+    cloud = pointe.sample(official("base"), "base", io["noise_base"], io["clip_grid"], config)
+    assert relative_error(cloud[:, :3], io["sample_base"][:, :3]) < SAMPLER_TOLERANCE
+    assert relative_error(cloud[:, 3:], io["sample_base"][:, 3:]) < SAMPLER_TOLERANCE
 
 
 def test_upsampled_clouds_equal_the_official_ones(io):
     options = META["sampler"]
-    found = pointe.sample(
-        official("upsample"),
-        "upsample",
-        io["noise_up"],
-        steps=options["steps"],
-        sigma_min=options["sigma_min"],
-        sigma_max=options["sigma_max_upsample"],
-        s_churn=options["s_churn"],
-        guidance=options["guidance_upsample"],
-        embeddings=io["clip_grid"],
-        low_res=io["low_res"],
+    config = SamplerConfig(
+        options["steps"], options["sigma_min"], options["sigma_max_upsample"], guidance=options["guidance_upsample"]
     )
-    assert relative_error(found[:, :3], io["sample_upsample"][:, :3]) < SAMPLER_TOLERANCE
-    assert relative_error(found[:, 3:], io["sample_upsample"][:, 3:]) < SAMPLER_TOLERANCE
+    network, low_res = official("upsample"), io["low_res"]
+    cloud = pointe.sample(network, "upsample", io["noise_up"], io["clip_grid"], config, low_res=low_res)
+    assert relative_error(cloud[:, :3], io["sample_upsample"][:, :3]) < SAMPLER_TOLERANCE
+    assert relative_error(cloud[:, 3:], io["sample_upsample"][:, 3:]) < SAMPLER_TOLERANCE
 
 
 def test_a_noise_level_becomes_the_discrete_time_below_it():
@@ -105,14 +89,10 @@ def test_a_noise_level_becomes_the_discrete_time_below_it():
 
 
 OFFICIAL_SIZES = {  # tensors, parameters in millions
-    "base_40m_imagevec.pt": (158, 40.334),
-    "base_40m_textvec.pt": (158, 40.334),
-    "base_40m_uncond.pt": (156, 39.940),
     "base_40m.pt": (160, 40.467),
     "base_300m.pt": (304, 311.778),
     "base_1b.pt": (304, 1244.312),
     "upsample_40m.pt": (164, 40.471),
-    "sdf.pt": (168, 9.482),
 }
 
 
@@ -144,7 +124,7 @@ def inputs(rows, seed=0):
 def test_the_last_step_of_x0_prediction_is_the_networks_output():
     network = build_small()
     noise, grid = inputs(2)
-    found = pointe.sample(network, "base", noise, steps=1, sigma_max=2.0, guidance=1.0, embeddings=grid)
+    found = pointe.sample(network, "base", noise, grid, SamplerConfig(steps=1, sigma_max=2.0, guidance=1.0))
     t = discrete_time(2.0, alphas_cumprod("base").tolist())
     expected = network(noise * 2 / 5**0.5, torch.full((2,), t), embeddings=grid).clamp(-1, 1)
     torch.testing.assert_close(found[:, :3], expected[:, :3] / 2, atol=1e-5, rtol=1e-4)
@@ -162,7 +142,7 @@ class OfGaussianData(pointe.PointDenoiser):
         self.input_proj = nn.Linear(6, 1)
         self.sigmas = (1 / alphas_cumprod("base") - 1).sqrt()
 
-    def forward(self, x, t, *, embeddings=None, low_res=None):
+    def forward(self, x, t, *, embeddings, low_res=None):
         sigma = float(self.sigmas[t[0]])
         noisy = x * (1 + sigma**2) ** 0.5
         clean = self.MEAN + self.SPREAD**2 / (self.SPREAD**2 + sigma**2) * (noisy - self.MEAN)
@@ -178,7 +158,8 @@ def test_sampling_gaussian_data_follows_the_analytic_solution(prediction, steps,
     """
     network, sigma_max = OfGaussianData(prediction), 20.0
     noise = torch.randn(2, 6, 50, generator=torch.Generator().manual_seed(0))
-    found = pointe.sample(network, "base", noise, steps=steps, sigma_max=sigma_max, guidance=1.0)[:, :3] * 2
+    config = SamplerConfig(steps=steps, sigma_max=sigma_max, guidance=1.0)
+    found = pointe.sample(network, "base", noise, torch.zeros(2, 128, 64), config)[:, :3] * 2
     mean, spread = network.MEAN, network.SPREAD
     expected = mean + (noise[:, :3] * sigma_max - mean) * spread / (spread**2 + sigma_max**2) ** 0.5
     torch.testing.assert_close(found, expected, rtol=0, atol=error * spread)
@@ -190,9 +171,8 @@ def test_clouds_do_not_depend_on_their_batch_even_with_churn():
 
     def draw(rows):
         generators = [torch.Generator().manual_seed(b) for b in range(3)][rows]
-        return pointe.sample(
-            network, "base", noise[rows], steps=4, s_churn=3.0, embeddings=grid[rows], generators=generators
-        )
+        config = SamplerConfig(steps=4, s_churn=3.0)
+        return pointe.sample(network, "base", noise[rows], grid[rows], config, generators=generators)
 
     together = draw(slice(None))
     for b in range(3):
@@ -202,16 +182,9 @@ def test_clouds_do_not_depend_on_their_batch_even_with_churn():
 def test_churn_changes_the_cloud_and_the_seed_decides_how():
     network = build_small()
     noise, grid = inputs(1)
+    config = SamplerConfig(steps=4, s_churn=3.0)
     first, again, other = (
-        pointe.sample(
-            network,
-            "base",
-            noise,
-            steps=4,
-            s_churn=3.0,
-            embeddings=grid,
-            generators=[torch.Generator().manual_seed(seed)],
-        )
+        pointe.sample(network, "base", noise, grid, config, generators=[torch.Generator().manual_seed(seed)])
         for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
@@ -271,8 +244,8 @@ def test_an_upsampler_that_begins_around_the_coarse_points_stays_there():
     coarse = coarse.repeat(1, 1, upsampler.config.cond_ctx // 2)
     noise = torch.randn(1, 6, 1024, generator=torch.Generator().manual_seed(0))
     grid = torch.randn(1, mini.CLIP["grid_feature_dim"], 64, generator=torch.Generator().manual_seed(1))
-    found = pointe.sample(upsampler, "upsample", noise, steps=4, sigma_max=0.05, guidance=1.0, embeddings=grid,
-                          low_res=coarse, around_low_res=True)  # fmt: skip
+    config = SamplerConfig(steps=4, sigma_max=0.05, guidance=1.0, around_low_res=True)
+    found = pointe.sample(upsampler, "upsample", noise, grid, config, low_res=coarse)
     own = coarse.repeat(1, 1, 2)[:, :3]
     assert (found[:, :3] - own).abs().max() < 0.1
     assert torch.cdist(own[..., :2].mT, own[..., :2].mT).max() > 0.6  # the two places are far apart
@@ -331,7 +304,7 @@ def test_saved_mini_networks_load_as_they_were(tmp_path):
     networks = mini.build(3)
     mini.save(networks, tmp_path)
     for name, network in (("pointe", networks.base), ("pointe-upsampler", networks.upsampler)):
-        loaded = pointe.load_denoiser(str(tmp_path / name), Place(weights_root=str(tmp_path)))
+        loaded = pointe.load_point_denoiser(str(tmp_path / name), Place(weights_root=str(tmp_path)))
         for key, value in loaded.state_dict().items():
             torch.testing.assert_close(value, network.state_dict()[key].half().float())
 
@@ -350,7 +323,7 @@ def test_an_official_checkpoint_loads_by_its_file_name(tmp_path, monkeypatch):
     monkeypatch.setattr("anything3d.models.pointe.loading.OFFICIAL_CLIP", META["clip"])
     tensors = load_file(GOLDEN / "base.safetensors")
     torch.save(tensors, tmp_path / "base_40m.pt")
-    network = pointe.load_denoiser(str(tmp_path), Place())
+    network = pointe.load_point_denoiser(str(tmp_path), Place())
     assert torch.equal(network.output_proj.weight, tensors["output_proj.weight"])
 
 
@@ -362,7 +335,6 @@ def test_wrong_weights_say_what_is_wrong(tmp_path):
     predicting = write(tmp_path / "predicting", small(prediction="v"), network)
     shapeless = write(tmp_path / "shapeless", small(prediction="eps"), network)
     unknowing = write(tmp_path / "unknowing", small(known_reach=0.1, shape_cells=0), network)
-    sdf = write(tmp_path / "sdf", META["configs"]["sdf"], official("sdf"))
     damaged = write(tmp_path / "damaged", small(), network)
     (tmp_path / "damaged" / "model.safetensors").write_bytes(b"x" * 100)
     (tmp_path / "empty").mkdir()
@@ -374,11 +346,9 @@ def test_wrong_weights_say_what_is_wrong(tmp_path):
         (predicting, "weights_config", "eps, x0"),
         (shapeless, "weights_config", "known_reach is for"),
         (unknowing, "weights_config", "something known"),
-        (sdf, "weights_config", "a point denoiser is needed"),
         (damaged, "weights_broken", "damaged"),
         (str(tmp_path / "empty"), "weights_missing", "base_1b.pt"),
     ):
         with pytest.raises(WeightsError, match=message) as caught:
-            pointe.load_denoiser(folder, Place())
+            pointe.load_point_denoiser(folder, Place())
         assert caught.value.reason == reason
-    assert pointe.load_sdf(sdf, Place()).config.n_ctx == 128

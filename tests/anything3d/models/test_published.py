@@ -41,10 +41,10 @@ def test_missing_and_changed_files_are_named_and_other_names_are_not_ours():
 
 
 def test_where_no_digest_is_known_the_size_is_checked_and_where_it_is_not_known_either_nothing():
-    (file,) = PUBLISHED["point-e-sdf"].files
+    (file,) = PUBLISHED["point-e-40m"].files
     assert file.checked == "size only"
-    assert wrong_files("point-e-sdf", {file.path: 38_500_000}, {file.path: "any"}) == []
-    assert wrong_files("point-e-sdf", {file.path: 30_000_000}, {file.path: "any"}) == [file.path]
+    assert wrong_files("point-e-40m", {file.path: 162_500_000}, {file.path: "any"}) == []
+    assert wrong_files("point-e-40m", {file.path: 130_000_000}, {file.path: "any"}) == [file.path]
     settings = PUBLISHED["blip-base"].files[0]
     assert (settings.path, settings.checked) == ("config.json", "not checked")
     assert "config.json" in wrong_files("blip-base", {settings.path: 0}, {settings.path: "any"})
@@ -58,7 +58,6 @@ LOAD = """
 import resource, sys, torch
 from anything3d.models import pointe
 from anything3d.errors import WeightsError
-from anything3d.models.pointe.networks import PointDenoiser
 from anything3d.models.sam import load_sam
 from anything3d.models.weights import Place
 from tests.full_size import NETWORKS
@@ -69,7 +68,7 @@ def peak_mb():
 kind, folder, dtype = sys.argv[1:]
 import segment_anything.modeling
 before = peak_mb()
-load = {"sam": load_sam, "denoiser": pointe.load_denoiser, "sdf": pointe.load_sdf}[kind]
+load = {"sam": load_sam, "denoiser": pointe.load_point_denoiser}[kind]
 found = load(folder, Place(dtype=dtype))
 network = found.network if kind == "sam" else found
 total = sum(float(value.detach().double().sum()) for value in network.parameters())
@@ -85,7 +84,6 @@ print(peak_mb() - before, total, {value.dtype for value in part.parameters()} ==
         ("sam", "sam-vit-b", "bfloat16"),
         ("denoiser", "point-e-40m", "float32"),
         ("denoiser", "point-e-upsample", "bfloat16"),
-        ("sdf", "point-e-sdf", "float32"),
     ],
 )
 def test_an_official_file_at_full_size_loads_within_its_own_memory(tmp_path, kind, name, dtype):
@@ -111,8 +109,7 @@ def test_an_official_file_at_full_size_loads_within_its_own_memory(tmp_path, kin
     ("name", "load", "key"),
     [
         ("sam-vit-b", load_sam, "mask_decoder.iou_token.weight"),
-        ("point-e-300m", pointe.load_denoiser, "backbone.resblocks.23.attn.c_qkv.bias"),
-        ("point-e-sdf", pointe.load_sdf, "decoder.resblocks.3.ln_3.weight"),
+        ("point-e-300m", pointe.load_point_denoiser, "backbone.resblocks.23.attn.c_qkv.bias"),
     ],
 )
 @pytest.mark.parametrize("fault", ["missing", "another shape"])
@@ -129,7 +126,7 @@ def test_an_official_file_with_a_faulty_tensor_is_refused_by_both_names(tmp_path
         load(str(tmp_path), Place())
 
 
-@pytest.mark.parametrize(("kind", "load"), [("pointe", pointe.load_denoiser), ("sam", load_sam)])
+@pytest.mark.parametrize(("kind", "load"), [("pointe", pointe.load_point_denoiser), ("sam", load_sam)])
 def test_an_official_file_with_code_in_it_is_refused_and_does_not_run(tmp_path, capsys, kind, load):
     class Payload:
         def __reduce__(self):

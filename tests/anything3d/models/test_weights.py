@@ -240,9 +240,9 @@ def as_published(folder: Path) -> None:
         ("diffusion", load_denoiser, None),
         ("diffusion", load_denoiser, injector),
         ("diffusion", load_denoiser, halved),
-        ("pointe", pointe.load_denoiser, None),
-        ("pointe", pointe.load_denoiser, as_published),
-        ("pointe-upsampler", pointe.load_denoiser, None),
+        ("pointe", pointe.load_point_denoiser, None),
+        ("pointe", pointe.load_point_denoiser, as_published),
+        ("pointe-upsampler", pointe.load_point_denoiser, None),
     ],
 )
 def test_what_is_opened_is_what_is_hashed(tmp_path, name, load, change):

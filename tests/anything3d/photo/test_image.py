@@ -26,11 +26,8 @@ from anything3d.photo.image import (
     decode_upright,
     encode_png,
     encode_webp,
-    over,
-    read_header,
-    spotlight,
-    thumbnail,
 )
+from anything3d.photo.pixels import over, spotlight, thumbnail
 
 LIMITS = ImageLimits()
 ARITHMETIC = (
@@ -338,11 +335,6 @@ def test_a_size_that_disagrees_names_the_orientation_as_the_suspect():
     assert reason(turned(6), size=(32, 24)) == "exif_mismatch"
     assert reason(turned(1), size=(32, 24)) == "size_mismatch"
     assert reason(bomb(4, 4), size=(5, 4)) == "size_mismatch"
-
-
-def test_the_header_is_read_without_the_pixels():
-    header = read_header(bomb(1000, 2000), LIMITS)
-    assert (header.format, header.mode, header.height, header.width) == ("PNG", "RGB", 2000, 1000)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
