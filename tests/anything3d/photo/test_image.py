@@ -16,8 +16,6 @@ from PIL import Image, ImageOps
 
 from anything3d.errors import InputError
 from anything3d.photo.image import (
-    ADAM7,
-    CHANNELS,
     ORIENTATION,
     ImageLimits,
     crops_from_png,
@@ -28,6 +26,7 @@ from anything3d.photo.image import (
     encode_webp,
 )
 from anything3d.photo.pixels import over, spotlight, thumbnail
+from anything3d.photo.png import ADAM7, CHANNELS
 
 LIMITS = ImageLimits()
 ARITHMETIC = (
