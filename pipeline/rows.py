@@ -12,7 +12,7 @@ from anything3d.models.diffusion import concept_to_bytes
 from anything3d.photo.image import encode_png, encode_webp
 from anything3d.reconstruct import Reconstructed
 from anything3d.score import Scored
-from anything3d.segment import Found
+from anything3d.segment import Segmented
 from anything3d.space import cloud
 from anything3d.space.mesh import Mesh, facts, to_glb, to_ply
 from schemas.records import (
@@ -28,7 +28,7 @@ from schemas.records import (
 TURNTABLE_FPS = 6.0
 
 
-def object_row(object_id: str, image_id: str, shard: str, size: Sequence[int], found: Found) -> ObjectRecord:
+def object_row(object_id: str, image_id: str, shard: str, size: Sequence[int], found: Segmented) -> ObjectRecord:
     """`size` is the height and the width of the photo, in pixels."""
     return ObjectRecord(
         object_id,

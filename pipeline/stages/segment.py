@@ -8,7 +8,7 @@ from anything3d.errors import Anything3DError, MachineError, Skipped
 from anything3d.models.weights import Place
 from anything3d.photo.annotation import parse_annotations
 from anything3d.photo.image import decode_image
-from anything3d.segment import Segmented, SegmentConfig, load_segmenter, name_of
+from anything3d.segment import SegmentConfig, Segmented, load_segmenter, name_of
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.rows import object_row
