@@ -45,10 +45,9 @@ def lift_image(
             (out / name).write_bytes(data)
             if name.endswith(".html"):
                 say(f"done: {out / name}")
-        caption, score = lifted.rows["caption"].caption, lifted.rows["score"]
-        print(
-            f"{caption!r}; from the photo's side {score.reference_psnr_db:.1f} dB, IoU {score.reference_mask_iou:.2f}"
-        )
+        caption, score = lifted.rows.caption, lifted.rows.score
+        named = repr(caption.caption) if caption else lifted.rows.object_id
+        print(f"{named}; from the photo's side {score.reference_psnr_db:.1f} dB, IoU {score.reference_mask_iou:.2f}")
         if lifted.note:
             print(lifted.note)
 

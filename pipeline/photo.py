@@ -1,6 +1,6 @@
 """One photo without shard, store or Ray: the same stages, called one after the other on one object of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -15,12 +15,12 @@ from anything3d.photo.pixels import spotlight, thumbnail
 from anything3d.segment import SegmentConfig, Segmenter, Source, load_segmenter
 from pipeline.batch import NoCheckpoint
 from pipeline.config import Config
-from pipeline.release.pages import Card, photo_page
-from pipeline.release.snapshot import asset_files, metadata
+from pipeline.release.objects import asset_files
+from pipeline.release.pages import photo_page
 from pipeline.rows import object_row
 from pipeline.stages import load, needed, note
 from pipeline.unit import Input, Unit
-from schemas.corpus import OBJECT_RECORDS
+from schemas.corpus import OBJECT_RECORDS, ObjectRows
 from schemas.records import ObjectRecord
 
 MINI = Config()
@@ -31,16 +31,15 @@ MARKED_PX = 960  # longer side of the photo in the report
 class LiftedImage:
     """One object of a photo, all the way."""
 
-    rows: Mapping[str, Any]  # stage -> its record, as in a corpus
+    rows: ObjectRows  # as in a corpus
     marked_png: bytes  # the photo with all else pale
     note: str  # what to know of the networks that made it; "" if nothing
 
     def files(self) -> dict[str, bytes]:
         """File name -> bytes: what a corpus has of an object, and the report."""
-        card = Card.of(self.rows)
-        report = photo_page(self.rows["segment"].shard, self.marked_png, card, metadata(self.rows), self.note)
-        named = {f"{card.object_id}.{suffix}": data for suffix, data in asset_files(self.rows).items()}
-        return {**named, f"{card.object_id}.html": report.encode()}
+        report = photo_page(self.rows.segment.shard, self.marked_png, self.rows, self.note)
+        named = {f"{self.rows.object_id}.{suffix}": data for suffix, data in asset_files(self.rows).items()}
+        return {**named, f"{self.rows.object_id}.html": report.encode()}
 
 
 def lift_image(
@@ -88,8 +87,8 @@ def lift_image(
     )
 
 
-def _through(row: ObjectRecord, config: Config, device: str, say: Callable[[str], None]) -> dict[str, Any]:
-    """Stage -> record of the object, from segment to score."""
+def _through(row: ObjectRecord, config: Config, device: str, say: Callable[[str], None]) -> ObjectRows:
+    """All rows of the object, from segment to score."""
     rows: dict[str, Any] = {"segment": row}
     unit = Unit(row.image_id, (row.object_id,), {"truth": Input("", "")})
     checkpoints = -(-config.reconstruct.steps // config.reconstruct.checkpoint_every)  # no other stage is so long
@@ -104,7 +103,7 @@ def _through(row: ObjectRecord, config: Config, device: str, say: Callable[[str]
         if isinstance(outcome, Anything3DError):
             raise outcome
         (rows[stage.name],) = outcome
-    return rows
+    return ObjectRows(**rows)
 
 
 class _Progress(NoCheckpoint):

@@ -21,7 +21,7 @@ from pipeline.commit import Commit
 from pipeline.config import Config
 from pipeline.location import explained
 from pipeline.progress import Progress
-from pipeline.release.snapshot import Snapshot, publish
+from pipeline.release.publish import Published, publish
 from pipeline.session import disconnect
 from pipeline.source import content, digest, file_name, stem
 from pipeline.stages import note, recipes
@@ -67,7 +67,7 @@ class Report:
     made: dict[str, int] = field(default_factory=dict)  # stage -> cells of this run
     duplicates: list[RejectRecord] = field(default_factory=list)  # images that an earlier shard has had
     unknown: list[str] = field(default_factory=list)  # wanted ids of no sound photo, if all shards were looked into
-    snapshot: Snapshot | None = None
+    snapshot: Published | None = None
     note: str = ""
     seconds: float = 0.0
 

@@ -1,7 +1,7 @@
 """Ground truth of the objects of a corpus: which true object a mask shows, and what that one should look like."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,6 +10,7 @@ from anything3d.errors import SourceError
 from anything3d.photo import mask
 from anything3d.quality import truth
 from pipeline import source
+from pipeline.location import explained
 from schemas.records import ObjectRecord
 
 
@@ -18,6 +19,7 @@ class Shown:
     """The true object that a mask shows."""
 
     plan: truth.ViewPlan
+    vocabulary: truth.Vocabulary
     item: truth.TrueObject
     mask_iou: float
 
@@ -44,7 +46,7 @@ def find_truth(row: ObjectRecord, known: truth.Truth) -> Shown | None:
     index = truth.match(image, pixels)
     if index is None:
         return None
-    return Shown(known.plan, image.objects[index], float(truth.mask_ious(image, pixels)[index]))
+    return Shown(known.plan, known.vocabulary, image.objects[index], float(truth.mask_ious(image, pixels)[index]))
 
 
 def read_target(found: Shown, truth_path: str) -> truth.Target:
@@ -59,6 +61,37 @@ def read_target(found: Shown, truth_path: str) -> truth.Target:
         raise SourceError("bad_truth", f"{truth_path} names {item.surface} and {item.views}; one is missing") from error
     with _named(truth_path):
         return truth.target(found.plan, item, surface, views)
+
+
+@dataclass(frozen=True, slots=True)
+class GivenTruth:
+    """One truth.json that evaluate is given."""
+
+    path: str  # absolute or a URL
+    digest: str
+    says: truth.Truth
+
+
+def given_truth(location: str) -> GivenTruth:
+    """The truth in a folder, or of a truth.json."""
+    path = location if location.endswith(".json") else f"{location.rstrip('/')}/truth.json"
+    path = source.absolute(path)
+    with explained(path):
+        try:
+            found = source.content_digest(path)
+            return GivenTruth(path, found, read_truth(path, found))
+        except FileNotFoundError as error:
+            raise SourceError("no_truth", f"no {path}; give a folder X.truth or a truth.json") from error
+
+
+def truth_by_photo(given: Sequence[GivenTruth]) -> dict[str, GivenTruth]:
+    """Which truth knows a photo, by the photo's id."""
+    by_photo: dict[str, GivenTruth] = {}
+    for known in given:
+        for image_id in known.says.images:
+            if (other := by_photo.setdefault(image_id, known)) is not known:
+                raise SourceError("truth_twice", f"{image_id} is in {other.path} and in {known.path}; give one of them")
+    return by_photo
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from schemas.corpus import OBJECT_COLUMNS, Column
+
 R = TypeVar("R")
 ROWS_PER_GROUP = 8  # of a part: what a reader of a few objects has to decode around them
 ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: pa.binary()}
@@ -50,9 +52,31 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+def objects_schema() -> pa.Schema:
+    """objects/*.parquet: one row per object. A column of a stage that may not run is null where it did not."""
+    return pa.schema(
+        [_object_field(column) for column in OBJECT_COLUMNS],
+        metadata={"record": "objects", "about": "one row per finished object"},
+    )
+
+
+def _object_field(column: Column) -> pa.Field:
+    if not column.optional:
+        return _typed(column.name, column.type, column.about)
+    or_else = (
+        f" or {column.about.removeprefix('null if ')}" if column.about.startswith("null if ") else f"; {column.about}"
+    )
+    return _typed(column.name, column.type | None, f"null if {column.stage} did not run{or_else}")
+
+
 def _field(name: str, hint: Any) -> pa.Field:  # noqa: ANN401 - whatever stands behind a column's name
-    """`hint` is Annotated[the column's Python type, its unit or meaning]; the column is nullable if None is allowed."""
-    kind, about = get_args(hint)
+    """`hint` is Annotated[the column's Python type, its unit or meaning, marks that are of no concern here]."""
+    kind, about, *_ = get_args(hint)
+    return _typed(name, kind, about)
+
+
+def _typed(name: str, kind: Any, about: str) -> pa.Field:  # noqa: ANN401 - likewise
+    """A column of a Python type; it is nullable if None is allowed."""
     kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
     (known,) = (each for each in kinds if each is not NoneType)
     python = type(get_args(known)[0]) if get_origin(known) is Literal else known

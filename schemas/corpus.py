@@ -1,9 +1,12 @@
-"""The corpus's tables, as other people's tools read them: everything known of an object but its large assets."""
+"""One object of a corpus: what every stage says of it, and the columns of objects/*.parquet. No Arrow in here."""
 
-import pyarrow as pa
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
-from schemas.arrow import schema_of
 from schemas.records import (
+    OF_ITS_STAGE,
     CaptionRecord,
     CloudRecord,
     ConceptRecord,
@@ -13,29 +16,95 @@ from schemas.records import (
     ScoreRecord,
 )
 
-OBJECT_RECORDS = {
-    "segment": ObjectRecord,
-    "caption": CaptionRecord,
-    "invert": ConceptRecord,
-    "lift": CloudRecord,
-    "reconstruct": FieldRecord,
-    "mesh": MeshRecord,
-    "score": ScoreRecord,
-}  # stage -> what it says of one object
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectRows:
+    """The rows of one object: one field for each stage whose rows are objects, named after the stage.
+
+    None means that the stage did not run for this snapshot: nothing needed it, or the snapshot was made before the
+    stage existed. A new stage is one more field here, with `| None = None`; its columns become part of
+    objects/*.parquet.
+    """
+
+    segment: ObjectRecord
+    caption: CaptionRecord | None = None
+    invert: ConceptRecord | None = None
+    lift: CloudRecord | None = None
+    reconstruct: FieldRecord
+    mesh: MeshRecord
+    score: ScoreRecord
+
+    @property
+    def object_id(self) -> str:
+        return self.segment.object_id
 
 
-def objects_schema() -> pa.Schema:
-    """objects/*.parquet: one row per object. `steps` of invert and reconstruct are told apart by their stage's name."""
-    columns = [pa.field("asset_tar", pa.string(), nullable=False, metadata={"about": "file in assets/ with its files"})]
-    for stage, record in OBJECT_RECORDS.items():
-        for column in schema_of(record):
-            if pa.types.is_binary(column.type) or (column.name == "object_id" and stage != "segment"):
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of objects/*.parquet."""
+
+    name: str  # in the file
+    stage: str  # "" if it is of no stage
+    field: str  # of the stage's record
+    type: Any  # in Python; with None if the record's column may be null
+    about: str  # unit or meaning
+    optional: bool  # null, too, where the stage did not run
+
+
+OBJECT_ID = Column(
+    "object_id",
+    "segment",
+    "object_id",
+    str,
+    get_args(get_type_hints(ObjectRecord, include_extras=True)["object_id"])[1],
+    False,
+)
+ASSET_TAR = Column("asset_tar", "", "", str, "file in assets/ with its files", False)
+
+
+def _record_of(hint: type[Any]) -> type[Any]:
+    (record,) = (kind for kind in get_args(hint) or (hint,) if kind is not NoneType)
+    return record
+
+
+_HINTS = get_type_hints(ObjectRows)
+OBJECT_RECORDS: dict[str, type[Any]] = {stage: _record_of(hint) for stage, hint in _HINTS.items()}  # stage -> record
+OPTIONAL = frozenset(stage for stage, hint in _HINTS.items() if NoneType in get_args(hint))  # stages that may not run
+
+
+def object_columns(records: Mapping[str, type[Any]]) -> list[Column]:
+    """The columns of objects/*.parquet, in order. Bytes are no columns: they are files in assets/*.tar.
+
+    Raises: ValueError if two records have a column of the same name.
+    """
+    columns = {column.name: column for column in (OBJECT_ID, ASSET_TAR)}
+    for column in _columns(records):
+        if (other := columns.setdefault(column.name, column)) is not column:
+            raise ValueError(
+                f"{records[other.stage].__name__} and {records[column.stage].__name__} both have a column"
+                f" {column.name!r} of objects/*.parquet: rename one, or mark it with OF_ITS_STAGE (schemas/records.py)"
+            )
+    return list(columns.values())
+
+
+def _columns(records: Mapping[str, type[Any]]) -> Iterator[Column]:
+    for stage, record in records.items():
+        hints = get_type_hints(record, include_extras=True)
+        for own in fields(record):
+            kind, about, *marks = get_args(hints[own.name])
+            if kind is bytes or own.name == "object_id":
                 continue
-            columns.append(column.with_name(column_name(stage, column.name)))
-    columns.sort(key=lambda column: column.name != "object_id")  # stable: the id comes first
-    return pa.schema(columns, metadata={"record": "objects", "about": "one row per finished object"})
+            name = f"{stage}_{own.name}" if OF_ITS_STAGE in marks else own.name
+            yield Column(name, stage, own.name, kind, about, stage in OPTIONAL)
 
 
-def column_name(stage: str, column: str) -> str:
-    """A record's column in objects/*.parquet."""
-    return f"{stage}_{column}" if column in ("steps", "attempts") else column
+OBJECT_COLUMNS = object_columns(OBJECT_RECORDS)
+
+
+def metadata(rows: ObjectRows) -> dict[str, Any]:
+    """The value of every column of one object; those of a stage that did not run are left out."""
+    return {
+        column.name: getattr(row, column.field)
+        for column in OBJECT_COLUMNS
+        if column.stage and (row := getattr(rows, column.stage)) is not None
+    }

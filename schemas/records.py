@@ -9,6 +9,8 @@ do, but for those that say "null if".
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+OF_ITS_STAGE = "of its stage"  # a column that other records may have, too: its stage's name goes before it in objects/
+
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
@@ -66,7 +68,7 @@ class ConceptRecord:
     concept: Annotated[bytes, "safetensors: tokens, embeddings [L, C]; down/LAYER, up/LAYER if adapted"]
     loss_before: Annotated[float, "denoising loss of the caption's own embedding, held-out noise"]
     loss_after: Annotated[float, "the same of e*"]
-    steps: Annotated[int, "optimiser steps"]
+    steps: Annotated[int, "optimiser steps", OF_ITS_STAGE]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +95,8 @@ class FieldRecord:
 
     object_id: Annotated[str, "the object"]
     field: Annotated[bytes, "safetensors: voxel grids of density and colour, half side of their cube"]
-    steps: Annotated[int, "optimiser steps"]
-    attempts: Annotated[int, "1; 2 if the field collapsed at first and another seed was tried"]
+    steps: Annotated[int, "optimiser steps", OF_ITS_STAGE]
+    attempts: Annotated[int, "1; 2 if the field collapsed at first and another seed was tried", OF_ITS_STAGE]
     kept: Annotated[Literal["field", "cloud"], "cloud: the cloud's own surface, as distillation had made it worse"]
     likeness_rise: Annotated[
         float | None,
@@ -147,22 +149,27 @@ class EvaluationRecord:
     """evaluate: the numbers of one finished object that a summary of the corpus is made of."""
 
     object_id: Annotated[str, "the object"]
-    caption: Annotated[str, "BLIP's sentence"]
+    caption: Annotated[str | None, "null if caption did not run; BLIP's sentence"]
     truth_caption: Annotated[str | None, "null if no truth; the true object's caption"]
     unseen_pair: Annotated[
         bool | None, "null if no truth; whether the mini networks never saw this shape in this colour"
     ]
     mask_iou: Annotated[float | None, "null if no truth; 0 to 1, mask against the true visible mask"]
     caption_shape_accuracy: Annotated[
-        float | None, "null if the truth gives no shape; 1 if the caption names it and no other, else 0"
+        float | None,
+        "null if no caption, or no shape or vocabulary in the truth; 1 if the caption names it and no other, else 0",
     ]
     caption_color_accuracy: Annotated[
-        float | None, "null if the truth gives no colour; 1 if the caption names it and no other, else 0"
+        float | None,
+        "null if no caption, or no colour or vocabulary in the truth; 1 if the caption names it and no other, else 0",
     ]
     inversion_gain: Annotated[
-        float | None, "null if the loss before was 0; 1 - denoising loss after / before, 1 or less"
+        float | None,
+        "null if invert did not run or the loss before was 0; 1 - denoising loss after / before, 1 or less",
     ]
-    inversion_improved: Annotated[float, "1 if the denoising loss is lower after than before, else 0"]
+    inversion_improved: Annotated[
+        float | None, "null if invert did not run; 1 if the denoising loss is lower after than before, else 0"
+    ]
     lift_chamfer: Annotated[float | None, "null if no truth; as chamfer, of the cloud"]
     azimuth_error_deg: Annotated[float | None, "null if no truth; degrees, 0 to 180, up to the true shape's symmetry"]
     azimuth_within_20deg: Annotated[float | None, "null if no truth; 1 if that error is 20 or less, else 0"]

@@ -31,7 +31,7 @@ from anything3d.mini.draw import integer, pick
 from anything3d.mini.photo import Photo, render_objects, render_scene, sample_points
 from anything3d.mini.scene import Placed, Scene, sample_scene
 from anything3d.mini.shapes import HELD_OUT_PAIRS, SYMMETRY_DEG
-from anything3d.mini.words import caption
+from anything3d.mini.words import COLORS, SHAPES, caption
 from anything3d.photo.image import encode_png
 from anything3d.quality.truth import FORMAT, FORMER, MINI
 from anything3d.space.camera import POINT_E_FOV_DEG, Camera, angles, orbit
@@ -88,7 +88,9 @@ def write_world(
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}-") as name, _one_thread():
         partial = Path(name)
         names, images = _write_scenes(partial, scenes, seed, held_out, size, progress)
-        truth = {"format": FORMAT, "world": MINI, "shard": out.name, **_plan(), "images": images}
+        vocabulary = {"shapes": SHAPES, "colors": COLORS}
+        head = {"format": FORMAT, "world": MINI, "shard": out.name, "vocabulary": vocabulary}
+        truth = {**head, **_plan(), "images": images}
         (partial / "truth" / "truth.json").write_text(json.dumps(truth), encoding="ascii")
         _pack(partial / "members", _shuffle(names, seed), partial / "shard.tar")
         _replace(partial, out)

@@ -93,12 +93,21 @@ class TrueImage:
 
 
 @dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The words that captions of this world may use. Both are empty where the truth does not say them."""
+
+    shapes: tuple[str, ...] = ()
+    colors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Truth:
     """A shard's ground truth; images by id."""
 
     shard: str
     plan: ViewPlan
     images: dict[str, TrueImage]
+    vocabulary: Vocabulary = Vocabulary()
     world: str = ""  # MINI if it is of the mini world, which the packaged networks know
 
 
@@ -133,6 +142,7 @@ def read(data: bytes) -> Truth:
         shard=take(root, "shard", str, "truth"),
         plan=_view_plan(take(root, "views", dict, "truth")),
         images={name: _true_image(record, str(name)) for name, record in images.items()},
+        vocabulary=_vocabulary(take(root, "vocabulary", dict, "truth")) if "vocabulary" in root else Vocabulary(),
         world=take(root, "world", str, "truth") if "world" in root else "",
     )
 
@@ -250,6 +260,14 @@ def _numbers(values: object, count: int, where: str) -> tuple[float, ...]:
     if len(row) != count:
         raise SourceError("bad_truth", f"{where} has {len(row)} values, expected {count}")
     return tuple(checked(value, float, f"{where}[{index}]") for index, value in enumerate(row))
+
+
+def _vocabulary(record: dict[str, object]) -> Vocabulary:
+    shapes, colors = (
+        tuple(checked(word, str, f"vocabulary.{name}") for word in take(record, name, list, "vocabulary"))
+        for name in ("shapes", "colors")
+    )
+    return Vocabulary(shapes, colors)
 
 
 def _view_plan(record: dict[str, object]) -> ViewPlan:

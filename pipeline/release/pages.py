@@ -9,7 +9,7 @@ from typing import Any
 
 from anything3d.photo.image import decode_png, encode_png
 from anything3d.photo.pixels import thumbnail
-from schemas.corpus import objects_schema
+from schemas.corpus import OBJECT_COLUMNS, ObjectRows, metadata
 
 THUMBNAIL_PX, REPORT_PX = 160, 224  # side of an object's pictures
 CORPUS_COLUMNS, REPORT_COLUMNS = "repeat(auto-fill, minmax(34rem, 1fr))", "minmax(14rem, 1fr) 46rem"  # CSS grid
@@ -32,39 +32,40 @@ class Card:
     crop_png: bytes
     render_png: bytes
     turntable_webp: bytes
-    caption: str
+    caption: str  # "" if there is none
     kept: str  # FieldRecord.kept
     scores: Mapping[str, Any]
 
     @classmethod
-    def of(cls, rows: Mapping[str, Any]) -> "Card":
-        """Of one object's records, by stage."""
+    def of(cls, rows: ObjectRows) -> "Card":
+        """Of one object's rows."""
         return cls(
-            object_id=rows["segment"].object_id,
-            crop_png=rows["segment"].crop_png,
-            render_png=rows["score"].render_png,
-            turntable_webp=rows["score"].turntable_webp,
-            caption=rows["caption"].caption,
-            kept=rows["reconstruct"].kept,
-            scores=asdict(rows["score"]),
+            object_id=rows.object_id,
+            crop_png=rows.segment.crop_png,
+            render_png=rows.score.render_png,
+            turntable_webp=rows.score.turntable_webp,
+            caption=rows.caption.caption if rows.caption else "",
+            kept=rows.reconstruct.kept,
+            scores=asdict(rows.score),
         )
 
 
-def corpus_page(cards: Sequence[Card], snapshot: Mapping[str, Any], note: str) -> str:
-    """The gallery of a snapshot; captions and ids come from outside and are escaped."""
+def corpus_page(cards: Sequence[Card], snapshot: str, objects: int, rejects: int, note: str) -> str:
+    """The gallery of the snapshot with this id; captions and ids come from outside and are escaped."""
     about = (
-        f"{snapshot['objects']} objects, {snapshot['rejects']} rejects; the first {len(cards)} objects are shown. All "
+        f"{objects} objects, {rejects} rejects; the first {len(cards)} objects are shown. All "
         "columns: <code>objects/*.parquet</code>, files: <code>assets/*.tar</code>, what was left out and why: "
         "<code>rejects/*.parquet</code>."
     )
     sections = [_card(card, THUMBNAIL_PX) for card in cards]
-    return _page(f"Corpus, snapshot {snapshot['id']}", about, note, sections, THUMBNAIL_PX, CORPUS_COLUMNS)
+    return _page(f"Corpus, snapshot {snapshot}", about, note, sections, THUMBNAIL_PX, CORPUS_COLUMNS)
 
 
-def photo_page(name: str, marked_png: bytes, card: Card, columns: Mapping[str, Any], note: str) -> str:
+def photo_page(name: str, marked_png: bytes, rows: ObjectRows, note: str) -> str:
     """One photo's report: where the object is (`marked_png`), what was made of it, and all that is known of it."""
     photo = f"<section>{_figure('photo', 'png', marked_png)}</section>"
-    abouts = {column.name: column.metadata[b"about"].decode() for column in objects_schema()}
+    card, columns = Card.of(rows), metadata(rows)
+    abouts = {column.name: column.about for column in OBJECT_COLUMNS}
     known = "".join(
         f"<tr><td>{escape(column)}</td><td>{_value(value)}</td><td>{escape(abouts[column])}</td></tr>"
         for column, value in columns.items()

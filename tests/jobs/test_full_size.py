@@ -46,4 +46,4 @@ def test_default_runs_at_full_size(tmp_path, capsys):
     seconds = (begun["mesh"] - begun["reconstruct"]) / STEPS
     with capsys.disabled():
         print(f"\n{seconds:.3f} s a step, {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of GPU memory at most")
-    assert lifted.rows["mesh"].faces > 0
+    assert lifted.rows.mesh.faces > 0

@@ -6,7 +6,7 @@ from jobs.command import read_preset
 from jobs.report import shortfall
 from pipeline.commit import Commit
 from pipeline.config import load
-from pipeline.release.snapshot import Snapshot
+from pipeline.release.publish import Published
 from pipeline.run import Report
 from pipeline.stages import note
 from pipeline.store import Store
@@ -42,7 +42,7 @@ def commit(tmp_path):
 
 
 def told(tmp_path, max_failed, *commits, objects=1):
-    report = Report(snapshot=Snapshot("id", objects, 0, ()))
+    report = Report(snapshot=Published("id", objects, 0, ()))
     for made in commits:
         report.commits.setdefault(made.stage, []).append(made)
     return shortfall(report, str(tmp_path), max_failed)

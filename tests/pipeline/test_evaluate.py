@@ -15,7 +15,8 @@ from anything3d.errors import SourceError
 from anything3d.quality.summary import METRICS
 from anything3d.space.cloud import Cloud, to_ply
 from jobs.cli import app
-from pipeline.evaluate import evaluate, newest_snapshot
+from pipeline.evaluate import evaluate
+from pipeline.release.snapshot import newest
 from pipeline.source import content_digest
 from pipeline.truth import read_truth
 from tests.pipeline.conftest import WRONG_AZIMUTH_DEG, name_files, quiet
@@ -260,7 +261,7 @@ def test_what_is_missing_or_broken_ends_in_one_line(world, corpus, known, says):
 def test_a_damaged_snapshot_is_one_line(tmp_path, says):
     (tmp_path / "snapshot.json").write_bytes(says)
     with pytest.raises(SourceError, match=r"no_snapshot: .*snapshot\.json is damaged or of an earlier version"):
-        newest_snapshot(str(tmp_path))
+        newest(str(tmp_path))
 
 
 def test_a_damaged_part_is_one_line_and_the_run_computes_it_again(world, tmp_path):

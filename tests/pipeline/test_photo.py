@@ -75,7 +75,7 @@ def test_without_a_prompt_the_most_prominent_object_is_taken_and_the_same_again(
     said = []
     loose = ("segment.min_predicted_iou=-1.0", "segment.min_stability=0.0", "segment.max_edges=4")
     first, again = (lift_image(path, config=load([], [*QUICK, *loose]), say=said.append) for _ in range(2))
-    assert first.rows["segment"].source == "sam-grid"
+    assert first.rows.segment.source == "sam-grid"
     assert said[: len(said) // 2] == said[len(said) // 2 :]
     stages = ["segment", "caption", "invert", "lift", "reconstruct", "reconstruct, checkpoint 1 of 1", "mesh", "score"]
     assert said[: len(said) // 2] == stages

@@ -131,7 +131,7 @@ def evidence(tmp_path_factory):
     quick = ["invert.steps=0", "lift.candidates=1", "lift.steps=3", "lift.upsampler_steps=2", "reconstruct.steps=1"]
     limits = ["reconstruct.min_opacity=0.0", "reconstruct.max_fog=1.0", "score.points=256"]
     rows = lift_image(folder / "photo.jpg", point=(128, 160), config=load([], [*quick, *limits])).rows
-    read = (rows["segment"], rows["invert"], rows["lift"])
+    read = (rows.segment, rows.invert, rows.lift)
     return [tuple(replace(row, object_id=f"o-{name}") for row in read) for name in range(6)]
 
 

@@ -20,12 +20,12 @@ def test_a_hostile_caption_is_text_and_scores_without_truth_are_left_out():
         "field",
         {"reference_psnr_db": 21.26, "chamfer": None},
     )
-    html = corpus_page([card], {"id": "abc", "objects": 1, "rejects": 0}, "untrained & random")
+    html = corpus_page([card], "abc", 1, 0, "untrained & random")
     assert "<script>" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     assert "untrained &amp; random" in html
     assert "21.3" in html
     assert "Chamfer" not in html
     assert "own surface" not in html
-    replaced = corpus_page([replace(card, kept="cloud")], {"id": "abc", "objects": 1, "rejects": 0}, "")
+    replaced = corpus_page([replace(card, kept="cloud")], "abc", 1, 0, "")
     assert "The cloud's own surface: distillation had made it worse." in replaced

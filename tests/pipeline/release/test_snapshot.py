@@ -8,7 +8,7 @@ from dataclasses import replace
 import duckdb
 import pytest
 
-from pipeline.release.snapshot import publish
+from pipeline.release.publish import publish
 from pipeline.store import Store
 from pipeline.unit import Input
 from tests.pipeline.conftest import quiet
