@@ -193,17 +193,3 @@ class RejectRecord:
     reason: Annotated[str, "code"]
     message: Annotated[str, "for people"]
     attempts: Annotated[int, "how often it was tried"]
-
-
-Record = (
-    ImageRecord
-    | ObjectRecord
-    | CaptionRecord
-    | ConceptRecord
-    | CloudRecord
-    | FieldRecord
-    | MeshRecord
-    | ScoreRecord
-    | EvaluationRecord
-    | RejectRecord
-)
