@@ -52,7 +52,8 @@ def ablate(
         from pipeline import source
         from pipeline.ablate import ablate as run_variants
         from pipeline.ablate import read_variants
-        from pipeline.run import Report, Selection
+        from pipeline.plan import Selection
+        from pipeline.run import Report
 
         join(address)
         read = read_variants(variants.read_text(), [read_preset(preset)], settings or [])

@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from pipeline.commit import Commit
+from pipeline.plan import image_of
 from pipeline.progress import clock
-from pipeline.run import Report, image_of
+from pipeline.run import Report
 from pipeline.store import Store
 
 COLUMNS = f"{'stage':<12}{'cells':>7}{'run now':>9}{'done':>8}{'skipped':>9}{'failed':>8}{'seconds':>10}{'s/item':>9}"

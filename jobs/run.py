@@ -46,7 +46,7 @@ def run(
     with errors_as_one_line():
         from jobs.report import lines, shortfall
         from pipeline import source
-        from pipeline.run import Selection
+        from pipeline.plan import Selection
         from pipeline.run import run as run_pipeline
 
         join(address)

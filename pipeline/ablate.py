@@ -12,7 +12,8 @@ from anything3d.quality import summary as measures
 from anything3d.quality.metrics import Summary
 from pipeline.config import Config, load
 from pipeline.evaluate import evaluate, summarised
-from pipeline.run import Report, Selection, run
+from pipeline.plan import Selection
+from pipeline.run import Report, run
 from pipeline.store import Store
 from schemas.arrow import from_table
 from schemas.records import EvaluationRecord

@@ -72,12 +72,6 @@ class LoadedStage(Protocol):
     def __call__(self, items: Sequence[Any], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]: ...
 
 
-class Loader(Protocol):
-    """Gives the loaded stage, loading it on the first call: a cell that exists must not cost a model."""
-
-    def __call__(self) -> LoadedStage: ...
-
-
 class NoCheckpoint:
     """For a call whose inner state nobody keeps."""
 
@@ -97,6 +91,7 @@ class BatchFailed(Exception):
 
 
 ENDING = (ConfigError, SourceError, StorageError, WeightsError, MachineError, Bug)  # ends the run; no item's outcome
+Loader = Callable[[], LoadedStage]  # loads it on the first call: a cell that exists must not cost a model
 Checkpoints = Callable[[Sequence[str]], Checkpoint]  # of the batch with these ids
 Call = Callable[[Sequence[str], Sequence[Any]], list[Outcome]]  # raises BatchFailed or what ends the run
 

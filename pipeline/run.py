@@ -1,62 +1,33 @@
 """One run: shards -> images -> objects -> a snapshot, each arrow a Ray Data stream of units through stage actors.
 
-The number of objects is known before the expensive half begins, so quotas are exact and every progress line has an end.
-Same command again = resume; a finished run finds every commit and starts nothing, not even Ray.
+The photos of a wave of shards are segmented before the later stages start. So `--max-objects` is exact, and progress
+shows a total. The same command again resumes a run. A finished run finds every commit and starts nothing, not even Ray.
 """
 
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import islice
-from types import MappingProxyType
 
 from obstore.exceptions import BaseError
 
 from anything3d.errors import DamagedCell, MachineError, SourceError, StorageError
-from anything3d.quality.truth import MINI, is_mini_world
 from pipeline import batch, cell, cluster
 from pipeline.commit import Commit
 from pipeline.config import Config
 from pipeline.location import explained
+from pipeline.plan import Selection, batched, image_ids, look_up_all, object_ids, shard_unit
 from pipeline.progress import Progress
 from pipeline.release.publish import Published, publish
 from pipeline.session import disconnect
-from pipeline.source import content, digest, file_name, stem
+from pipeline.source import file_name
 from pipeline.stages import note, recipes
 from pipeline.store import Store
-from pipeline.unit import Input, Unit, slices
+from pipeline.unit import Unit, slices
 from schemas.records import RejectRecord
 
-READERS = 16  # threads that look commits up
 WAITS_S = (10.0, 60.0)  # before a run goes on after a fault of the machine
 MOST_DAMAGED = 50  # cells of one run that are found damaged, before its storage is not believed any more
 HOPELESS = ("ray_start", "ray_unreachable")  # reasons of faults that have been waited for already
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which of the items are wanted."""
-
-    max_objects: int | None = None
-    ids: frozenset[str] | None = None  # image and object ids; None: all
-
-    def images(self, ids: Sequence[str]) -> list[str]:
-        wanted = {image_of(item) for item in self.ids or ()}
-        return [item for item in ids if self.ids is None or item in wanted]
-
-    def objects(self, ids: Sequence[str]) -> list[str]:
-        return [item for item in ids if self.ids is None or item in self.ids or image_of(item) in self.ids]
-
-    def unknown(self, images: Container[str]) -> list[str]:
-        """The ids of no image among `images`, and of no object in one."""
-        return sorted(item for item in self.ids or () if image_of(item) not in images)
-
-
-def image_of(item: str) -> str:
-    """The image that an id is of: its own, or that of the image that the object is in."""
-    return item.rsplit("-", 1)[0]
 
 
 @dataclass(slots=True)
@@ -162,8 +133,7 @@ class Walk:
                 report.note = line
                 self.progress.remark(line)
             indexed = self.advance(given, ["index"])
-            images = [unit for shard in indexed for unit in image_units(shard, self, selection)]
-            wanted = list(object_units(images, self, selection, budget))
+            wanted = self._objects(self._images(indexed, selection), selection, budget)
             objects += self.advance(wanted, [name for name in self.recipes if name not in ("index", "segment")])
         else:
             report.unknown = selection.unknown(self.shard_of)
@@ -178,98 +148,49 @@ class Walk:
         return list(units)
 
     def _advance(self, units: Sequence[Unit], stages: Sequence[str]) -> list[Unit]:
-        with ThreadPoolExecutor(READERS) as threads:
-            before = list(threads.map(partial(self._look_up, stages=stages), units))
-            lacking = {name for _, commits in before for name in stages if name not in commits}
-            after = before
-            if lacking:
-                for name in (name for name in stages if name in lacking):
-                    have = sum(len(unit.ids) for unit, commits in before if name in commits)
-                    self.progress.expect(name, sum(len(unit.ids) for unit in units), have)
-                todo = [unit for unit, commits in before if len(commits) < len(stages)]
-                needed = [self.recipes[name] for name in stages if name in lacking]
-                done = cluster.stream(todo, needed, self.config, self.store.root, self.progress)
-                by_name = {unit.name: unit for unit in done}
-                after = list(
-                    threads.map(partial(self._look_up, stages=stages), (by_name.get(u.name, u) for u, _ in before))
-                )
-        for (unit, had), (_, commits) in zip(before, after, strict=True):
+        recipes = [self.recipes[name] for name in stages]
+        before = after = look_up_all(units, recipes, self.store)
+        lacking = [recipe for recipe in recipes if any(recipe.stage not in known.commits for known in before)]
+        if lacking:
+            for name in (recipe.stage for recipe in lacking):
+                have = sum(len(known.unit.ids) for known in before if name in known.commits)
+                self.progress.expect(name, sum(len(unit.ids) for unit in units), have)
+            todo = [known.unit for known in before if len(known.commits) < len(stages)]
+            done = cluster.stream(todo, lacking, self.config, self.store.root, self.progress)
+            by_name = {unit.name: unit for unit in done}
+            after = look_up_all([by_name.get(unit.name, unit) for unit in units], recipes, self.store)
+        for had, has in zip(before, after, strict=True):
             for name in stages:
-                if name not in commits:
-                    raise DamagedCell("commit_gone", f"{self.store.root}: the {name} cell of {unit.name} has gone")
-                self.report.commits.setdefault(name, []).append(commits[name])
-                existed = self.existed.setdefault((unit.name, name), name in had)
+                if name not in has.commits:
+                    raise DamagedCell("commit_gone", f"{self.store.root}: the {name} cell of {has.unit.name} has gone")
+                self.report.commits.setdefault(name, []).append(has.commits[name])
+                existed = self.existed.setdefault((has.unit.name, name), name in had.commits)
                 self.report.made[name] = self.report.made.get(name, 0) + (not existed)
-        return [unit for unit, _ in after]
+        return [has.unit for has in after]
 
-    def _look_up(self, unit: Unit, stages: Sequence[str]) -> tuple[Unit, dict[str, Commit]]:
-        """The unit with every cell of `stages` that exists among its inputs, and those cells' commits."""
-        commits: dict[str, Commit] = {}
-        for name in stages:
-            recipe = self.recipes[name]
-            commit = cell.find(recipe, unit, self.store) if all(read in unit.inputs for read in recipe.reads) else None
-            if commit is not None:
-                commits[name] = commit
-                unit = cell.as_input(recipe, unit, commit)
-        return unit, commits
+    def _images(self, shards: Sequence[Unit], selection: Selection) -> list[Unit]:
+        """The wanted images of indexed shards, cut into units; an id that an earlier shard has had is a reject."""
+        units: list[Unit] = []
+        for shard in shards:
+            ids = selection.images(image_ids(shard, self.store))
+            first = {image_id: self.shard_of.setdefault(image_id, shard.name) for image_id in ids}
+            self.report.duplicates += [
+                RejectRecord(item, "index", "skipped", "duplicate_id", f"in {shard.name} and, before it, in {other}", 1)
+                for item, other in first.items()
+                if other != shard.name
+            ]
+            units += slices(shard, [item for item in ids if first[item] == shard.name], self.config.units.images)
+        return units
 
-
-def shard_unit(shard: str, md5: Mapping[str, str] = MappingProxyType({})) -> Unit:
-    """The unit that is a whole shard, with the truth that lies beside it, if any, and whether that is the mini world's.
-
-    `md5` is what MD5s have to be, by file name.
-
-    Raises: SourceError if there is no such shard; StorageError if its storage cannot be reached.
-    """
-    truth = f"{shard.removesuffix('.tar')}.truth/truth.json"
-    with explained(shard):
-        said, said_digest = content(truth)
-        inputs = {
-            "shard": Input(shard, digest(shard)),
-            "truth": Input(truth, said_digest),
-            "world": Input("", MINI if is_mini_world(said) else ""),
-            "md5": Input("", md5.get(file_name(shard), "")),
-        }
-    if not inputs["shard"].digest:
-        raise SourceError("no_shard", f"{shard} is not there")
-    return Unit(stem(shard), (stem(shard),), inputs)
-
-
-def image_units(shard: Unit, walk: Walk, selection: Selection) -> Iterator[Unit]:
-    """The wanted images of an indexed shard, cut into units; an id that an earlier shard has had is a reject."""
-    commit = commit_of(shard, "index", walk)
-    ids = selection.images(walk.store.read_column(commit.rows, "image_id"))
-    first = {image_id: walk.shard_of.setdefault(image_id, shard.name) for image_id in ids}
-    walk.report.duplicates += [
-        RejectRecord(image_id, "index", "skipped", "duplicate_id", f"in {shard.name} and, before it, in {other}", 1)
-        for image_id, other in first.items()
-        if other != shard.name
-    ]
-    yield from slices(shard, [item for item in ids if first[item] == shard.name], walk.config.units.images)
-
-
-def object_units(images: Sequence[Unit], walk: Walk, selection: Selection, budget: int | None) -> Iterator[Unit]:
-    """The wanted objects, cut into units; with a budget, images are segmented only until it is filled."""
-    workers = walk.config.resources.segment.workers
-    for some in batched(images, len(images) if budget is None else workers) if images else ():
-        for unit in walk.advance(some, ["segment"]):
-            commit = commit_of(unit, "segment", walk)
-            ids = selection.objects(walk.store.read_column(commit.rows, "object_id"))[:budget]
-            budget = None if budget is None else budget - len(ids)
-            yield from slices(unit, ids, walk.config.units.objects)
-        if budget == 0:
-            return
-
-
-def commit_of(unit: Unit, stage: str, walk: Walk) -> Commit:
-    """The commit of a cell that the unit has come through."""
-    commit = walk.store.commit_at(unit.inputs[stage].path)
-    if commit is None:
-        raise DamagedCell("commit_gone", f"{walk.store.root}: the {stage} cell of {unit.name} has gone")
-    return commit
-
-
-def batched(values: Sequence[str] | Sequence[Unit], size: int) -> Iterator[list]:
-    iterator = iter(values)
-    while batch := list(islice(iterator, size)):
-        yield batch
+    def _objects(self, images: Sequence[Unit], selection: Selection, budget: int | None) -> list[Unit]:
+        """The wanted objects, cut into units; with a budget, images are segmented only until it is filled."""
+        units: list[Unit] = []
+        workers = self.config.resources.segment.workers
+        for some in batched(images, len(images) if budget is None else workers) if images else ():
+            for unit in self.advance(some, ["segment"]):
+                ids = selection.objects(object_ids(unit, self.store))[:budget]
+                budget = None if budget is None else budget - len(ids)
+                units += slices(unit, ids, self.config.units.objects)
+            if budget == 0:
+                break
+        return units

@@ -16,8 +16,8 @@ from anything3d.space.cloud import from_ply
 from anything3d.space.field import Field, FieldConfig
 from pipeline import cell
 from pipeline.config import load
+from pipeline.plan import shard_unit
 from pipeline.release.publish import publish
-from pipeline.run import shard_unit
 from pipeline.stages import load as load_stage
 from pipeline.stages import recipes
 from pipeline.store import Store

@@ -10,8 +10,8 @@ from anything3d.mini.world import write_world
 from anything3d.models.weights import PACKAGED
 from pipeline import cluster
 from pipeline.config import load
+from pipeline.plan import shard_unit
 from pipeline.progress import Board, Progress
-from pipeline.run import shard_unit
 from pipeline.session import disconnect
 from pipeline.stages import recipes
 from pipeline.store import Store

@@ -16,7 +16,7 @@ from anything3d.mini.world import write_world
 from anything3d.quality.truth import MINI
 from pipeline import cell
 from pipeline.config import load
-from pipeline.run import shard_unit
+from pipeline.plan import shard_unit
 from pipeline.stages import load as load_stage
 from pipeline.stages import recipes
 from pipeline.stages.index import IndexStage

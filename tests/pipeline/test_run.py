@@ -4,7 +4,8 @@ import pytest
 
 from anything3d.errors import MachineError, SourceError
 from pipeline.config import Config
-from pipeline.run import Selection, batched, run
+from pipeline.plan import Selection, batched
+from pipeline.run import run
 from pipeline.store import Store
 from pipeline.unit import Input, Unit, slices
 

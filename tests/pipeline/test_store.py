@@ -15,7 +15,8 @@ from pipeline import source
 from pipeline.commit import Commit, Part, sealed, unsealed
 from pipeline.config import Config
 from pipeline.location import open_store
-from pipeline.run import Selection, run
+from pipeline.plan import Selection
+from pipeline.run import run
 from pipeline.store import Store
 from schemas.arrow import ROWS_PER_GROUP
 from schemas.records import CaptionRecord

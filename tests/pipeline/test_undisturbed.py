@@ -8,7 +8,7 @@ import pytest
 from anything3d.mini.world import write_world
 from pipeline import cell, ledger
 from pipeline.config import load
-from pipeline.run import shard_unit
+from pipeline.plan import shard_unit
 from pipeline.stages import load as load_stage
 from pipeline.stages import recipes
 from pipeline.store import Store

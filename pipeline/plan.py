@@ -1,0 +1,114 @@
+"""What a run wants, which cells of it are there, and into which units it is cut. Nothing in here computes or writes."""
+
+from collections.abc import Container, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from types import MappingProxyType
+
+from anything3d.errors import DamagedCell, SourceError
+from anything3d.quality.truth import MINI, is_mini_world
+from pipeline import cell
+from pipeline.cell import Recipe
+from pipeline.commit import Commit
+from pipeline.location import explained
+from pipeline.source import content, digest, file_name, stem
+from pipeline.store import Store
+from pipeline.unit import Input, Unit
+
+READERS = 16  # threads that look commits up
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which of the items are wanted."""
+
+    max_objects: int | None = None
+    ids: frozenset[str] | None = None  # image and object ids; None: all
+
+    def images(self, ids: Sequence[str]) -> list[str]:
+        wanted = {image_of(item) for item in self.ids or ()}
+        return [item for item in ids if self.ids is None or item in wanted]
+
+    def objects(self, ids: Sequence[str]) -> list[str]:
+        return [item for item in ids if self.ids is None or item in self.ids or image_of(item) in self.ids]
+
+    def unknown(self, images: Container[str]) -> list[str]:
+        """The ids of no image among `images`, and of no object in one."""
+        return sorted(item for item in self.ids or () if image_of(item) not in images)
+
+
+def image_of(item: str) -> str:
+    """The image that an id is of: its own, or that of the image that the object is in."""
+    return item.rsplit("-", 1)[0]
+
+
+def shard_unit(shard: str, md5: Mapping[str, str] = MappingProxyType({})) -> Unit:
+    """The unit that is a whole shard, with the truth that lies beside it, if any, and whether that is the mini world's.
+
+    `md5` is what MD5s have to be, by file name.
+
+    Raises: SourceError if there is no such shard; StorageError if its storage cannot be reached.
+    """
+    truth = f"{shard.removesuffix('.tar')}.truth/truth.json"
+    with explained(shard):
+        said, said_digest = content(truth)
+        inputs = {
+            "shard": Input(shard, digest(shard)),
+            "truth": Input(truth, said_digest),
+            "world": Input("", MINI if is_mini_world(said) else ""),
+            "md5": Input("", md5.get(file_name(shard), "")),
+        }
+    if not inputs["shard"].digest:
+        raise SourceError("no_shard", f"{shard} is not there")
+    return Unit(stem(shard), (stem(shard),), inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is there of a unit."""
+
+    unit: Unit  # with every cell that exists among its inputs
+    commits: Mapping[str, Commit]  # stage -> the commit of its cell, for the stages that were asked for
+
+
+def look_up(unit: Unit, recipes: Sequence[Recipe], store: Store) -> Known:
+    """The cells that the unit has under these recipes, which are in order."""
+    commits: dict[str, Commit] = {}
+    for recipe in recipes:
+        commit = cell.find(recipe, unit, store) if all(name in unit.inputs for name in recipe.reads) else None
+        if commit is not None:
+            commits[recipe.stage] = commit
+            unit = cell.as_input(recipe, unit, commit)
+    return Known(unit, commits)
+
+
+def look_up_all(units: Sequence[Unit], recipes: Sequence[Recipe], store: Store) -> list[Known]:
+    """As `look_up`, of many units at once."""
+    with ThreadPoolExecutor(READERS) as threads:
+        return list(threads.map(partial(look_up, recipes=recipes, store=store), units))
+
+
+def image_ids(shard: Unit, store: Store) -> list[str]:
+    """The images of an indexed shard, in order."""
+    return store.read_column(_commit(shard, "index", store).rows, "image_id")
+
+
+def object_ids(images: Unit, store: Store) -> list[str]:
+    """The objects of a segmented unit of images, in order."""
+    return store.read_column(_commit(images, "segment", store).rows, "object_id")
+
+
+def _commit(unit: Unit, stage: str, store: Store) -> Commit:
+    """The commit of a cell that the unit has come through."""
+    commit = store.commit_at(unit.inputs[stage].path)
+    if commit is None:
+        raise DamagedCell("commit_gone", f"{store.root}: the {stage} cell of {unit.name} has gone")
+    return commit
+
+
+def batched(values: Sequence[str] | Sequence[Unit], size: int) -> Iterator[list]:
+    iterator = iter(values)
+    while batch := list(islice(iterator, size)):
+        yield batch
