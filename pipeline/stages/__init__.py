@@ -46,7 +46,8 @@ class Stage(Protocol):
         """What it reads under these settings: names of earlier stages, then of `SOURCES` (pipeline/unit.py).
 
         An item is a tuple of one record of every stage that is named, in this order. An item that one of these stages
-        rejected does not arrive. The sources are in `unit.inputs`. A stage that reads no stage gets ids as items.
+        rejected does not arrive. The record of `index` is that of the object's photo. The sources are in `unit.inputs`.
+        A stage that reads no stage gets ids as items.
         """
 
     @staticmethod
@@ -72,7 +73,8 @@ STAGES: tuple[type[Stage], ...] = (
     MeshStage,
     ScoreStage,
 )
-LAST = ("score",)  # stages that every run wants; another one runs only if one of these reads it, or reads what reads it
+# The stages that every run wants. Any other stage runs only if one that runs reads it.
+LAST = ("score",)
 BY_NAME = {stage.name: stage for stage in STAGES}
 BACKENDS = {"caption": caption.BACKENDS}  # stage -> what its setting `backend` can be
 ONLY_MINI = (

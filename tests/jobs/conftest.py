@@ -43,8 +43,8 @@ class Corpus:
 
     def cells_now(self) -> dict[str, int]:
         """Stage -> cells that this run made, from the report's table."""
-        table = self.output.rsplit("run now", 1)[1].splitlines()[1:9]
-        return {line.split()[0]: int(line.split()[2]) for line in table}
+        rows = [line.split() for line in self.output.rsplit("run now", 1)[1].splitlines()[1:]]
+        return {row[0]: int(row[2]) for row in rows if len(row) == 8 and row[1].isdigit()}
 
 
 def command(shard: Path, out: Path, settings: Sequence[str] = (), flags: Sequence[str] = ()) -> list[str]:
@@ -68,9 +68,17 @@ def environment() -> dict[str, str]:
     return {**os.environ, "RAY_ADDRESS": "local", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
-def run(shard: Path, out: Path, settings: Sequence[str] = (), flags: Sequence[str] = (), code: int = 0) -> Corpus:
+def run(
+    shard: Path,
+    out: Path,
+    settings: Sequence[str] = (),
+    flags: Sequence[str] = (),
+    code: int = 0,
+    tree: Path = ROOT,
+) -> Corpus:
+    """Run the command of the checkout in `tree`."""
     done = subprocess.run(
-        command(shard, out, settings, flags), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400
+        command(shard, out, settings, flags), cwd=tree, env=environment(), capture_output=True, text=True, timeout=400
     )
     assert done.returncode == code, done.stdout[-4000:] + done.stderr[-4000:]
     return Corpus(out, done.stdout + done.stderr)

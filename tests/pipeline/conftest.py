@@ -107,10 +107,10 @@ class World:
         self.snapshot = publish(self.store, self.units, self.commits, [], "", quiet)
 
     def _finish(self, unit):
-        for name in ("caption", "invert", "lift", "reconstruct"):
-            unit = self._run(name, unit, Told(name, getattr(self, f"_{name}")))
-        for name in ("mesh", "score"):
-            unit = self._run(name, unit)
+        """Through all later stages: those that have a method of their name here are told their rows, the others run."""
+        for name in list(recipes(CONFIG))[2:]:
+            row = getattr(self, f"_{name}", None)
+            unit = self._run(name, unit, Told(name, row) if row else None)
         return unit
 
     def _run(self, name, unit, stage=None):
