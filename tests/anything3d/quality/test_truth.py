@@ -81,7 +81,7 @@ def test_a_sound_file_is_read():
     assert found.vocabulary == truth.Vocabulary()
     words = {"shapes": ["mug", "box"], "colors": ["red"]}
     assert read(record() | {"vocabulary": words}).vocabulary == truth.Vocabulary(("mug", "box"), ("red",))
-    with pytest.raises(SourceError, match=r"vocabulary\.colors is 3, expected str"):
+    with pytest.raises(SourceError, match=r"vocabulary\.colors is '3', expected str"):
         read(record() | {"vocabulary": {"shapes": [], "colors": [3]}})
     assert found.plan.azimuth_offsets_deg == (0.0, 90.0, 180.0, 270.0)
     first, second = found.images["sa_1"].objects
