@@ -27,6 +27,7 @@ from anything3d.models.clip import Clip, load_clip
 from anything3d.models.diffusion import Denoiser, load_denoiser
 from anything3d.models.weights import Place
 from anything3d.space.field import Field
+from anything3d.space.render import MAX_POINTS
 
 __all__ = ["Evidence", "ReconstructConfig", "Reconstructed", "Reconstructor", "load_reconstructor"]
 
@@ -36,7 +37,9 @@ MEMORY = 20  # steps over which losses are averaged
 class Reconstructor:
     """Runs the distillation; holds the networks and nothing of the objects. Without a CLIP every field is kept."""
 
-    def __init__(self, config: ReconstructConfig, denoiser: Denoiser, clip: Clip | None) -> None:
+    def __init__(
+        self, config: ReconstructConfig, denoiser: Denoiser, clip: Clip | None, max_points: int = MAX_POINTS
+    ) -> None:
         if config.field.latent and config.render_size * denoiser.latent_scale != denoiser.image_size:
             raise ConfigError(
                 "setting",
@@ -46,9 +49,14 @@ class Reconstructor:
         self.config = config
         self.denoiser = denoiser
         self.clip = clip
+        self.max_points = max_points  # as `render` has it
 
     def run(
-        self, evidence: Evidence, generators: Sequence[torch.Generator], state: bytes | None = None
+        self,
+        evidence: Evidence,
+        generators: Sequence[torch.Generator],
+        state: bytes | None = None,
+        checkpoint_every: int = 40,
     ) -> Iterator[State]:
         """Yield the state every `checkpoint_every` steps and at the end; go on from `state` if there is one.
 
@@ -57,7 +65,7 @@ class Reconstructor:
         Raises: InputError("bad_checkpoint") if `state` does not `fit`.
         """
         config, denoiser, device = self.config, self.denoiser, self.denoiser.device
-        guide, update = prepare(evidence, config, denoiser), Step(config, denoiser)
+        guide, update = prepare(evidence, config, denoiser), Step(config, denoiser, self.max_points)
         if state is None:
             start = State.begin(self._first_field(evidence, generators), generators, len(LossTerms._fields))
         else:
@@ -77,7 +85,7 @@ class Reconstructor:
             terms, lost = update(seen, field, optimizer, progress, generators)
             running = running + (terms - running) / min(step + 1, MEMORY)
             dropped = dropped + lost
-            if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+            if (step + 1) % checkpoint_every == 0 or step + 1 == config.steps:
                 yield State.capture(step + 1, field, optimizer, generators, running, dropped)
 
     def fit(self, state: bytes, n_objects: int) -> State:
@@ -106,14 +114,14 @@ class Reconstructor:
         config = self.config
         field = state.field(config.field).to(self.denoiser.device)
         if config.field.latent:
-            field = to_rgb(field, self.denoiser, config.background[1], config.render)
-        return Judge(config, self.denoiser, self.clip)(evidence, field, state)
+            field = to_rgb(field, self.denoiser, config.background[1], config.render, self.max_points)
+        return Judge(config, self.denoiser, self.clip, self.max_points)(evidence, field, state)
 
 
-def load_reconstructor(config: ReconstructConfig, place: Place) -> Reconstructor:
+def load_reconstructor(config: ReconstructConfig, place: Place, max_points: int = MAX_POINTS) -> Reconstructor:
     """A reconstructor with the denoiser `config.weights` and, to judge fields, the CLIP `config.clip_weights`."""
     clip = load_clip(config.clip_weights, place) if config.judges else None
-    return Reconstructor(config, load_denoiser(config.weights, place), clip)
+    return Reconstructor(config, load_denoiser(config.weights, place), clip, max_points)
 
 
 def _check(state: State, n_objects: int, config: ReconstructConfig) -> State:

@@ -25,6 +25,7 @@ from anything3d.reconstruct import ReconstructConfig
 from anything3d.score import ScoreConfig
 from anything3d.segment import SegmentConfig
 from anything3d.settings import check_ranges
+from anything3d.space.render import MAX_POINTS
 from pipeline.shard import IndexConfig
 
 
@@ -74,6 +75,16 @@ class LiftWorkers(Workers):
 
 
 @dataclass(frozen=True, slots=True)
+class ReconstructWorkers(Workers):
+    """Actors that distil fields."""
+
+    # Samples of the fields that are looked up at a time. 262144 fit the cache of a CPU; 4194304 suit a GPU.
+    max_points: Annotated[int, Interval(ge=1, le=2**31)] = MAX_POINTS
+    # Steps between two checkpoints. After a crash at most so many steps are computed again.
+    checkpoint_every: Annotated[int, Interval(ge=1, le=10**6)] = 40
+
+
+@dataclass(frozen=True, slots=True)
 class Resources:
     """Where and how fast the stages run. Nothing here changes a row, and nothing here is hashed."""
 
@@ -83,7 +94,7 @@ class Resources:
     caption: Workers = Workers()
     invert: Workers = Workers()
     lift: LiftWorkers = LiftWorkers()
-    reconstruct: Workers = Workers()
+    reconstruct: ReconstructWorkers = ReconstructWorkers()
     mesh: Workers = Workers()
     score: Workers = Workers()
 

@@ -91,7 +91,9 @@ def _through(row: ObjectRecord, config: Config, device: str, say: Callable[[str]
     """All rows of the object, from segment to score."""
     rows: dict[str, Any] = {"segment": row}
     unit = Unit(row.image_id, (row.object_id,), {"truth": Input("", "")})
-    checkpoints = -(-config.reconstruct.steps // config.reconstruct.checkpoint_every)  # no other stage is so long
+    checkpoints = -(
+        -config.reconstruct.steps // config.resources.reconstruct.checkpoint_every
+    )  # no other stage is so long
     for stage in needed(config):
         if stage.name not in OBJECT_RECORDS or stage.name in rows:
             continue

@@ -45,7 +45,6 @@ class ReconstructConfig:
     # If the field's CLIP similarity to the photo is lower than that of the cloud's surface by more than this, the
     # surface is kept instead. 2 keeps all fields.
     max_fall: Annotated[float, Interval(ge=0, le=2)] = 0.08
-    checkpoint_every: int = 40  # steps
     field: FieldConfig = dataclasses.field(default_factory=FieldConfig)  # The cube and its voxels.
     render: RenderConfig = dataclasses.field(default_factory=lambda: RenderConfig(samples=32))  # How it is rendered.
     views: ViewConfig = dataclasses.field(default_factory=ViewConfig)  # Where the random views stand.

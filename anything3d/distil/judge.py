@@ -45,6 +45,7 @@ class Judge:
     config: ReconstructConfig
     denoiser: Denoiser
     clip: Clip | None
+    max_points: int  # as `render` has it
 
     @torch.no_grad()
     def __call__(self, evidence: Evidence, field: Field, state: State) -> list[Reconstructed | NumericsError]:
@@ -97,7 +98,8 @@ class Judge:
         device = self.denoiser.device
         surface, camera = Field.from_cloud(evidence.cloud.to(device), field.config), evidence.camera.to(device)
         after, before = (
-            likeness(shown, camera, evidence.crops, self.clip, self.config.render) for shown in (field, surface)
+            likeness(shown, camera, evidence.crops, self.clip, self.config.render, self.max_points)
+            for shown in (field, surface)
         )
         return surface, (after - before).tolist()
 
@@ -106,7 +108,7 @@ class Judge:
         config, device = self.config, self.denoiser.device
         mask, camera = shrink(evidence.crops.to(device), config.render_size)[:, 3], evidence.camera.to(device)
         clear = (1 - mask) * where_known(evidence.cloud.to(device), camera, mask, config.disc)
-        alpha = render(field, camera, config.render_size, config.render).alpha
+        alpha = render(field, camera, config.render_size, config.render, max_points=self.max_points).alpha
         inside, outside = ((alpha * share).sum((1, 2)) / share.sum((1, 2)).clamp_min(1e-6) for share in (mask, clear))
         return inside, outside
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from anything3d.models.diffusion import Denoiser
 from anything3d.space.camera import POINT_E_DISTANCE, POINT_E_FOV_DEG, orbit
 from anything3d.space.field import Field
-from anything3d.space.render import RenderConfig, composite, render
+from anything3d.space.render import MAX_POINTS, RenderConfig, composite, render
 
 VIEWS = 8  # all round
 ELEVATION_DEG = 20.0
@@ -17,7 +17,9 @@ RGB_RANGE = (0.005, 0.995)  # of nodes, so that their raw values stay finite
 
 
 @torch.no_grad()
-def to_rgb(field: Field, denoiser: Denoiser, background: float, config: RenderConfig) -> Field:
+def to_rgb(
+    field: Field, denoiser: Denoiser, background: float, config: RenderConfig, max_points: int = MAX_POINTS
+) -> Field:
     """The RGB field that comes nearest to the decoded views of a latent one: one affine map of colour per object.
 
     The map is a least-squares fit over the pixels of views all round, weighted by opacity; views are as large as the
@@ -30,7 +32,7 @@ def to_rgb(field: Field, denoiser: Denoiser, background: float, config: RenderCo
         azimuth.new_full((count,), value) for value in (ELEVATION_DEG, POINT_E_DISTANCE, POINT_E_FOV_DEG)
     )
     size = denoiser.image_size // denoiser.latent_scale
-    seen = render(field, orbit(azimuth, elevation, distance, fov), size, config)
+    seen = render(field, orbit(azimuth, elevation, distance, fov), size, config, max_points=max_points)
     latents = composite(seen, background)
     decoded = torch.cat([denoiser.decode_latents(views).float() for views in latents.split(VIEWS)])
     rgb = nn.functional.interpolate(decoded, (size, size), mode="area")

@@ -29,6 +29,7 @@ class Step:
 
     config: ReconstructConfig
     denoiser: Denoiser
+    max_points: int  # as `render` has it
 
     def __call__(
         self,
@@ -47,7 +48,7 @@ class Step:
         # See every object from random views and from the photo's
         views = sample_views(config.views, generators, guide.target.device)
         cameras = _interleave(views.camera, guide.camera, n_objects)
-        rendering = render(field, cameras, size, config.render, generators if config.jitter else None)
+        rendering = render(field, cameras, size, config.render, generators if config.jitter else None, self.max_points)
         random, reference = _separate(rendering, n_objects)
 
         # Ask the denoiser about the random views, under the cloud's depth

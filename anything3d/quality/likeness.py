@@ -12,7 +12,7 @@ from anything3d.models.clip import Clip
 from anything3d.photo.pixels import WHITE, over
 from anything3d.space.camera import POINT_E_FOV_DEG, Camera, angles, orbit
 from anything3d.space.field import Field
-from anything3d.space.render import RenderConfig, composite, render
+from anything3d.space.render import MAX_POINTS, RenderConfig, composite, render
 
 DISTANCE = 2.7  # canonical units; a unit cube stays in sight at every azimuth, an object fills about half
 VIEWS, ELEVATION_DEG, SIZE_PX = 8, 15.0, 128  # of the turntable by which fields are judged
@@ -42,7 +42,8 @@ def likeness(
     crops: Float[Tensor, "B 4 S S"],
     clip: Clip,
     config: RenderConfig,
+    max_points: int = MAX_POINTS,
 ) -> Float[Tensor, "B"]:
     """`similarity` of fields' turntables to their crops; `reference` cameras see the objects as the crops do."""
-    seen = render(field, turntable(reference, VIEWS, ELEVATION_DEG), SIZE_PX, config)
+    seen = render(field, turntable(reference, VIEWS, ELEVATION_DEG), SIZE_PX, config, max_points=max_points)
     return similarity(clip, composite(seen, WHITE).clamp(0, 1), crops.to(clip.device))

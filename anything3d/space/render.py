@@ -23,17 +23,17 @@ from anything3d.space.field import EMPTY, Field, Solid
 
 NEAR = 1e-3  # canonical length; nothing closer to the eye is seen
 VISIBLE = 1e-3  # opacity below which a pixel has no depth
+MAX_POINTS = 1 << 18  # samples looked up at a time: they fit a CPU's cache (27 % faster than 2^22); 2^22 suits a GPU
 
 
 @dataclass(frozen=True, slots=True)
 class RenderConfig:
-    """Accuracy against time and memory."""
+    """How finely a field is rendered."""
 
     # Samples along the part of each ray that lies inside the cube.
     samples: Annotated[int, Interval(ge=1, le=4096)] = 48
     # Space of a lower density, in 1 / canonical length, is neither looked up nor changed. 0 looks up all of it.
     empty: Annotated[float, Interval(ge=0, le=10**6)] = EMPTY
-    max_points: int = 1 << 18  # samples looked up at a time: a CPU's cache (27 % faster than 2^22); 2^22 suits a GPU
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -50,12 +50,18 @@ class Rendering:
 
 
 def render(
-    field: Field, camera: Camera, size: int, config: RenderConfig, generators: Sequence[torch.Generator] | None = None
+    field: Field,
+    camera: Camera,
+    size: int,
+    config: RenderConfig,
+    generators: Sequence[torch.Generator] | None = None,
+    max_points: int = MAX_POINTS,
 ) -> Rendering:
     """Square images of `size` pixels; differentiable with respect to the field.
 
     `camera` has V rows for each object, object by object. Samples lie in the middle of their steps; with `generators`
-    (one per object) each ray's samples are shifted together by up to half a step, against banding.
+    (one per object) each ray's samples are shifted together by up to half a step, against banding. `max_points` samples
+    of all objects are looked up at a time; it changes memory and pace only.
     """
     V = len(camera) // len(field)
     if V * len(field) != len(camera) or V == 0:
@@ -65,7 +71,7 @@ def render(
     if generators is not None:
         shift = seed.rand(origins.shape[1:2], generators, device=origins.device)
 
-    step = max(1, config.max_points // (len(field) * config.samples))  # rays of each object at a time
+    step = max(1, max_points // (len(field) * config.samples))  # rays of each object at a time
     pieces = zip(origins.split(step, 1), directions.split(step, 1), shift.split(step, 1), strict=True)
     solid = field.solid(config.empty)
     marched = [_march(solid, *piece, config.samples) for piece in pieces]

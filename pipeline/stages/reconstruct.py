@@ -30,7 +30,9 @@ class ReconstructStage:
 
     def __init__(self, config: Config, place: Place) -> None:
         self._seed, self._steps = config.seed, config.reconstruct.steps
-        self._reconstructor = load_reconstructor(config.reconstruct, place)
+        own = config.resources.reconstruct
+        self._every = own.checkpoint_every
+        self._reconstructor = load_reconstructor(config.reconstruct, place, own.max_points)
 
     @staticmethod
     def reads(config: Config) -> tuple[str, ...]:
@@ -68,7 +70,8 @@ class ReconstructStage:
             camera=reference_cameras(clouds),
         )
         randomness = generators(self._seed, name, [row.object_id for row in objects])
-        for state in self._reconstructor.run(evidence, randomness, self._saved(checkpoint, len(objects))):
+        saved = self._saved(checkpoint, len(objects))
+        for state in self._reconstructor.run(evidence, randomness, saved, self._every):
             checkpoint.save(state.to_bytes())
         return self._reconstructor.finish(evidence, state)
 

@@ -50,8 +50,8 @@ def test_all_steps_of_16_bits_stay_finite(tmp_path, device, steps, dtype):
     # The gradient's own guard would hide a NaN from the field: look at what the network says
     denoiser.unet.register_forward_hook(lambda _, __, out: finite.append(out[0].isfinite().all()))
     evidence = ball(denoiser)
-    reconstructor = Reconstructor(dataclasses.replace(CONFIG, steps=steps, checkpoint_every=steps), denoiser, None)
-    (last,) = reconstructor.run(evidence, seed.generators(0, "reconstruct", ["object"]))
+    reconstructor = Reconstructor(dataclasses.replace(CONFIG, steps=steps), denoiser, None)
+    *_, last = reconstructor.run(evidence, seed.generators(0, "reconstruct", ["object"]))
     assert denoiser.dtype == getattr(torch, dtype)
     assert len(finite) == steps
     assert torch.stack(finite).all()

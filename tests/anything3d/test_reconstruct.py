@@ -20,9 +20,7 @@ from anything3d.space.field import Field, FieldConfig
 from anything3d.space.render import RenderConfig, composite, render
 
 RADIUS = 0.5
-CONFIG = ReconstructConfig(
-    steps=4, checkpoint_every=2, render_size=32, field=FieldConfig(resolution=16), render=RenderConfig(samples=12)
-)
+CONFIG = ReconstructConfig(steps=4, render_size=32, field=FieldConfig(resolution=16), render=RenderConfig(samples=12))
 IDS = ["sa_1-0000", "sa_1-0001"]
 
 
@@ -121,8 +119,8 @@ def test_coarse_steps_see_views_of_half_the_size(reconstructor):
         for size, until in ((32, 0.5), (16, 0.0), (32, 0.0))
     )
     evidence = evidence_of(reconstructor, [30.0, 200.0])
-    half_way, end = coarse.run(evidence, seed.generators(0, "reconstruct", IDS))
-    small_half_way, small_end = small.run(evidence, seed.generators(0, "reconstruct", IDS))
+    half_way, end = coarse.run(evidence, seed.generators(0, "reconstruct", IDS), checkpoint_every=2)
+    small_half_way, small_end = small.run(evidence, seed.generators(0, "reconstruct", IDS), checkpoint_every=2)
     torch.testing.assert_close(half_way.color_grid, small_half_way.color_grid, rtol=0, atol=1e-6)
     torch.testing.assert_close(half_way.density_grid, small_half_way.density_grid, rtol=0, atol=1e-6)
     for other in (small_end, last_state(whole, evidence, IDS)):
@@ -167,10 +165,10 @@ def test_what_another_object_hides_is_not_carved_away(reconstructor):
 def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(reconstructor, start, optimizer):
     reconstructor = with_config(reconstructor, start=start, optimizer=optimizer)
     evidence = evidence_of(reconstructor, [30.0, 120.0])
-    undisturbed = list(reconstructor.run(evidence, seed.generators(0, "reconstruct", IDS)))
+    undisturbed = list(reconstructor.run(evidence, seed.generators(0, "reconstruct", IDS), checkpoint_every=2))
     assert [state.step for state in undisturbed] == [2, 4]
     strangers = [torch.Generator(), torch.Generator()]  # their own state must not matter
-    (resumed,) = reconstructor.run(evidence, strangers, undisturbed[0].to_bytes())
+    (resumed,) = reconstructor.run(evidence, strangers, undisturbed[0].to_bytes(), checkpoint_every=2)
     assert resumed.to_bytes() == undisturbed[1].to_bytes()
     (finished,) = reconstructor.run(evidence, strangers, resumed.to_bytes())
     assert finished.to_bytes() == resumed.to_bytes()
@@ -284,7 +282,7 @@ def test_dropped_predictions_are_counted_across_a_restart(reconstructor):
         broken(reconstructor, calls=range(1)),  # after two steps, its calls are counted anew
     )
     undisturbed = last_state(whole, evidence, IDS)
-    saved = next(first.run(evidence, seed.generators(0, "reconstruct", IDS)))
+    saved = next(first.run(evidence, seed.generators(0, "reconstruct", IDS), checkpoint_every=2))
     resumed = last_state(second, evidence, IDS, saved.to_bytes())
     assert saved.dropped.tolist() == [CONFIG.views.count] * 2
     assert resumed.to_bytes() == undisturbed.to_bytes()
@@ -304,7 +302,7 @@ def test_a_state_of_an_older_layout_is_no_state(reconstructor):
     from safetensors.torch import load, save
 
     evidence = evidence_of(reconstructor, [30.0, 120.0])
-    state = next(iter(reconstructor.run(evidence, seed.generators(0, "reconstruct", IDS))))
+    state = next(iter(reconstructor.run(evidence, seed.generators(0, "reconstruct", IDS), checkpoint_every=2)))
     tensors = load(state.to_bytes())
     former = {name: value for name, value in tensors.items() if name != "dropped"}
     fewer = tensors | {"losses": tensors["losses"][:, :4].contiguous()}
@@ -328,7 +326,7 @@ def test_a_field_that_is_no_object_is_refused(reconstructor, raw, reason):
 
 def test_checkpoints_of_another_batch_are_refused(reconstructor):
     evidence = evidence_of(reconstructor, [30.0, 120.0])
-    state = next(iter(reconstructor.run(evidence, seed.generators(0, "reconstruct", IDS))))
+    state = next(iter(reconstructor.run(evidence, seed.generators(0, "reconstruct", IDS), checkpoint_every=2)))
     run = reconstructor.run(evidence_of(reconstructor, [30.0]), [torch.Generator()], state.to_bytes())
     with pytest.raises(InputError, match="bad_checkpoint"):
         next(run)

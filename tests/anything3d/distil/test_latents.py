@@ -22,7 +22,6 @@ FIELD = FieldConfig(resolution=16, latent=True)
 RENDER = RenderConfig(samples=24)
 CONFIG = ReconstructConfig(
     steps=4,
-    checkpoint_every=2,
     render_size=16,
     coarse_until=0.0,
     start="fog",
@@ -99,9 +98,11 @@ def test_a_latent_field_is_distilled_without_the_vae_and_leaves_in_rgb(denoiser)
 
     reconstructor = Reconstructor(CONFIG, dataclasses.replace(denoiser, encode=no_encoder), None)
     evidence = evidence_of(denoiser)
-    states = list(reconstructor.run(evidence, seed.generators(0, "reconstruct", IDS)))
+    states = list(reconstructor.run(evidence, seed.generators(0, "reconstruct", IDS), checkpoint_every=2))
     assert states[-1].color_grid.shape == (2, 4, 16, 16, 16)
-    (resumed,) = reconstructor.run(evidence, seed.generators(1, "reconstruct", IDS), states[0].to_bytes())
+    (resumed,) = reconstructor.run(
+        evidence, seed.generators(1, "reconstruct", IDS), states[0].to_bytes(), checkpoint_every=2
+    )
     assert torch.equal(resumed.color_grid, states[-1].color_grid)
     for found in reconstructor.finish(evidence, states[-1]):
         assert isinstance(found, Reconstructed)

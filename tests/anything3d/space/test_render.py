@@ -134,7 +134,7 @@ def test_gradients_equal_finite_differences():
 def test_pieces_do_not_change_the_picture():
     field, camera = uniform_field([0.5, 3.0]), look([0.0, 50.0, 100.0, 150.0], 30.0)
     whole = render(field, camera, 10, RenderConfig(samples=6))
-    pieces = render(field, camera, 10, RenderConfig(samples=6, max_points=100))
+    pieces = render(field, camera, 10, RenderConfig(samples=6), max_points=100)
     torch.testing.assert_close(pieces.color, whole.color)
     torch.testing.assert_close(pieces.depth, whole.depth)
 
