@@ -26,14 +26,15 @@ class ReconstructConfig:
     # Share of the steps in which views are half as large. threestudio's zero123 has three sizes.
     coarse_until: Share = 0.5
     start: Literal["cloud", "fog"] = "cloud"  # The first field: the cloud's surface, or a fog as in 3DFuse.
-    optimizer: Literal["adam", "adamax"] = "adam"  # 3DFuse takes "adamax".
+    optimizer: Literal["adam", "adamax"] = "adam"  # The optimiser. 3DFuse takes "adamax".
     # Learning rate of raw density at the start. 3DFuse takes 0.05 all along.
     lr_density: Annotated[float, Interval(gt=0, le=100)] = 0.2
     lr_color: Annotated[float, Interval(gt=0, le=100)] = 0.1  # Learning rate of raw colour at the start.
     # Learning rates at the end / at the start, exponential between.
     lr_decay: Annotated[float, Interval(gt=0, le=10)] = 0.1
     jitter: bool = True  # Whether the samples of each ray are shifted at random, against banding.
-    # Radius of the discs that show a cloud's points * sqrt(number of points), as a share of the image side.
+    # Size of the discs that a cloud's points are drawn as: their radius is this / sqrt(number of points), as a share of
+    # the image side.
     disc: Annotated[float, Interval(gt=0, le=64)] = 0.9
     # Lowest and highest grey (or latent) behind the denoiser's views. Each view draws its own.
     background: tuple[Share, Share] = (1.0, 1.0)

@@ -17,18 +17,20 @@ Weight = Annotated[float, Interval(ge=0, le=10**9)]
 
 @dataclass(frozen=True, slots=True)
 class LossConfig:
-    """Weight of each term of `LossTerms`; 0 leaves a term without effect."""
+    """The weights of the losses. A weight of 0 leaves its loss without effect."""
 
-    sds: Weight = 20.0  # Of score distillation, a mean over a view's N latents. It is N in sources that sum.
-    reference_rgb: Weight = 20.0  # Of the colours of the reference view, against the photo.
-    # Of the opacity of the reference view, against the mask. Magic123's code takes 2 beside 20, which costs the other
-    # views what it gives this one.
+    # Score distillation, which is a mean over the N latents of a view. Sources that sum over them have a weight of N.
+    sds: Weight = 20.0
+    reference_rgb: Weight = 20.0  # Difference between the colours of the reference view and those of the photo.
+    # Difference between the opacity of the reference view and the mask. Magic123's code takes 2 beside 20, which costs
+    # the other views what it gives this one.
     reference_mask: Weight = 1.0
-    # Of the silhouettes of random views, against the cloud's, at the start. It fades linearly to 0: Points-to-3D.
+    # Difference between the silhouettes of random views and those of the cloud, at the start. The weight falls linearly
+    # to 0 at the end, as in Points-to-3D.
     silhouette: Weight = 2.0
-    tv: Weight = 0.2  # Of total variation: differences between neighbouring nodes.
-    emptiness: Weight = 0.0  # Of thin fog, in the first half. 3DFuse takes 10000 beside an sds weight of N.
-    emptiness_late: Weight = 0.0  # Of thin fog, in the second half. 3DFuse takes 200000.
+    tv: Weight = 0.2  # Total variation: differences between neighbouring nodes.
+    emptiness: Weight = 0.0  # Thin fog, in the first half of the steps. 3DFuse takes 10000 beside an sds weight of N.
+    emptiness_late: Weight = 0.0  # Thin fog, in the second half of the steps. 3DFuse takes 200000.
 
     def __post_init__(self) -> None:
         check_ranges(self)

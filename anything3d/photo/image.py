@@ -40,8 +40,8 @@ class ImageLimits:
     """Which photos are decoded at all; a larger one is rejected before its pixels are read."""
 
     max_bytes: Annotated[int, Interval(ge=1, le=2**34)] = 64 * 2**20  # The largest file, in bytes.
-    max_megapixels: Annotated[float, Interval(gt=0, le=268)] = 40.0  # The largest photo. SA-1B's have at most 5.
-    max_side_px: Annotated[int, Interval(ge=1, le=2**16)] = 16384  # The longest side, in pixels.
+    max_megapixels: Annotated[float, Interval(gt=0, le=268)] = 40.0  # The largest photo. Those of SA-1B have 5.
+    max_side_px: Annotated[int, Interval(ge=1, le=2**16)] = 16384  # The longest side of a photo, in pixels.
 
     def __post_init__(self) -> None:
         check_ranges(self)
