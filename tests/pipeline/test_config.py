@@ -84,7 +84,13 @@ def test_a_config_survives_json():
         ("mesh.resolution=48", {"mesh", "score"}),
         ("score.points=512", {"score"}),
         ("seed=1", {stage.name for stage in STAGES}),
+        ("caption.beams=3", set()),  # the default
         ("resources.lift.num_gpus=0.5", set()),
+        ("resources.segment.images_per_batch=8", set()),
+        ("resources.segment.prompts_per_batch=64", set()),
+        ("resources.lift.batch_clouds=64", set()),
+        ("resources.reconstruct.max_points=4194304", set()),
+        ("resources.reconstruct.checkpoint_every=20", set()),
         ("units.objects=2", set()),
     ],
 )
