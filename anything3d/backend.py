@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-from anything3d.models.weights import Place
-
 Need = Literal["crop", "caption", "concept", "cloud"]  # what a backend may ask of an object
 Config = TypeVar("Config")  # the stage's section
 Verb = TypeVar("Verb")  # what the stage calls: a Captioner, a Lifter, a Reconstructor
@@ -20,6 +18,6 @@ class Backend(Generic[Config, Verb]):
     """What a backend needs, and how it is loaded. What no backend of a run needs is not computed."""
 
     weights: Callable[[Config], tuple[str, ...]]  # names of the weights that it loads; it must not read a file
-    load: Callable[[Config, Place], Verb]
+    load: Callable[..., Verb]  # of the stage's section, the Place, and what resources.<stage> says of batches
     needs: tuple[Need, ...] = ("crop",)  # of every object; `caption` and `lift` are given the crop alone
     licence: str = ""  # which its own code puts on what it makes, beside those of the weights; "": none

@@ -8,9 +8,9 @@ that its authors and users report, hence the choice among drafts and the search 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from annotated_types import Interval
@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from anything3d import seed
+from anything3d.backend import Backend
 from anything3d.errors import Anything3DError, ConfigError, InputError, NumericsError, WeightsError
 from anything3d.models.clip import Clip, load_clip
 from anything3d.models.finite import MAX_DROPPED, check_network
@@ -30,16 +31,15 @@ from anything3d.space.reference import ReferenceCamera, Views, direction_grid, d
 
 MIN_POINTS = 8  # distinct points of a cloud that can be called a shape
 DISTINCT = 1e-3  # canonical units; nearer points count as one
-
-Backend = Literal["anything3d"]
+BATCH_CLOUDS = 16  # drafts in one call of the base network
 
 
 @dataclass(frozen=True, slots=True)
 class LiftConfig:
     """How Point-E makes a cloud of a crop, and how the camera that sees it as the photo does is searched for."""
 
-    # Which method makes the cloud. "anything3d" is Point-E by our code, which loads the official networks.
-    backend: Backend = "anything3d"
+    # Which model makes the cloud. "point-e" is Point-E by our code, which loads the official networks.
+    backend: Literal["point-e"] = "point-e"
     weights: str = "pointe"  # The weights of the base network, which makes coarse clouds.
     upsampler_weights: str = "pointe-upsampler"  # The weights of the network that adds points to a coarse cloud.
     clip_weights: str = "clip"  # The weights of the CLIP that shows the crop to both networks.
@@ -110,14 +110,27 @@ class Lifted:
     candidate: int  # which draft it was made from
 
 
+@runtime_checkable
+class Lifter(Protocol):
+    """What a backend of `lift` loads."""
+
+    def __call__(
+        self, crops: Float[Tensor, "B 4 S S"], generators: Sequence[torch.Generator]
+    ) -> list[Lifted | Anything3DError]:
+        """For each crop (RGBA in [0, 1], straight alpha) its cloud and reference camera, or why there is none; row b
+        draws from its own generator."""
+
+
 @dataclass(frozen=True, slots=True)
-class Lifter:
+class PointELifter:
+    """Point-E with its upsampler, a frozen CLIP, and the search for the reference camera."""
+
     base: PointDenoiser
     upsampler: PointDenoiser
     clip: Clip
     config: LiftConfig
     device: torch.device
-    batch_clouds: int = 16  # drafts in one call of the base network; more is slower on a CPU (caches), faster on a GPU
+    batch_clouds: int  # drafts in one call of the base network; more is slower on a CPU (caches), faster on a GPU
 
     @torch.no_grad()  # not inference_mode: later stages take the clouds into computations with gradients
     def __call__(
@@ -215,7 +228,12 @@ class Lifter:
         return search(cloud, target_of(crops, config.match_px), near, config.distance).best()
 
 
-def load_lifter(config: LiftConfig, place: Place) -> Lifter:
+def load_lifter(config: LiftConfig, place: Place, batch_clouds: int = BATCH_CLOUDS) -> Lifter:
+    """What `config.backend` names, ready to be called with `batch_clouds` drafts at a time. Raises: as its `load`."""
+    return BACKENDS[config.backend].load(config, place, batch_clouds)
+
+
+def load_point_e(config: LiftConfig, place: Place, batch_clouds: int = BATCH_CLOUDS) -> PointELifter:
     """Point-E, its upsampler and CLIP, ready for use.
 
     Raises: WeightsError if one is missing or damaged, or they were not made for each other.
@@ -235,7 +253,7 @@ def load_lifter(config: LiftConfig, place: Place) -> Lifter:
         )
     for network, name in ((base, config.weights), (upsampler, config.upsampler_weights)):
         _check_clip(network, name, clip)
-    return Lifter(base, upsampler, clip, config, torch.device(place.device))
+    return PointELifter(base, upsampler, clip, config, torch.device(place.device), batch_clouds)
 
 
 def canonical(channels: Float[Tensor, "B 6 N"]) -> Cloud:
@@ -291,3 +309,10 @@ def _outcome(lifted: Lifted, has_mask: bool, dropped: float, finite: bool, has_s
     if not all(map(math.isfinite, (lifted.match, seen.azimuth_deg, seen.elevation_deg, *seen.intrinsics))):
         return NumericsError("camera_not_finite", f"the reference camera, or its match, has NaN or Inf: {seen}")
     return lifted
+
+
+BACKENDS: Mapping[str, Backend[LiftConfig, Lifter]] = {
+    "point-e": Backend(
+        weights=lambda config: (config.weights, config.upsampler_weights, config.clip_weights), load=load_point_e
+    ),
+}

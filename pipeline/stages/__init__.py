@@ -3,11 +3,12 @@
 A stage file imports its algorithm only when its stage is built. So this table imports no network and no torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Protocol
 
-from anything3d import caption
+from anything3d import caption, lift
+from anything3d.backend import Backend
 from anything3d.models.device import use_threads
 from anything3d.models.weights import Place, digest, licence, packaged, trained
 from pipeline.batch import Checkpoint, Outcome
@@ -76,7 +77,10 @@ STAGES: tuple[type[Stage], ...] = (
 # The stages that every run wants. Any other stage runs only if one that runs reads it.
 LAST = ("score",)
 BY_NAME = {stage.name: stage for stage in STAGES}
-BACKENDS = {"caption": caption.BACKENDS}  # stage -> what its setting `backend` can be
+BACKENDS: Mapping[str, Mapping[str, Backend[Any, Any]]] = {  # stage -> what its setting `backend` can be
+    "caption": caption.BACKENDS,
+    "lift": lift.BACKENDS,
+}
 ONLY_MINI = (
     "The packaged mini networks know only the mini world. On photographs the results mean nothing; use --preset"
     " default."

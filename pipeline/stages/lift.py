@@ -1,10 +1,9 @@
 """lift: a coloured Cloud of every Crop, and the Camera that sees it as the photo does. Point-E, Nichol et al. 2022."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from anything3d.errors import Anything3DError
-from anything3d.lift import LiftConfig, load_lifter
+from anything3d.lift import BACKENDS, LiftConfig, load_lifter
 from anything3d.models.weights import Place
 from anything3d.photo.image import crops_from_png
 from anything3d.seed import generators
@@ -24,7 +23,7 @@ class LiftStage:
 
     def __init__(self, config: Config, place: Place) -> None:
         self._seed = config.seed
-        self._lifter = replace(load_lifter(config.lift, place), batch_clouds=config.resources.lift.batch_clouds)
+        self._lifter = load_lifter(config.lift, place, config.resources.lift.batch_clouds)
 
     @staticmethod
     def reads(config: Config) -> tuple[str, ...]:
@@ -33,7 +32,7 @@ class LiftStage:
 
     @staticmethod
     def weights(config: LiftConfig) -> tuple[str, ...]:
-        return (config.weights, config.upsampler_weights, config.clip_weights)
+        return BACKENDS[config.backend].weights(config)
 
     def __call__(self, items: Sequence[tuple[ObjectRecord]], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
         objects = [item[0] for item in items]
