@@ -54,10 +54,10 @@ def read_variants(text: str, layers: Sequence[str], settings: Sequence[str]) -> 
         raise ConfigError("variants", f"need [[variant]] entries with name and settings: {error!r}") from error
     if len({name for name, _ in named}) != len(named) or not named:
         raise ConfigError("variants", "need at least one [[variant]], and names that differ")
-    found = [Variant(name, tuple(layers), (*settings, *own)) for name, own in named]
-    for variant in found:
+    variants = [Variant(name, tuple(layers), (*settings, *own)) for name, own in named]
+    for variant in variants:
         variant.config(seed=0)
-    return found
+    return variants
 
 
 def ablate(
@@ -80,8 +80,8 @@ def ablate(
         for seed in seeds:
             say(f"--- {variant.name}, seed {seed}")
             judge(run(variant.config(seed), shards, out, selection, say=say))
-            found = evaluate(out, truths, say=lambda _: None)
-            table = Store(out).read_table(f"evaluation/{found.snapshot}.parquet")
+            evaluation = evaluate(out, truths, say=lambda _: None)
+            table = Store(out).read_table(f"evaluation/{evaluation.snapshot}.parquet")
             rows[variant.name] += from_table(table, EvaluationRecord)
     first = by_object(rows[variants[0].name])
     return [
@@ -98,7 +98,7 @@ def ablate(
 
 def by_object(rows: Sequence[EvaluationRecord]) -> Mapping[str, list[dict[str, float | None]]]:
     """The metrics of each object, one row for each run."""
-    found: dict[str, list[dict[str, float | None]]] = {}
+    rows_of: dict[str, list[dict[str, float | None]]] = {}
     for row in rows:
-        found.setdefault(row.object_id, []).append({name: getattr(row, name) for name in measures.METRICS})
-    return found
+        rows_of.setdefault(row.object_id, []).append({name: getattr(row, name) for name in measures.METRICS})
+    return rows_of

@@ -122,16 +122,16 @@ def _settle(call: Call, unit: Unit, ids: Sequence[str], items: Sequence[Any]) ->
             return [failed.outcome], [1]
         log.warning("%s: the batch failed, trying its items one by one\n%s", unit.name, failed.outcome)
     alone = [_alone(call, name, item) for name, item in zip(ids, items, strict=True)]
-    innocent = [place for place, found in enumerate(alone) if not isinstance(found, BatchFailed)]
-    outcomes = [found.outcome if isinstance(found, BatchFailed) else found for found in alone]
+    innocent = [index for index, outcome in enumerate(alone) if not isinstance(outcome, BatchFailed)]
+    outcomes = [each.outcome if isinstance(each, BatchFailed) else each for each in alone]
     if len(innocent) > 1:  # perhaps all of them: a passing trouble, as a process that the system killed
         try:
-            together = call([ids[place] for place in innocent], [items[place] for place in innocent])
+            together = call([ids[index] for index in innocent], [items[index] for index in innocent])
         except BatchFailed as failed:  # nobody alone does it: each keeps the outcome that it had alone
             log.warning("%s: the others failed together, too\n%s", unit.name, failed.outcome)
         else:
-            for place, outcome in zip(innocent, together, strict=True):
-                outcomes[place] = outcome
+            for index, outcome in zip(innocent, together, strict=True):
+                outcomes[index] = outcome
     return outcomes, [2] * len(ids)
 
 

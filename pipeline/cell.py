@@ -119,13 +119,13 @@ def make(recipe: Recipe, unit: Unit, store: Store, load: Loader, attempt: Attemp
 
 def versions() -> dict[str, str]:
     """Of the packages that made a cell; a Ray job brings this one as plain files, which have none."""
-    found = {}
+    named = {}
     for name in VERSIONS:
         try:
-            found[name] = version(name)
+            named[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            named[name] = "not installed"
+    return named
 
 
 def join(recipe: Recipe, unit: Unit, store: Store) -> tuple[list[str], list[Any]]:

@@ -42,8 +42,8 @@ class Progress:
             self._say(f"[{clock(now - self._started)}] {line}" + (f" · about {clock(rest)} left" if rest >= 1 else ""))
 
     def _counts(self, done: Mapping[str, tuple[int, float]]) -> str:
-        found = ((name, self._expected[name], done.get(name, (0, 0.0))[0]) for name in self._stages)
-        return " · ".join(f"{name} {already + n}/{items}" for name, (items, already), n in found)
+        counts = ((name, self._expected[name], done.get(name, (0, 0.0))[0]) for name in self._stages)
+        return " · ".join(f"{name} {already + n}/{items}" for name, (items, already), n in counts)
 
 
 class Board:

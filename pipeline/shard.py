@@ -46,8 +46,8 @@ class Shard:
         """Several (offset, size) at once; near ones are fetched together."""
         filled = [(start, length) for start, length in ranges if length]  # obstore refuses a range without bytes
         starts, lengths = [start for start, _ in filled], [length for _, length in filled]
-        found = obstore.get_ranges(self._store, self._name, starts=starts, lengths=lengths) if filled else []
-        data = iter(found)
+        fetched = obstore.get_ranges(self._store, self._name, starts=starts, lengths=lengths) if filled else []
+        data = iter(fetched)
         return [bytes(next(data)) if length else b"" for _, length in ranges]
 
     def windows(self) -> Iterator[bytes]:

@@ -117,7 +117,7 @@ def read_md5(location: str) -> dict[str, str]:
         if listed.size > MAX_LIST_BYTES:
             raise SourceError("md5_list", f"{location} has {listed.size} bytes; a list has {MAX_LIST_BYTES} at most")
         data = listed.read(0, listed.size)
-    found: dict[str, str] = {}
+    md5s: dict[str, str] = {}
     for number, line in enumerate(data.decode("utf-8-sig", "replace").splitlines(), 1):
         if not line.strip():
             continue
@@ -127,11 +127,11 @@ def read_md5(location: str) -> dict[str, str]:
                 "md5_list",
                 f"{location}, line {number}: {line[:100]!r} is not <MD5, 32 hexadecimal digits>  <file name>",
             )
-        if found.setdefault(match[2], match[1].lower()) != match[1].lower():
+        if md5s.setdefault(match[2], match[1].lower()) != match[1].lower():
             raise SourceError("md5_list", f"{location}, line {number}: {match[2]} has another MD5 in an earlier line")
-    if not found:
+    if not md5s:
         raise SourceError("md5_list", f"{location} names no file")
-    return found
+    return md5s
 
 
 def _spelled(pattern: str) -> list[str]:
@@ -152,10 +152,10 @@ def _matches(pattern: str) -> list[str]:
         return [location]
     if _exists(location):
         return [location]
-    found = _listed(location) if url else _globbed(location)
-    if not found:
+    matches = _listed(location) if url else _globbed(location)
+    if not matches:
         raise SourceError("no_shard", f"{pattern!r} matches no file")
-    return found
+    return matches
 
 
 def _exists(location: str) -> bool:

@@ -129,8 +129,8 @@ class Store:
 
     def entries(self, prefix: str) -> dict[str, Entry]:
         """What lies below a folder, by path."""
-        found: Iterable[Sequence[Any]] = obstore.list(self._store, prefix=prefix)
-        return {entry["path"]: Entry(entry["size"], entry["last_modified"]) for page in found for entry in page}
+        pages: Iterable[Sequence[Any]] = obstore.list(self._store, prefix=prefix)
+        return {entry["path"]: Entry(entry["size"], entry["last_modified"]) for page in pages for entry in page}
 
     def size(self, path: str) -> int | None:
         """Bytes of the file at `path`; None if there is none."""

@@ -69,7 +69,7 @@ class Piece:
     what: Literal["member", "other", "zeros", "unreadable"]  # other: a sound header that is none of a regular file
     start: int  # byte of the shard
     end: int  # byte behind the last one; of a member, with its header and its padding
-    found: Member | InputError | None = None  # the member, or what is wrong; None if there is nothing to say
+    content: Member | InputError | None = None  # the member, or what is wrong; None if there is nothing to say
 
 
 class Digest(Protocol):
@@ -111,14 +111,14 @@ class _Pass:
         last = self.offset
         while self.offset < self.size:
             self._fetch(END)
-            found = self._header_held()
+            header = self._header_held()
             ends = self.offset + len(self._held) - self._at == self.size
-            stop = found if found is not None else len(self._held) if ends else len(self._held) - BLOCK + 1
+            stop = header if header is not None else len(self._held) if ends else len(self._held) - BLOCK + 1
             passed = self._held[self._at : stop]
             if passed.count(0) < len(passed):
                 last = self.offset + len(passed.rstrip(b"\0"))
             self._move(len(passed))
-            if found is not None:
+            if header is not None:
                 break
         return last
 

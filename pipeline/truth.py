@@ -49,18 +49,18 @@ def find_truth(row: ObjectRecord, known: truth.Truth) -> Shown | None:
     return Shown(known.plan, known.vocabulary, image.objects[index], float(truth.mask_ious(image, pixels)[index]))
 
 
-def read_target(found: Shown, truth_path: str) -> truth.Target:
+def read_target(shown: Shown, truth_path: str) -> truth.Target:
     """The true object's surface and views, which lie beside truth.json.
 
     Raises: SourceError("bad_truth") if one is missing, broken, or not what truth.json names.
     """
-    folder, item = truth_path.rsplit("/", 1)[0], found.item
+    folder, item = truth_path.rsplit("/", 1)[0], shown.item
     try:
         surface, views = source.read(f"{folder}/{item.surface}"), source.read(f"{folder}/{item.views}")
     except FileNotFoundError as error:
         raise SourceError("bad_truth", f"{truth_path} names {item.surface} and {item.views}; one is missing") from error
     with _named(truth_path):
-        return truth.target(found.plan, item, surface, views)
+        return truth.target(shown.plan, item, surface, views)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,8 @@ def given_truth(location: str) -> GivenTruth:
     path = source.absolute(path)
     with explained(path):
         try:
-            found = source.content_digest(path)
-            return GivenTruth(path, found, read_truth(path, found))
+            digest = source.content_digest(path)
+            return GivenTruth(path, digest, read_truth(path, digest))
         except FileNotFoundError as error:
             raise SourceError("no_truth", f"no {path}; give a folder X.truth or a truth.json") from error
 

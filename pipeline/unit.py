@@ -27,8 +27,8 @@ class Unit:
     ids: tuple[str, ...]  # the items: the shard's name, image ids or object ids
     inputs: Mapping[str, Input] = field(default_factory=dict)  # SOURCES, then every finished stage
 
-    def with_input(self, name: str, found: Input) -> "Unit":
-        return replace(self, inputs={**self.inputs, name: found})
+    def with_input(self, name: str, known: Input) -> "Unit":
+        return replace(self, inputs={**self.inputs, name: known})
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

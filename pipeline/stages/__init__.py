@@ -98,14 +98,14 @@ def needed(config: Config) -> list[type[Stage]]:
 
 def recipes(config: Config) -> dict[str, Recipe]:
     """The recipe of every stage that runs under `config`, by name, in order."""
-    found: dict[str, Recipe] = {}
+    made: dict[str, Recipe] = {}
     for stage in needed(config):
         reads = stage.reads(config)
-        upstream = [found[name] for name in reads if name not in SOURCES]
+        upstream = [made[name] for name in reads if name not in SOURCES]
         section = getattr(config, stage.name)
         weights = {name: digest(name, config.place()) for name in stage.weights(section)}
         own = BACKENDS[stage.name][section.backend].licence if stage.name in BACKENDS else ""
-        found[stage.name] = Recipe(
+        made[stage.name] = Recipe(
             stage=stage.name,
             fingerprint=fingerprint(
                 config, stage.name, stage.version, weights, [recipe.fingerprint for recipe in upstream]
@@ -118,7 +118,7 @@ def recipes(config: Config) -> dict[str, Recipe]:
             weights=weights,
             licences=tuple(sorted({own, *map(licence, weights)} - {""})),
         )
-    return found
+    return made
 
 
 @cache

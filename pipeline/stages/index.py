@@ -47,11 +47,11 @@ class IndexStage:
         whole = hashlib.md5(usedforsecurity=False) if md5 else None
         rows: list[ImageRecord] = []
         rejects: list[RejectRecord] = []
-        for found in pair(scan(Shard(location), whole), stem(location), self._config):
-            if isinstance(found, ImageRecord):
-                rows.append(found)
+        for paired in pair(scan(Shard(location), whole), stem(location), self._config):
+            if isinstance(paired, ImageRecord):
+                rows.append(paired)
             else:
-                item, error = found
+                item, error = paired
                 rejects.append(RejectRecord(item, self.name, error.kind, error.reason, error.message, 1))
         if whole is not None and whole.hexdigest() != md5:
             also = f"; {rejects[0].message}" if rejects else ""
@@ -66,7 +66,7 @@ def pair(pieces: Iterable[Piece], shard: str, config: IndexConfig) -> Iterator[I
     halves: dict[str, dict[str, Member]] = {}
     oversize: set[str] = set()  # stems whose half is there, but unusable
     for piece in pieces:
-        member = piece.found
+        member = piece.content
         if member is None:
             continue
         if isinstance(member, InputError):

@@ -36,7 +36,7 @@ class InvertStage:
         self, items: Sequence[tuple[ObjectRecord, CaptionRecord]], unit: Unit, checkpoint: Checkpoint
     ) -> list[Outcome]:
         objects, captions = zip(*items, strict=True)
-        found = self._inverter(
+        outcomes = self._inverter(
             crops_from_png([row.crop_png for row in objects]),
             [row.caption for row in captions],
             generators(self._seed, self.name, [row.object_id for row in objects]),
@@ -44,5 +44,5 @@ class InvertStage:
         )
         return [
             inverted if isinstance(inverted, Anything3DError) else [concept_row(row.object_id, inverted)]
-            for row, inverted in zip(objects, found, strict=True)
+            for row, inverted in zip(objects, outcomes, strict=True)
         ]

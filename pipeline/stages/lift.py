@@ -37,10 +37,10 @@ class LiftStage:
     def __call__(self, items: Sequence[tuple[ObjectRecord]], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
         objects = [item[0] for item in items]
         crops = crops_from_png([row.crop_png for row in objects])
-        found = self._lifter(crops, generators(self._seed, self.name, [row.object_id for row in objects]))
+        outcomes = self._lifter(crops, generators(self._seed, self.name, [row.object_id for row in objects]))
         return [
             lifted if isinstance(lifted, Anything3DError) else [cloud_row(row.object_id, lifted)]
-            for row, lifted in zip(objects, found, strict=True)
+            for row, lifted in zip(objects, outcomes, strict=True)
         ]
 
 

@@ -42,12 +42,12 @@ class ScoreStage:
     def __call__(self, items: Sequence[Item], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
         rows, known = [item[0] for item in items], unit.inputs["truth"]
         shown = [find_truth(row, read_truth(known.path, known.digest)) if known.digest else None for row in rows]
-        targets = [read_target(found, known.path) if found else None for found in shown]
+        targets = [read_target(true, known.path) if true else None for true in shown]
         randomness = generators(self._seed, self.name, [row.object_id for row in rows])
         outcomes = self._scorer([reconstruction(item) for item in items], targets, randomness)
         return [
-            scored if isinstance(scored, Anything3DError) else [_row(row.object_id, scored, found)]
-            for row, scored, found in zip(rows, outcomes, shown, strict=True)
+            scored if isinstance(scored, Anything3DError) else [_row(row.object_id, scored, true)]
+            for row, scored, true in zip(rows, outcomes, shown, strict=True)
         ]
 
 
@@ -63,5 +63,5 @@ def reconstruction(item: Item) -> Reconstruction:
     )
 
 
-def _row(object_id: str, scored: Scored, found: Shown | None) -> ScoreRecord:
-    return score_row(object_id, scored, found.item.caption if found else None, found.mask_iou if found else None)
+def _row(object_id: str, scored: Scored, true: Shown | None) -> ScoreRecord:
+    return score_row(object_id, scored, true.item.caption if true else None, true.mask_iou if true else None)

@@ -4,10 +4,9 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from anything3d.errors import Anything3DError, MachineError, Skipped
+from anything3d.errors import Anything3DError, InputError, MachineError, Skipped
 from anything3d.models.weights import Place
-from anything3d.photo.annotation import parse_annotations
-from anything3d.photo.image import decode_image
+from anything3d.photo.annotated import AnnotatedPhoto, read_annotated
 from anything3d.segment import SegmentConfig, Segmented, load_segmenter, name_of
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
@@ -51,14 +50,15 @@ class SegmentStage:
 
     def _some(self, rows: Sequence[ImageRecord], shard: Shard) -> Iterator[Outcome]:
         read = [self._read(row, shard) for row in rows]
-        sound = [found for found in read if not isinstance(found, Anything3DError)]
-        found = iter(self._segmenter([image for image, _ in sound], [entries for _, entries in sound]))
-        for row, result in zip(rows, read, strict=True):
-            yield (
-                result if isinstance(result, Anything3DError) else self._outcome(row, result[0].shape[:2], next(found))
-            )
+        sound = [photo for photo in read if isinstance(photo, AnnotatedPhoto)]
+        segmented = iter(self._segmenter([photo.image for photo in sound], [photo.entries for photo in sound]))
+        for row, photo in zip(rows, read, strict=True):
+            if isinstance(photo, AnnotatedPhoto):
+                yield self._outcome(row, photo.image.shape[:2], next(segmented))
+            else:
+                yield photo
 
-    def _read(self, row: ImageRecord, shard: Shard) -> tuple | Anything3DError:
+    def _read(self, row: ImageRecord, shard: Shard) -> AnnotatedPhoto | InputError:
         """The photo and its annotations, or what is wrong with them.
 
         Raises: MachineError("shard_changed") if the bytes are not those that were indexed.
@@ -72,21 +72,17 @@ class SegmentStage:
                 " written meanwhile, run again. If it was not, its storage is damaged: restore the shard, which indexes"
                 " it anew",
             )
-        try:
-            size, entries = parse_annotations(json, row.image_id)
-            return decode_image(jpg, self._config.limits, size), entries
-        except Anything3DError as error:
-            return error
+        return read_annotated(jpg, json, row.image_id, self._config.limits)
 
     def _outcome(
-        self, row: ImageRecord, size: Sequence[int], found: Sequence[Segmented | Anything3DError]
+        self, row: ImageRecord, size: Sequence[int], segmented: Sequence[Segmented | Anything3DError]
     ) -> list[ObjectRecord | RejectRecord] | Skipped:
-        if not found:
+        if not segmented:
             return Skipped("no_mask", f"{row.image_id} has no mask")
-        ids = [f"{row.image_id}-{name_of(self._config.source, place)}" for place in range(len(found))]
+        ids = [f"{row.image_id}-{name_of(self._config.source, index)}" for index in range(len(segmented))]
         return [
             RejectRecord(item, self.name, result.kind, result.reason, result.message, 1)
             if isinstance(result, Anything3DError)
             else object_row(item, row.image_id, row.shard, size, result)
-            for item, result in zip(ids, found, strict=True)
+            for item, result in zip(ids, segmented, strict=True)
         ]

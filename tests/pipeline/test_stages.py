@@ -17,7 +17,7 @@ from pipeline.batch import NoCheckpoint
 from pipeline.config import Config, load
 from pipeline.photo import lift_image
 from pipeline.source import digest
-from pipeline.stages import STAGES, recipes
+from pipeline.stages import STAGES, needed, recipes
 from pipeline.stages import load as load_stage
 from pipeline.stages.mesh import MeshStage
 from pipeline.stages.reconstruct import ReconstructStage
@@ -198,3 +198,16 @@ def test_every_stage_reads_only_what_earlier_ones_write():
     for stage in STAGES:
         assert set(stage.reads(CONFIG)) <= known
         known.add(stage.name)
+
+
+@pytest.mark.parametrize(
+    ("last", "runs"),
+    [
+        (("lift",), ["index", "segment", "lift"]),
+        (("invert",), ["index", "segment", "caption", "invert"]),
+        (("score",), [stage.name for stage in STAGES]),
+    ],
+)
+def test_a_stage_runs_only_if_it_is_wanted_or_one_that_runs_reads_it(monkeypatch, last, runs):
+    monkeypatch.setattr("pipeline.stages.LAST", last)
+    assert [stage.name for stage in needed(CONFIG)] == list(recipes(CONFIG)) == runs

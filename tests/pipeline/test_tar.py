@@ -232,8 +232,8 @@ def test_what_is_no_tar_says_what_it_is_in_one_reject(tmp_path, data, said):
     path.write_bytes(data)
     (piece,) = scan(Shard(str(path)))
     assert (piece.what, piece.start, piece.end) == ("unreadable", 0, len(data))
-    assert piece.found.reason == "not_a_tar"
-    assert said in piece.found.message
+    assert piece.content.reason == "not_a_tar"
+    assert said in piece.content.message
 
 
 @pytest.mark.parametrize("zeros", [0, 100, 10240, WINDOW + 5])
@@ -291,14 +291,16 @@ def test_whatever_happens_to_a_shard_every_byte_is_accounted_for_and_no_member_i
     sums = Counter[str]()
     for piece in pieces:
         sums[piece.what] += piece.end - piece.start
-        if isinstance(piece.found, Member):
-            member = piece.found
+        if isinstance(piece.content, Member):
+            member = piece.content
             assert hashlib.sha256(data[member.offset : member.offset + member.size]).hexdigest() == member.sha256
     assert sum(sums.values()) == len(data)
-    found = Counter(piece.found.sha256 for piece in pieces if isinstance(piece.found, Member))
-    defects = [piece for piece in pieces if isinstance(piece.found, InputError)]
+    found = Counter(piece.content.sha256 for piece in pieces if isinstance(piece.content, Member))
+    defects = [piece for piece in pieces if isinstance(piece.content, InputError)]
     assert all(piece.what != "unreadable" or piece in defects for piece in pieces)
-    whole = Counter(piece.found.sha256 for piece in pieces_of(tmp_path / "whole.tar", WHOLE) if piece.what == "member")
+    whole = Counter(
+        piece.content.sha256 for piece in pieces_of(tmp_path / "whole.tar", WHOLE) if piece.what == "member"
+    )
     padding = pieces[-1].end - pieces[-1].start  # a last member that is zeroed as a whole looks like more of it
     assert defects or found >= whole or found.total() == whole.total() or padding > len(WHOLE) - END_OF_MEMBERS
     if {how for how, _, _ in damages} == {"put over"}:
