@@ -186,12 +186,13 @@ class Store:
     def read_part(self, part: Part, record: type[R], ids: Iterable[str] | None = None) -> list[R]:
         """The rows of a part as `record`s: all, or those whose first column is in `ids` (other groups stay undecoded).
 
-        Raises: DamagedCell if the part is not what its commit says.
+        Raises: DamagedCell if the part is not what its commit says; SourceError("corpus_format") if it was written for
+        another version of `record`.
         """
         columns = list(record.__dataclass_fields__)  # type: ignore[attr-defined]
         file = self._sound(part)
         if ids is None:
-            return from_table(file.read(columns=columns), record)
+            return self._rows(file.read(columns=columns), record, part)
         wanted = set(ids)
         key = columns[0]
         groups = [
@@ -199,8 +200,15 @@ class Store:
             for group in range(file.num_row_groups)
             if not wanted.isdisjoint(file.read_row_group(group, columns=[key]).column(0).to_pylist())
         ]
-        rows = from_table(file.read_row_groups(groups, columns=columns), record)
+        rows = self._rows(file.read_row_groups(groups, columns=columns), record, part)
         return [row for row in rows if getattr(row, key) in wanted]
+
+    def _rows(self, table: pa.Table, record: type[R], part: Part) -> list[R]:
+        try:
+            return from_table(table, record)
+        except ValueError as error:
+            says = f"{self.root}/{part.path} was written by another version: {error}; run with another --out"
+            raise SourceError("corpus_format", says) from error
 
     def read_part_table(self, part: Part) -> pa.Table:
         """All columns of a part. Raises: DamagedCell as `read_part`."""

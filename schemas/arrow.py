@@ -1,7 +1,7 @@
 """The only meeting of records and Arrow: a record class gives a schema, rows a table, a table rows and Parquet."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -31,10 +31,19 @@ def to_table(rows: Sequence[Any], record: type[Any]) -> pa.Table:
 
 
 def from_table(table: pa.Table, record: type[R]) -> list[R]:
-    """The rows of a table, as instances of `record`; columns that the record lacks are left out."""
-    names = [column.name for column in fields(record)]  # type: ignore[arg-type]
+    """The rows of a table, as instances of `record`; columns that the record lacks are left out.
+
+    A column that the table lacks has the record's default.
+
+    Raises: ValueError if the table lacks a column without a default: it was written for another version of the record.
+    """
+    own = fields(record)  # type: ignore[arg-type]
+    absent = [column for column in own if column.name not in table.column_names]
+    if lost := [column.name for column in absent if column.default is MISSING]:
+        raise ValueError(f"{record.__name__} has columns that the table lacks: {', '.join(lost)}")
+    names = [column.name for column in own if column not in absent]
     columns = [table.column(name).to_pylist() for name in names]
-    return [record(*values) for values in zip(*columns, strict=True)]
+    return [record(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

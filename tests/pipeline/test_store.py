@@ -19,7 +19,7 @@ from pipeline.plan import Selection
 from pipeline.run import run
 from pipeline.store import Store
 from schemas.arrow import ROWS_PER_GROUP
-from schemas.records import CaptionRecord
+from schemas.records import CaptionRecord, ConceptRecord
 
 S3_KEYS = {
     "AWS_ACCESS_KEY_ID": "test",
@@ -347,3 +347,12 @@ def test_a_commit_from_before_backends_is_read_as_it_is(store):
     body = unsealed(commit.to_json())
     older = {name: value for name, value in body.items() if name not in ("backend", "weights", "licences")}
     assert Commit.from_json(sealed(older)) == commit
+
+
+@pytest.mark.parametrize("ids", [None, ["sa_001"]])
+def test_a_part_that_lacks_a_column_of_its_record_is_of_another_version(tmp_path, ids):
+    part = Store(str(tmp_path)).write_part("cells/x", "rows", ROWS, CaptionRecord)
+    with pytest.raises(
+        SourceError, match=r"corpus_format: .*another version: ConceptRecord has .*: concept, loss_before"
+    ):
+        Store(str(tmp_path)).read_part(part, ConceptRecord, ids)

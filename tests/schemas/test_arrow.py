@@ -1,13 +1,13 @@
 """Records and Arrow: every record class round-trips, every column says what it is."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pyarrow as pa
 import pytest
 
 from schemas.arrow import from_table, schema_of, to_table
 from schemas.corpus import OBJECT_RECORDS
-from schemas.records import EvaluationRecord, ImageRecord, RejectRecord
+from schemas.records import EvaluationRecord, FieldRecord, ImageRecord, RejectRecord
 
 EXAMPLES = {pa.string(): "x", pa.int64(): 7, pa.float64(): -0.25, pa.binary(): b"\0\xff", pa.bool_(): True}
 RECORDS = [ImageRecord, *OBJECT_RECORDS.values(), EvaluationRecord, RejectRecord]
@@ -41,3 +41,11 @@ def test_a_row_of_the_wrong_type_is_refused():
 
 def test_the_id_is_the_first_column_of_every_record():
     assert [fields(record)[0].name for record in RECORDS] == ["image_id", *["object_id"] * 8, "item_id"]
+
+
+def test_a_table_without_a_column_gives_its_default_or_is_refused():
+    field = example(FieldRecord)
+    table = to_table([field], FieldRecord)
+    assert from_table(table.drop(["dropped"]), FieldRecord) == [replace(field, dropped=0.0)]
+    with pytest.raises(ValueError, match="FieldRecord has columns that the table lacks: fog"):
+        from_table(table.drop(["fog", "dropped"]), FieldRecord)
