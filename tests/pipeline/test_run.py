@@ -1,55 +1,12 @@
-"""Which items a run takes, and how they are cut into units."""
+"""A run without shards: what it says, and how it goes on after faults of the machine."""
 
 import pytest
 
 from anything3d.errors import MachineError, SourceError
 from pipeline.config import Config
-from pipeline.plan import Selection, batched
+from pipeline.plan import Selection
 from pipeline.run import run
 from pipeline.store import Store
-from pipeline.unit import Input, Unit, slices
-
-IMAGES = ["sa_1", "sa_2", "sa_3"]
-OBJECTS = ["sa_1-0000", "sa_1-0004", "sa_2-0001"]
-
-
-def test_without_ids_everything_is_wanted():
-    assert Selection().images(IMAGES) == IMAGES
-    assert Selection().objects(OBJECTS) == OBJECTS
-
-
-def test_an_image_id_wants_all_its_objects_and_an_object_id_only_itself():
-    selection = Selection(ids=frozenset({"sa_1-0004", "sa_2"}))
-    assert selection.images(IMAGES) == ["sa_1", "sa_2"]
-    assert selection.objects(OBJECTS) == ["sa_1-0004", "sa_2-0001"]
-
-
-def test_no_ids_at_all_want_nothing_and_ids_of_no_image_are_named():
-    assert Selection(ids=frozenset()).images(IMAGES) == []
-    assert Selection(ids=frozenset({"sa_9-0001", "sa_1-0004", "sa_2", "sa_8"})).unknown(IMAGES) == ["sa_8", "sa_9-0001"]
-    assert Selection().unknown([]) == []
-
-
-def test_slices_hold_every_item_once_in_order_and_are_named_by_what_they_hold():
-    parent = Unit("shard", ("shard",), {"shard": Input("x.tar", "d")})
-    ids = [f"sa_{n}" for n in range(10)]
-    units = list(slices(parent, ids, 4))
-    assert [item for unit in units for item in unit.ids] == ids
-    assert [len(unit.ids) for unit in units] == [4, 4, 2]
-    assert len({unit.name for unit in units}) == 3
-    assert all(unit.inputs == parent.inputs for unit in units)
-    assert next(slices(parent, ids[:4], 8)).name == units[0].name  # not by where the cut was
-    assert list(slices(parent, [], 4)) == []
-
-
-def test_a_unit_survives_json():
-    unit = Unit("a+1-x", ("a",), {"shard": Input("x.tar", "d"), "index": Input("cells/x", "e")})
-    assert Unit.from_json(unit.to_json()) == unit
-
-
-def test_batches_are_in_order_and_the_last_is_shorter():
-    assert list(batched(["a", "b", "c"], 2)) == [["a", "b"], ["c"]]
-    assert list(batched([], 2)) == []
 
 
 def test_shards_that_the_list_of_md5s_does_not_name_are_said_once(tmp_path):

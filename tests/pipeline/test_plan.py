@@ -1,0 +1,28 @@
+"""Which items a run takes."""
+
+from pipeline.plan import Selection, batched
+
+IMAGES = ["sa_1", "sa_2", "sa_3"]
+OBJECTS = ["sa_1-0000", "sa_1-0004", "sa_2-0001"]
+
+
+def test_without_ids_everything_is_wanted():
+    assert Selection().images(IMAGES) == IMAGES
+    assert Selection().objects(OBJECTS) == OBJECTS
+
+
+def test_an_image_id_wants_all_its_objects_and_an_object_id_only_itself():
+    selection = Selection(ids=frozenset({"sa_1-0004", "sa_2"}))
+    assert selection.images(IMAGES) == ["sa_1", "sa_2"]
+    assert selection.objects(OBJECTS) == ["sa_1-0004", "sa_2-0001"]
+
+
+def test_no_ids_at_all_want_nothing_and_ids_of_no_image_are_named():
+    assert Selection(ids=frozenset()).images(IMAGES) == []
+    assert Selection(ids=frozenset({"sa_9-0001", "sa_1-0004", "sa_2", "sa_8"})).unknown(IMAGES) == ["sa_8", "sa_9-0001"]
+    assert Selection().unknown([]) == []
+
+
+def test_batches_are_in_order_and_the_last_is_shorter():
+    assert list(batched(["a", "b", "c"], 2)) == [["a", "b"], ["c"]]
+    assert list(batched([], 2)) == []
