@@ -101,13 +101,16 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One run's settings. `seed`, `dtype` and the stage sections are hashed; `units` and `resources` are not."""
+    """One run's settings. `seed`, `dtype` and the stage sections are hashed, and nothing else."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)
 
     # Start of all randomness. Every object has its own, made from this number, the stage and the object's id.
     seed: Annotated[int, Interval(ge=0, lt=2**63)] = 0
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # Precision of the networks.
+    # The licence of the photos, which goes into the column `licence` of every object. It is not hashed. Photos of the
+    # mini world are under Apache-2.0, whatever stands here.
+    licence: str = "SA-1B Dataset Research License"
     index: IndexConfig = field(default_factory=IndexConfig)
     segment: SegmentConfig = field(default_factory=SegmentConfig)
     caption: CaptionConfig = field(default_factory=CaptionConfig)

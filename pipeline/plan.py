@@ -8,6 +8,7 @@ from itertools import islice
 from types import MappingProxyType
 
 from anything3d.errors import DamagedCell, SourceError
+from anything3d.models.weights import OURS
 from anything3d.quality.truth import MINI, is_mini_world
 from pipeline import cell
 from pipeline.cell import Recipe
@@ -44,10 +45,10 @@ def image_of(item: str) -> str:
     return item.rsplit("-", 1)[0]
 
 
-def shard_unit(shard: str, md5: Mapping[str, str] = MappingProxyType({})) -> Unit:
+def shard_unit(shard: str, md5: Mapping[str, str] = MappingProxyType({}), licence: str = "") -> Unit:
     """The unit that is a whole shard, with the truth that lies beside it, if any, and whether that is the mini world's.
 
-    `md5` is what MD5s have to be, by file name.
+    `md5` is what MD5s have to be, by file name. `licence` is that of the photos, but for those of the mini world.
 
     Raises: SourceError if there is no such shard; StorageError if its storage cannot be reached.
     """
@@ -59,6 +60,7 @@ def shard_unit(shard: str, md5: Mapping[str, str] = MappingProxyType({})) -> Uni
             "truth": Input(truth, said_digest),
             "world": Input("", MINI if is_mini_world(said) else ""),
             "md5": Input("", md5.get(file_name(shard), "")),
+            "licence": Input("", OURS if is_mini_world(said) else licence),
         }
     if not inputs["shard"].digest:
         raise SourceError("no_shard", f"{shard} is not there")

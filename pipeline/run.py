@@ -123,7 +123,7 @@ class Walk:
             if budget == 0:
                 break
             try:
-                given = [shard_unit(shard, md5) for shard in wave]
+                given = [shard_unit(shard, md5, self.config.licence) for shard in wave]
             except (SourceError, StorageError) as error:
                 if not self.existed:  # nothing has been done: it is the request that is wrong
                     raise

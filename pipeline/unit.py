@@ -8,7 +8,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-SOURCES = ("shard", "truth", "world", "md5")  # inputs that come from outside; every other one is a stage's cell
+SOURCES = (
+    "shard",
+    "truth",
+    "world",
+    "md5",
+    "licence",
+)  # inputs from outside; all others are cells
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from schemas.records import (
     FieldRecord,
     MeshRecord,
     ObjectRecord,
+    OriginRecord,
     ScoreRecord,
 )
 
@@ -33,6 +34,7 @@ class ObjectRows:
     reconstruct: FieldRecord
     mesh: MeshRecord
     score: ScoreRecord
+    origin: OriginRecord | None = None  # of no stage; None outside a snapshot
 
     @property
     def object_id(self) -> str:
@@ -67,9 +69,12 @@ def _record_of(hint: type[Any]) -> type[Any]:
     return record
 
 
+ORIGIN = "origin"  # the field that is of no stage
 _HINTS = get_type_hints(ObjectRows)
-OBJECT_RECORDS: dict[str, type[Any]] = {stage: _record_of(hint) for stage, hint in _HINTS.items()}  # stage -> record
-OPTIONAL = frozenset(stage for stage, hint in _HINTS.items() if NoneType in get_args(hint))  # stages that may not run
+OBJECT_RECORDS: dict[str, type[Any]] = {  # stage -> record
+    stage: _record_of(hint) for stage, hint in _HINTS.items() if stage != ORIGIN
+}
+OPTIONAL = frozenset(stage for stage in OBJECT_RECORDS if NoneType in get_args(_HINTS[stage]))  # may not run
 
 
 def object_columns(records: Mapping[str, type[Any]]) -> list[Column]:
@@ -98,7 +103,7 @@ def _columns(records: Mapping[str, type[Any]]) -> Iterator[Column]:
             yield Column(name, stage, own.name, kind, about, stage in OPTIONAL)
 
 
-OBJECT_COLUMNS = object_columns(OBJECT_RECORDS)
+OBJECT_COLUMNS = object_columns({**OBJECT_RECORDS, ORIGIN: OriginRecord})
 
 
 def metadata(rows: ObjectRows) -> dict[str, Any]:

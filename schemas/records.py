@@ -184,6 +184,18 @@ class EvaluationRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class OriginRecord:
+    """Of no stage: what made an object, and under which terms it stands."""
+
+    object_id: Annotated[str, "the object"]
+    lift_backend: Annotated[str | None, "null if lift did not run; what lift.backend was"]
+    reconstruct_backend: Annotated[str, "what reconstruct.backend was"]
+    weights: Annotated[str, "JSON: name -> SHA-256 of all files, of the weights of all stages"]
+    licence: Annotated[str, "licences of the photos, of all weights and of the backends; they all apply"]
+    code_version: Annotated[str, "version of anything3d that made the newest of the object's rows"]
+
+
+@dataclass(frozen=True, slots=True)
 class RejectRecord:
     """Any stage: an item that stopped, with its reason. inputs = items with rows + rejects, id by id."""
 

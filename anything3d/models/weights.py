@@ -26,6 +26,7 @@ SUFFIXES = (".safetensors", ".json", ".pt", ".pth", ".bin", ".ckpt")  # one such
 LEFT_OUT = re.compile(
     r"\..*|.*\.(md|png|jpe?g|gif|webp|svg|pdf|html?)|(README|LICEN[CS]E|NOTICE)(\..*)?|Thumbs\.db", re.I
 )
+OURS = "Apache-2.0"  # of what this project has made: the packaged weights, and the photos of the mini world
 SETTLED_NS = 10**9  # age from which on a file's time stamps tell whether it was written again
 Stamps = tuple[tuple[str, int, int, int, int], ...]  # path, bytes, inode, times of change of contents and entry
 
@@ -110,7 +111,7 @@ def packaged(name: str) -> bool:
 def licence(name: str) -> str:
     """Under which licence the weights `name` are published; it is not known of weights of your own."""
     if packaged(name):
-        return "Apache-2.0"
+        return OURS
     return PUBLISHED[name].licence if name in PUBLISHED else f"unknown ({name})"
 
 

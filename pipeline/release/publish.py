@@ -79,7 +79,10 @@ class Group:
     @property
     def key(self) -> str:
         """A hash of what its objects are, and of their columns."""
-        rows = [[unit.name, *(unit.inputs[stage].digest for stage in object_stages(unit))] for unit in self.units]
+        rows = [
+            [unit.name, unit.inputs["licence"].digest, *(unit.inputs[stage].digest for stage in object_stages(unit))]
+            for unit in self.units
+        ]
         return _hash([[column.name for column in OBJECT_COLUMNS], rows])
 
 
@@ -98,7 +101,8 @@ def publish(
     Raises: DamagedCell if a part is not what its commit says; MachineError if files vanish while they are written.
     """
     digests = sorted([name, commit.unit, commit.digest] for name, made in commits.items() for commit in made)
-    identity = _hash([digests, [[row.item_id, row.message] for row in duplicates]])
+    licences = sorted({unit.inputs["licence"].digest for unit in units})
+    identity = _hash([digests, [[row.item_id, row.message] for row in duplicates], licences])
     known, shown = find_snapshot(store, path_of(identity)), find_snapshot(store, POINTER)
     if known is not None and shown == known and known.note == note and not missing(store, known):
         if strays(store, known) or store.paths(PUBLISHING) or store.size(PAGE) is None:

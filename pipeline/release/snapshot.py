@@ -3,9 +3,10 @@
 A snapshot names its own stages. So a corpus is read with the stages that made it, whatever stages there are today.
 """
 
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from anything3d.errors import DamagedCell, SourceError
@@ -15,6 +16,7 @@ from pipeline.location import explained
 from pipeline.store import Store
 from pipeline.unit import Unit
 from schemas.corpus import OBJECT_RECORDS, ObjectRows
+from schemas.records import OriginRecord
 
 POINTER = "snapshot.json"  # the newest snapshot
 
@@ -46,7 +48,7 @@ class Named:
 class Snapshot:
     """A release of a corpus: the commits that it consists of, and the files that show it."""
 
-    id: str  # the hash of the commits' digests
+    id: str  # the hash of the commits' digests, and of the licences of the photos
     objects: int
     rejects: int
     note: str  # what to know of the networks that made it; "" if nothing
@@ -162,7 +164,25 @@ def finished_objects(store: Store, unit: Unit) -> list[ObjectRows]:
         if commit is None:
             raise DamagedCell("commit_gone", f"{store.root}/{unit.inputs[stage].path}/commit.json has gone")
         commits[stage] = commit
-    return read_objects(store, commits, unit.ids)
+    licence = unit.inputs["licence"].digest
+    return [
+        replace(rows, origin=origin_of(rows.object_id, commits, licence))
+        for rows in read_objects(store, commits, unit.ids)
+    ]
+
+
+def origin_of(object_id: str, commits: Mapping[str, Commit], licence: str) -> OriginRecord:
+    """What made the rows of these commits (by stage), and under which terms they stand; `licence` is the photos'."""
+    lift, score = commits.get("lift"), commits["score"]
+    weights = {name: digest for commit in commits.values() for name, digest in commit.weights.items()}
+    return OriginRecord(
+        object_id,
+        lift.backend if lift else None,
+        commits["reconstruct"].backend,
+        json.dumps(weights, sort_keys=True),
+        "; ".join(sorted({licence, *(name for commit in commits.values() for name in commit.licences)})),
+        score.versions["anything3d"],
+    )
 
 
 def object_stages(unit: Unit) -> list[str]:

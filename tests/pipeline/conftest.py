@@ -72,6 +72,9 @@ def name_files(folder):
     (folder / "truth.json").write_text(json.dumps(body))
 
 
+LICENCE = "Photos of the tests"
+
+
 class World:
     """A shard with its truth, and a corpus of three of its true objects and a mask that is none; one more was fog."""
 
@@ -90,7 +93,7 @@ class World:
         self._make()
 
     def _make(self):
-        shard = self._run("index", shard_unit(str(self.shard)))
+        shard = self._run("index", shard_unit(str(self.shard), licence=LICENCE))
         (images,) = slices(shard, self._ids(shard, "index", "image_id"), 64)
         segmented = self._run("segment", images)
         rows = self.store.read_part(self.commits["segment"][0].rows, ObjectRecord)

@@ -8,10 +8,10 @@ import pytest
 
 from schemas.arrow import objects_schema, schema_of
 from schemas.corpus import OBJECT_RECORDS, OPTIONAL, ObjectRows, metadata, object_columns
-from schemas.records import OF_ITS_STAGE
+from schemas.records import OF_ITS_STAGE, OriginRecord
 from tests.schemas.test_arrow import example
 
-ROWS = ObjectRows(**{stage: example(record) for stage, record in OBJECT_RECORDS.items()})
+ROWS = ObjectRows(**{stage: example(record) for stage, record in OBJECT_RECORDS.items()}, origin=example(OriginRecord))
 
 
 def test_the_objects_table_has_each_column_once_the_id_first_and_no_large_binaries():
