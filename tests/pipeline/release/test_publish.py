@@ -4,11 +4,15 @@ import json
 import shutil
 from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import version
 
 import duckdb
 import pytest
 
+from anything3d.models.weights import Place, digest
+from pipeline.config import Config
 from pipeline.release.publish import publish
+from pipeline.stages import weights_of
 from pipeline.store import Store
 from pipeline.unit import Input
 from tests.pipeline.conftest import quiet
@@ -146,6 +150,25 @@ def test_a_snapshot_of_the_same_content_has_the_same_files_whatever_was_touched(
     publish_part(store, world)
     publish(store, touched, world.commits, [], "", quiet)
     assert shown(store) == before
+
+
+def test_every_object_says_what_made_it_and_under_which_terms_it_stands(world, tmp_path):
+    store = Store(str(shutil.copytree(world.corpus, tmp_path / "corpus")))
+    rows = objects_of(store)
+    assert {row["licence"] for row in rows} == {"Apache-2.0"}  # the mini world's photos and the packaged weights
+    assert {row["lift_backend"] for row in rows} == {"point-e"}
+    weights = json.loads(rows[0]["weights"])
+    assert weights["blip"] == digest("blip", Place())
+    assert set(weights) == set(weights_of(Config()))
+    assert {row["code_version"] for row in rows} == {version("anything3d")}
+
+    other = [replace(unit, inputs={**unit.inputs, "licence": Input("", "CC BY 4.0")}) for unit in world.units]
+    assert publish(store, other, world.commits, [], "", quiet).id != world.snapshot.id
+    assert {row["licence"] for row in objects_of(store)} == {"Apache-2.0; CC BY 4.0"}
+
+
+def objects_of(store):
+    return [row for path in store.paths("objects") for row in store.read_table(path).to_pylist()]
 
 
 class Rival(Store):
