@@ -10,7 +10,8 @@ Source: Anything-3D (arXiv 2304.10261) and 3DFuse, Seo et al. 2023, for distilla
 Qian et al. 2023, for the reference losses; Points-to-3D, Yu et al. 2023, for the cloud as initial field and guide.
 """
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from typing import assert_never
 
 import torch
@@ -32,6 +33,8 @@ from anything3d.space.render import MAX_POINTS
 __all__ = ["Evidence", "ReconstructConfig", "Reconstructed", "Reconstructor", "load_reconstructor"]
 
 MEMORY = 20  # steps over which losses are averaged
+CHECKPOINT_EVERY = 40  # steps
+SEEDLESS = ("denoiser_not_finite", "clip_not_finite")  # reasons that another seed does not change
 
 
 class Reconstructor:
@@ -51,12 +54,44 @@ class Reconstructor:
         self.clip = clip
         self.max_points = max_points  # as `render` has it
 
+    def __call__(
+        self,
+        evidence: Evidence,
+        generators: Sequence[torch.Generator],
+        again: Sequence[torch.Generator],
+        saved: bytes | None = None,
+        save: Callable[[bytes], None] = lambda state: None,
+        checkpoint_every: int = CHECKPOINT_EVERY,
+    ) -> list[Reconstructed | NumericsError]:
+        """What becomes of each object. One whose field is no object is tried a second time, from another seed.
+
+        `generators` and `again` are one per object, for the first attempt and for the second. The first attempt begins
+        with the state `saved`, if there is one, and gives its state to `save` every `checkpoint_every` steps and at the
+        end. The second attempt saves nothing.
+
+        Raises: InputError("bad_checkpoint") if `saved` does not `fit`; WeightsError as `check_network`.
+        """
+        for state in self.run(evidence, generators, saved, checkpoint_every):
+            save(state.to_bytes())
+        outcomes = self.finish(evidence, state)
+        failed = [
+            b
+            for b, outcome in enumerate(outcomes)
+            if isinstance(outcome, NumericsError) and outcome.reason not in SEEDLESS
+        ]
+        if failed:
+            some = evidence.rows(torch.tensor(failed))
+            *_, last = self.run(some, [again[b] for b in failed], checkpoint_every=self.config.steps)
+            for b, outcome in zip(failed, self.finish(some, last), strict=True):
+                outcomes[b] = _second(outcome)
+        return outcomes
+
     def run(
         self,
         evidence: Evidence,
         generators: Sequence[torch.Generator],
         state: bytes | None = None,
-        checkpoint_every: int = 40,
+        checkpoint_every: int = CHECKPOINT_EVERY,
     ) -> Iterator[State]:
         """Yield the state every `checkpoint_every` steps and at the end; go on from `state` if there is one.
 
@@ -69,7 +104,7 @@ class Reconstructor:
         if state is None:
             start = State.begin(self._first_field(evidence, generators), generators, len(LossTerms._fields))
         else:
-            start = self.fit(state, len(evidence.crops))
+            start = self.fit(state, len(evidence))
         field, running = start.field(config.field).to(device), start.losses.to(device)
         dropped = start.dropped.to(device)
         rates = ((field.density_grid, config.lr_density), (field.color_grid, config.lr_color))
@@ -116,6 +151,13 @@ class Reconstructor:
         if config.field.latent:
             field = to_rgb(field, self.denoiser, config.background[1], config.render, self.max_points)
         return Judge(config, self.denoiser, self.clip, self.max_points)(evidence, field, state)
+
+
+def _second(outcome: Reconstructed | NumericsError) -> Reconstructed | NumericsError:
+    """The outcome of a second attempt, which says that it is one."""
+    if isinstance(outcome, NumericsError):
+        return NumericsError(outcome.reason, f"twice, with two seeds; {outcome.message}")
+    return dataclasses.replace(outcome, attempts=2)
 
 
 def load_reconstructor(config: ReconstructConfig, place: Place, max_points: int = MAX_POINTS) -> Reconstructor:

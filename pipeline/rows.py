@@ -77,13 +77,13 @@ def cloud_row(object_id: str, lifted: Lifted) -> CloudRecord:
     )
 
 
-def field_row(object_id: str, made: Reconstructed, steps: int, attempts: int) -> FieldRecord:
+def field_row(object_id: str, made: Reconstructed, steps: int) -> FieldRecord:
     """The field as a file, and what the judge measured."""
     return FieldRecord(
         object_id,
         made.field.to_bytes(0),
         steps,
-        attempts,
+        made.attempts,
         made.kept,
         made.rise,
         made.losses["sds"],

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from anything3d.distil.config import ReconstructConfig
@@ -26,6 +26,13 @@ class Evidence:
     concept: Concept
     cloud: Cloud
     camera: Camera  # reference: from where the crop sees the canonical object
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def rows(self, index: Int[Tensor, "N"]) -> "Evidence":
+        """What is known of these objects alone."""
+        return Evidence(self.crops[index], self.concept[index], self.cloud[index], self.camera[index])
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ class Reconstructed:
     opacity: float  # of what was distilled: mean inside the crop's mask, from the reference camera
     fog: float  # the same, mean outside it, but for what may be hidden
     dropped: float  # share of the denoiser's predictions that were not finite and left out, 0..1
+    attempts: int = 1  # 2 if the first field was no object and another seed was tried
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ class Concept:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitem__(self, rows: slice) -> "Concept":
+    def __getitem__(self, rows: slice | Int[Tensor, "N"]) -> "Concept":
         return Concept(self.tokens[rows], self.embeddings[rows], self.adapter and self.adapter.rows(rows))
 
     def to(self, device: torch.device | str) -> "Concept":

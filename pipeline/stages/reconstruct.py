@@ -7,17 +7,15 @@ from anything3d.errors import InputError, NumericsError
 from anything3d.models.diffusion import concepts_from_bytes
 from anything3d.models.weights import Place
 from anything3d.photo.image import crops_from_png
-from anything3d.reconstruct import Evidence, ReconstructConfig, Reconstructed, load_reconstructor
+from anything3d.reconstruct import Evidence, ReconstructConfig, load_reconstructor
 from anything3d.seed import generators
 from anything3d.space.cloud import from_plies
-from pipeline.batch import Checkpoint, NoCheckpoint, Outcome
+from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.rows import field_row
 from pipeline.stages.lift import reference_cameras
 from pipeline.unit import Unit
 from schemas.records import CloudRecord, ConceptRecord, FieldRecord, ObjectRecord
-
-SEEDLESS = ("denoiser_not_finite", "clip_not_finite")  # reasons that another seed does not change
 
 log = logging.getLogger(__name__)
 Item = tuple[ObjectRecord, ConceptRecord, CloudRecord]
@@ -44,24 +42,6 @@ class ReconstructStage:
         return (config.weights, config.clip_weights) if config.judges else (config.weights,)
 
     def __call__(self, items: Sequence[Item], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
-        first = self._reconstruct(items, self.name, checkpoint)
-        collapsed = [
-            place
-            for place, found in enumerate(first)
-            if isinstance(found, NumericsError) and found.reason not in SEEDLESS
-        ]
-        tried_again = [items[place] for place in collapsed]
-        second = self._reconstruct(tried_again, f"{self.name}/again", NoCheckpoint()) if collapsed else []
-        again = dict(zip(collapsed, second, strict=True))
-        return [
-            self._outcome(item[0].object_id, found, again.get(place))
-            for place, (item, found) in enumerate(zip(items, first, strict=True))
-        ]
-
-    def _reconstruct(
-        self, items: Sequence[Item], name: str, checkpoint: Checkpoint
-    ) -> list[Reconstructed | NumericsError]:
-        """Fields under the seeds of `name`."""
         objects, concepts, clouds = zip(*items, strict=True)
         evidence = Evidence(
             crops=crops_from_png([row.crop_png for row in objects]),
@@ -69,11 +49,14 @@ class ReconstructStage:
             cloud=from_plies([row.cloud_ply for row in clouds]),
             camera=reference_cameras(clouds),
         )
-        randomness = generators(self._seed, name, [row.object_id for row in objects])
-        saved = self._saved(checkpoint, len(objects))
-        for state in self._reconstructor.run(evidence, randomness, saved, self._every):
-            checkpoint.save(state.to_bytes())
-        return self._reconstructor.finish(evidence, state)
+        ids = [row.object_id for row in objects]
+        first, again = (generators(self._seed, name, ids) for name in (self.name, f"{self.name}/again"))
+        saved = self._saved(checkpoint, len(ids))
+        outcomes = self._reconstructor(evidence, first, again, saved, checkpoint.save, self._every)
+        return [
+            outcome if isinstance(outcome, NumericsError) else [field_row(name, outcome, self._steps)]
+            for name, outcome in zip(ids, outcomes, strict=True)
+        ]
 
     def _saved(self, checkpoint: Checkpoint, n_objects: int) -> bytes | None:
         """What was saved, if a run can go on from it."""
@@ -85,13 +68,3 @@ class ReconstructStage:
             log.warning("%s: starting again, the checkpoint is no use: %s", self.name, error)
             return None
         return saved
-
-    def _outcome(
-        self, object_id: str, first: Reconstructed | NumericsError, second: Reconstructed | NumericsError | None
-    ) -> Outcome:
-        """The better attempt's record, or why there is none. `second` is None if there was one attempt."""
-        found, attempts = (first, 1) if second is None else (second, 2)
-        if isinstance(found, NumericsError):
-            twice = "twice, with two seeds; " if second else ""
-            return NumericsError(found.reason, f"{twice}{found.message}")
-        return [field_row(object_id, found, self._steps, attempts)]
