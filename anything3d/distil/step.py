@@ -18,7 +18,7 @@ from anything3d.distil.views import NamedViews, sample_views
 from anything3d.models.diffusion import Denoiser
 from anything3d.space.camera import Camera
 from anything3d.space.cloud import Cloud
-from anything3d.space.depth import condition, splat
+from anything3d.space.depth import depth_hint, splat
 from anything3d.space.field import Field
 from anything3d.space.render import Rendering, composite, render
 
@@ -58,7 +58,7 @@ class Step:
         depth, _, silhouette = splat(cloud, views.camera, size, radius)
         if self.denoiser.image_size != size:  # a hint is as sharp as the denoiser can read it
             depth, _, _ = splat(cloud, views.camera, self.denoiser.image_size, radius)
-        sds, lost = self._distil(guide, random, views, condition(depth), progress, generators)
+        sds, lost = self._distil(guide, random, views, depth_hint(depth), progress, generators)
 
         # Add up what each object lacks
         background = seed.rand((3,), generators, guide.target.device)

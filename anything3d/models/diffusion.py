@@ -167,7 +167,7 @@ class Denoiser:
     ) -> Float[Tensor, "B C h w"]:
         """The noise that the network sees in `noisy`, float32.
 
-        `hint` is a depth condition in [0, 1]; None leaves the ControlNet out, which no `adapter` concerns.
+        `hint` is a depth hint in [0, 1] (`depth_hint`); None leaves the ControlNet out, which no `adapter` concerns.
         """
         noisy, text = noisy.to(self.dtype), text.to(self.dtype)
         down, middle = None, None

@@ -41,7 +41,7 @@ def splat(
     )
 
 
-def condition(depth: Float[Tensor, "B H W"]) -> Float[Tensor, "B 3 H W"]:
+def depth_hint(depth: Float[Tensor, "B H W"]) -> Float[Tensor, "B 3 H W"]:
     """The hint of a depth ControlNet: inverse depth scaled per view, nearest 1, farthest visible and background 0.
 
     `depth` is inf where empty. A view whose visible pixels all have one depth gets 1 there (0 / 0 in the source); a

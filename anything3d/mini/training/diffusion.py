@@ -22,7 +22,7 @@ from anything3d.models.diffusion import Denoiser, load_denoiser
 from anything3d.models.weights import Place
 from anything3d.quality.metrics import mask_iou
 from anything3d.space.cloud import Cloud
-from anything3d.space.depth import condition, splat
+from anything3d.space.depth import depth_hint, splat
 
 BATCH = 64
 HINTED = 0.6  # of the steps
@@ -135,7 +135,7 @@ def hints(objects: Objects, rows: Rows, generator: torch.Generator) -> Float[Ten
     depth, _, _ = splat(
         Cloud(points, torch.zeros_like(points)), objects.cameras(rows.item, rows.view), VIEW_PX, DISC / count**0.5
     )
-    return condition(depth)
+    return depth_hint(depth)
 
 
 def captions_of(objects: Objects, rows: Rows) -> list[str]:

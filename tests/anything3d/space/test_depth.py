@@ -7,7 +7,7 @@ import torch
 
 from anything3d.space.camera import POINT_E_FOV_DEG, Camera, orbit, project
 from anything3d.space.cloud import Cloud
-from anything3d.space.depth import condition, splat
+from anything3d.space.depth import depth_hint, splat
 
 
 def cameras(azimuth, elevation=0.0, distance=2.0):
@@ -107,7 +107,7 @@ def test_a_disc_over_the_border_is_cut_there():
 def test_hint_is_inverse_depth_from_near_1_to_far_0():
     inf = math.inf
     depth = torch.tensor([[[1.0, 2.0], [4.0, inf]], [[3.0, inf], [3.0, 3.0]], [[inf, inf], [inf, inf]]])
-    hint = condition(depth)
+    hint = depth_hint(depth)
     assert hint.shape == (3, 3, 2, 2)
     torch.testing.assert_close(hint[0, 0], torch.tensor([[1.0, 1 / 3], [0.0, 0.0]]))  # (1/2 - 1/4) / (1 - 1/4)
     assert hint[1, 1].tolist() == [[1.0, 0.0], [1.0, 1.0]]
