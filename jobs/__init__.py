@@ -1,4 +1,4 @@
-"""Entry points: parse the command line, call the pipeline, print what it says. No logic of their own."""
+"""The commands. Each one reads its command line, calls the pipeline and prints what it says. They have no own logic."""
 
 import sys
 

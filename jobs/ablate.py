@@ -1,4 +1,4 @@
-"""`anything3d ablate`: what each part of the method is worth, with intervals, on objects whose shape is known."""
+"""`anything3d ablate` says what each part of the method is worth, with intervals, on objects whose shape is known."""
 
 from collections.abc import Iterator
 from pathlib import Path

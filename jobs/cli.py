@@ -1,4 +1,4 @@
-"""The command `anything3d`."""
+"""This is the command `anything3d` with its list of commands."""
 
 import typer
 

@@ -1,4 +1,4 @@
-"""What the commands share: the options that make settings, how they end, and errors as one line."""
+"""What the commands share: the options that make settings, the exit codes, the signals, and errors as one line."""
 
 import os
 import signal

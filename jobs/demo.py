@@ -1,4 +1,4 @@
-"""`anything3d demo`: a mini-world shard, the whole pipeline on it, and the scores against its ground truth."""
+"""`anything3d demo` makes a mini-world shard, runs the pipeline on it, and prints the scores against its truth."""
 
 from pathlib import Path
 from typing import Annotated

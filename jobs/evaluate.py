@@ -1,4 +1,4 @@
-"""`anything3d evaluate`: how good a corpus is, against objects whose shape is known."""
+"""`anything3d evaluate` says how good a corpus is. It needs objects whose shape is known."""
 
 from collections.abc import Iterator
 from pathlib import Path

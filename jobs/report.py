@@ -1,4 +1,7 @@
-"""A finished run in words: what each stage did, where the rejects are, what its networks are worth, what is missing."""
+"""A finished run in words.
+
+The lines say what each stage did, where the rejects are, whether the networks are worth something, and what is missing.
+"""
 
 from collections import Counter
 from collections.abc import Iterator

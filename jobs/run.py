@@ -1,4 +1,4 @@
-"""`anything3d run`, and what `ray job submit --working-dir . -- python -m jobs.run ...` calls."""
+"""`anything3d run`. `ray job submit --working-dir . -- python -m jobs.run ...` calls the same function."""
 
 from pathlib import Path
 from typing import Annotated

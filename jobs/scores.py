@@ -1,4 +1,4 @@
-"""The scores of a corpus as a table, read from its Parquet as anybody would."""
+"""The scores of a corpus as a table. They are read from its Parquet files, as any other tool would read them."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`anything3d train`: the mini networks, from nothing but this repository."""
+"""`anything3d train` trains the mini networks. It needs nothing but this repository."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`anything3d weights`: which networks a run needs, where they come from, and whether they are there."""
+"""`anything3d weights` says which weights a run needs, where they come from, and whether they are there."""
 
 import shlex
 from collections.abc import Iterator

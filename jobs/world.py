@@ -1,4 +1,4 @@
-"""`anything3d world`: a mini-world shard with its ground truth."""
+"""`anything3d world` writes a mini-world shard with its ground truth."""
 
 from pathlib import Path
 from typing import Annotated

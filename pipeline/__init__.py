@@ -1,0 +1,1 @@
+"""Cells, commits and Ray. No arithmetic on pixels."""

@@ -1,6 +1,6 @@
 """ablate: the same objects under several settings, and what each setting is worth.
 
-All variants and seeds share one corpus, so that a stage runs again only where its settings differ.
+All variants and seeds share one corpus. So a stage runs again only where its settings differ.
 """
 
 import tomllib

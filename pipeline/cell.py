@@ -1,7 +1,8 @@
-"""A cell is a stage applied to a unit, and this is the memoised function that makes it exist. No Ray in here.
+"""A cell is a stage applied to a unit. `run` gives the commit of a cell, and makes the cell if it does not exist.
 
-If the commit is there, it is returned. Else: join the inputs, compute the outcomes (`batch`), check the balance, write
-the parts, commit. Resume, a restarted actor, a second driver and "run only what changed" are all this one path.
+If the commit exists, `run` returns it. Otherwise it joins the rows that the stage reads, computes the outcomes
+(`batch.py`), checks the balance, writes the parts, and commits. There is no other path: a resumed run, a restarted
+actor, a second driver and a run after a changed setting all take this one. This file does not use Ray.
 """
 
 import hashlib

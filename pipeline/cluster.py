@@ -1,9 +1,11 @@
-"""Ray: checking that the actors fit, and one stream of units through a chain of stage actors.
+"""Ray: a check that the actors fit, and one stream of units through a chain of stage actors.
 
-Traps this file knows (all met): pools have a fixed size, since Ray Data ramps up one by one; a dead actor is restarted
-and its unit retried without end, so it is `batch` that finds the item that kills, after deaths that the ledger tells;
-no errored block is forgiven, since that would drop rows in silence; a thread that waits for Ray may wait for ever, so
-the stream has a thread of its own and the driver's looks on.
+This file avoids four faults that we have met:
+- Pools have a fixed size, because Ray Data adds actors one by one.
+- Ray restarts a dead actor and retries its unit without end. So `batch.py` finds the item that kills, after the number
+  of deaths that the ledger gives.
+- No errored block is allowed, because Ray would drop its rows without a word.
+- A thread that waits for Ray may wait for ever. So the stream has a thread of its own, and the driver's thread watches.
 """
 
 import logging

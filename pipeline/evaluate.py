@@ -1,7 +1,8 @@
-"""evaluate: the newest snapshot of a corpus against ground truth, one unit of objects at a time. No Ray in here.
+"""evaluate: the newest snapshot of a corpus compared with ground truth, one unit of objects at a time.
 
-An object and its true object are paired by their masks, as the score stage does it. Where that stage has read the very
-truth.json that is given, its numbers are taken; else they are computed here with the default settings.
+An object and its true object are paired by their masks, as in the score stage. If the score stage read exactly the
+truth.json that is given, its numbers are used. Otherwise the numbers are computed here with the default settings. This
+file does not use Ray.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence

@@ -1,8 +1,9 @@
-"""The ledger of a cell: who is at work on it, and how many have died at it.
+"""The ledger of a cell says which processes work on it, and how many have died while they did.
 
-An attempt has a file as long as it lives: written when it begins, written again by a heartbeat, removed when it ends,
-however it ends. A file whose writer is dead is a death. On the same machine the process says whether it lives; of other
-machines, the age of the file by the store's own clock does.
+Every attempt has a file. The process writes it when the attempt begins, writes it again every HEARTBEAT_S, and removes
+it when the attempt ends, also after an error. If the writer of a file is dead, the file counts as a death. On the same
+machine, the process table says whether the writer lives. For other machines the age of the file decides, measured by
+the clock of the storage.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""Locations: what a person writes for a corpus, a shard or a truth, taken exactly as it is written, or refused.
+"""A location is what a person writes for a corpus, a shard or a truth. It is taken exactly as written, or refused.
 
 A location is a path of the local file system, or `s3://bucket/key`, `gs://bucket/key`, `az://container/key`. Nothing in
-it is decoded or cut off: `#`, `?`, `%20`, a space or `[` are characters of the key. `file:///path` is the path /path,
-likewise as it is written. Credentials, endpoints and an Azure account come from the environment.
+it is decoded or cut off: `#`, `?`, `%20`, a space and `[` are characters of the key. `file:///path` means the path
+/path, also exactly as written. Credentials, endpoints and the name of an Azure account come from the environment.
 """
 
 import io

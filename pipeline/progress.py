@@ -1,4 +1,4 @@
-"""One line that says how far a run is: items per stage, elapsed time, and how long the rest will take."""
+"""One line that says how far a run is: items of each stage, elapsed time, and an estimate of the remaining time."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

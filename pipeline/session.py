@@ -1,8 +1,9 @@
-"""This process's Ray: a private one, or the cluster that RAY_ADDRESS names; and its end, whatever hangs.
+"""This process's Ray, which is a private one or the cluster that RAY_ADDRESS names. It ends even if something hangs.
 
-A private Ray belongs to one process alone. It listens on loopback only, lives in a folder of its own, and ends with the
-process. Its processes, like this process's workers anywhere, import from the package and the environment only: Ray puts
-the folder in which it is joined on the workers' path, so it is joined in an empty one.
+A private Ray belongs to one process. It listens on loopback only, has a folder of its own, and ends with the process.
+The processes of a private Ray, and this process's workers on any cluster, import only from the package and the
+environment. Ray puts the folder in which a process joins it on the path of the workers, so the process joins it in an
+empty folder.
 """
 
 import atexit

@@ -1,6 +1,7 @@
-"""A unit: the deterministic slice of a shard that one stage call works on, and what is known about it so far.
+"""A unit is the part of a shard that one call of a stage works on, with what is known about it so far.
 
-A row of the Ray Data stream is one unit as JSON: names and digests, never pixels.
+The same shard and settings always give the same units. A row of the Ray Data stream is one unit as JSON. It holds names
+and digests, and never pixels.
 """
 
 import hashlib

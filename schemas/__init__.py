@@ -1,0 +1,1 @@
+"""What is on disk: one record for each table."""

@@ -1,4 +1,7 @@
-"""The only meeting of records and Arrow: a record class gives a schema, rows a table, a table rows and Parquet."""
+"""Records and Arrow meet only here.
+
+The class of a record gives a schema, rows give a table, and a table gives rows and Parquet.
+"""
 
 from collections.abc import Sequence
 from dataclasses import MISSING, fields

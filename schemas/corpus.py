@@ -1,4 +1,7 @@
-"""One object of a corpus: what every stage says of it, and the columns of objects/*.parquet. No Arrow in here."""
+"""One object of a corpus: what every stage says about it, and the columns of objects/*.parquet.
+
+This file imports no Arrow.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
