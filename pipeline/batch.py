@@ -1,11 +1,12 @@
-"""The outcomes of a batch of items, whatever happens while they are computed. No Ray in here.
+"""The outcomes of a batch of items, whatever happens while they are computed. This file does not use Ray.
 
-What an item's rows say depends neither on a neighbour that fails nor on how often a process was killed. When a batch
-raises or dies, every item is tried alone to find who is at fault; the others are then computed together. The same
-culprits give the same batches, in this process or in another one, at the first try or after a kill.
+The rows of an item do not depend on a neighbour that fails, and not on how often a process was killed. When a batch
+raises an error or dies, every item is tried alone, to find the items that cause it. The other items are then computed
+together. So the same failing items lead to the same batches: in this process or another one, at the first attempt or
+after a kill.
 
-A fault of the machine (memory, storage, network, device, operating system) is no verdict on an item. It is tried again
-and then ends the run.
+A fault of the machine (memory, storage, network, device, operating system) says nothing about an item. The call is
+tried again, and if the fault stays, it ends the run.
 """
 
 import logging

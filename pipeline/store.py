@@ -1,11 +1,11 @@
-"""The corpus root: immutable parts and the commits that make them exist, on local disk, S3, GCS or Azure.
+"""The root of a corpus, on local disk, S3, GCS or Azure: immutable parts, and the commits that make cells exist.
 
-A commit is written put-if-absent, so of any number of writers exactly one wins and the others adopt what it wrote.
-Readers start from commits, never from listings of parts. Nothing here deletes a part.
+A commit is written put-if-absent. So exactly one of several writers wins, and the others take what it wrote. Readers
+begin at commits, never at listings of parts. Nothing here deletes a part.
 
-What is read is compared with the digests that the commit states. A cell that is found damaged loses its commit, which
-is kept beside it as damaged-*.json, and so is computed again. On a local disk a file counts when it and its folder have
-reached the disk.
+Bytes that are read are compared with the digests in the commit. A damaged cell loses its commit, so that it is computed
+again. The commit is kept beside it as damaged-*.json. On a local disk, a file counts after the file and its folder have
+been synced.
 """
 
 import hashlib

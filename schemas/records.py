@@ -1,9 +1,9 @@
-"""The data model: every row type, in the order in which a datum travels.
+"""The data model: the type of every row, in the order in which a datum travels.
 
-A column is one line: name, Python type, unit or meaning. `arrow.py` gives each Python type its Arrow type, so that this
-file imports no Arrow. Ids come from the source and are never rewritten: image `sa_226692`, object `sa_226692-0031` (the
-annotation's place in its JSON). A stage writes one table and never edits another; where a row exists, all its columns
-do, but for those that say "null if".
+One line describes one column: its name, its Python type, and its unit or meaning. `arrow.py` gives each Python type its
+Arrow type, so this file imports no Arrow. Ids come from the source and are never rewritten: `sa_226692` is an image,
+and `sa_226692-0031` is the object of its annotation with index 31. A stage writes one table and never edits
+another one. Where a row exists, all its columns have values, except those that say "null if".
 """
 
 from dataclasses import dataclass
