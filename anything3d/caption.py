@@ -1,8 +1,8 @@
-"""Captions of crops: T = BLIP(I') (Li et al. 2022), by beam search or by nucleus sampling.
+"""Captions of crops by beam search or by nucleus sampling: T = BLIP(I') (Li et al. 2022).
 
-Anything-3D samples three captions of the crop on white, unseeded, and takes the first that has the keyword typed by its
-user (AnyObject3D main.py). Here each object has its own generator, so that its caption depends neither on its batch
-neighbours nor on their order.
+Anything-3D samples three captions of the crop on white, without a seed. It takes the first one that has the keyword
+that its user typed (AnyObject3D main.py). Here each object has its own generator. So its caption does not depend on its
+neighbours in the batch, nor on their order.
 """
 
 import dataclasses

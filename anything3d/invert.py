@@ -1,10 +1,12 @@
-"""Textual inversion: the prompt embedding under which the frozen denoiser best explains a crop.
+"""Textual inversion finds the prompt embedding with which the frozen denoiser explains a crop best.
 
-e* = argmin_e E_{t, eps} || eps_phi(x_t, t, e) - eps ||^2 with x_t as in diffusion.py, beginning at e_0 = EMBEDDING(T).
-Then, if asked to, the networks themselves are adapted to the object by low-rank changes, under the same loss.
-Source: Gal et al. 2022, equation 2, as Anything-3D uses it. An object's keyword is the placeholder, whose embedding
-moves; where it has none, every word of the caption does.
-cloneofsimo/lora @d84074b, which their code calls: norms pulled to 0.4, and the second phase ("pivotal tuning").
+e* = argmin_e E_{t, eps} || eps_phi(x_t, t, e) - eps ||^2. x_t is defined in models/diffusion.py. The search begins at
+e_0 = EMBEDDING(T). If the settings ask for it, low-rank changes then adapt the networks to the object, under the same
+loss.
+
+Sources: Gal et al. 2022, equation 2, as Anything-3D uses it: the keyword of an object is the placeholder, and its
+embedding moves. If an object has no keyword, the embeddings of all words of its caption move. cloneofsimo/lora
+@d84074b, which their code calls: it pulls norms to 0.4, and it has the second phase ("pivotal tuning").
 """
 
 import dataclasses

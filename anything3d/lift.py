@@ -1,10 +1,10 @@
-"""Lift: from the crop of an object to its coloured cloud, and to the camera from which the photo sees that cloud.
+"""Lift makes the coloured cloud of an object from its crop, and finds the camera from which the photo sees the cloud.
 
-Point-E draws several drafts of every object; the one that looks most like the crop from its best direction is made
+Point-E draws several drafts of every object. The draft that looks most like the crop from its best direction is made
 denser and gets the reference camera.
 
-Source: Anything-3D (arXiv 2304.10261), whose code takes a single sample and assumes the front view; both are weaknesses
-that its authors and users report, hence the choice among drafts and the search for the camera.
+Source: Anything-3D (arXiv 2304.10261). Its code takes a single sample and assumes the front view. Its authors and users
+report both as weaknesses. So we choose among drafts and search for the camera.
 """
 
 import math

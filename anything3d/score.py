@@ -1,9 +1,9 @@
-"""Scores of one object: against its own photo always, against ground truth where there is one.
+"""Scores of one object: against its own photo always, and against ground truth where it exists.
 
-Truth and reconstruction each have a canonical frame of their own. Both are upright, but nothing says that their fronts
-agree. What they share is the photo: both frames know from where it was taken. The turn about the vertical between the
-frames follows from these two azimuths; nothing is fitted (no ICP), so a wrong azimuth costs in every number, as it
-should. A wrong elevation does not tilt an upright object; it costs where the object was made to fit the photo.
+The truth and the reconstruction have different canonical frames. Both are upright, but their fronts need not agree.
+They share the photo: for both frames it is known from where the photo was taken. The turn about the vertical between
+the frames follows from these two azimuths. Nothing is fitted (no ICP). So a wrong azimuth makes every number worse, and
+it should. A wrong elevation does not tilt an upright object. It makes the object fit the photo less well.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Randomness that belongs to an item: the same whatever the batch, the actor or the order."""
+"""Random numbers that belong to an item. They are the same whatever the batch, the actor or the order is."""
 
 import hashlib
 from collections.abc import Sequence

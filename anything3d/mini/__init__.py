@@ -1,0 +1,1 @@
+"""The mini world, its networks and their training."""

@@ -1,8 +1,9 @@
-"""Annotations of a mini-world photo as SA-1B has them: masks of objects, their parts, stuff and specks.
+"""The annotations of a mini-world photo in SA-1B's form: masks of objects, their parts, stuff and specks.
 
-What SA-1B's files are like is kept: a box's width and height are last - first; masks found in small crops come first,
-masks that a clean-up changed come last and have integer boxes; the prompt point of about one mask in 17 lies just
-outside it; predicted IoU can exceed 1.
+The peculiarities of SA-1B's files are kept. The width and height of a box are last - first. Masks that were found in
+small crops come first. Masks that a clean-up changed come last and have integer boxes. The prompt point of about one
+mask in 17 lies just outside it. A predicted IoU can exceed 1.
+
 Source: SA-1B's published format; crops and points by the formulas of segment-anything's automatic mask generator.
 """
 

@@ -1,6 +1,7 @@
 """What stands behind the objects: textured planes, and the sky above the horizon.
 
-Patterns are filtered: an edge is as wide as a pixel's footprint, and a pattern finer than a pixel fades to its mean.
+Patterns are filtered. An edge is as wide as the footprint of a pixel, and a pattern finer than a pixel becomes its
+mean.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""Pictures of scenes, with what every pixel shows.
+"""Pictures of scenes, and what every pixel shows.
 
-Labels, parts and depth belong to the ray through a pixel's centre; colours and alpha of pixels at edges are means of
-four rays. Surfaces are Lambertian under a sun with cast shadows and an ambient light from above.
+Labels, parts and depth belong to the ray through the centre of a pixel. Colours and alpha of pixels at edges are means
+of four rays. Surfaces are Lambertian, under a sun with cast shadows and an ambient light from above.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """Toy-sized Point-E: 512 points from an image's grid of features, then 512 more.
 
-They predict the clean points, see the whole image at every point and layer, and coordinates as waves too, and begin
-from what image and coarse cloud say of a point: at this size the official design (noise prediction, image tokens only,
-bare coordinates) does not learn to use the image.
+These networks predict the clean points. They see the whole image at every point and in every layer. They get the
+coordinates as waves too, and they begin from what the image and the coarse cloud say about a point. At this size the
+official design does not learn to use the image (noise prediction, image tokens only, bare coordinates).
 """
 
 import json

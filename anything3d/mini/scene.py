@@ -1,6 +1,6 @@
-"""Random scenes: one to five objects close together on a textured ground, a sun, a camera that looks at them.
+"""Random scenes: one to five objects close together on a textured ground, a sun, and a camera that looks at them.
 
-World: camera.py's axes; the ground is y = 0; an object is about one unit long.
+The axes are those of camera.py. The ground is y = 0, and an object is about one unit long.
 """
 
 import math

@@ -1,8 +1,8 @@
-"""The mini world's objects: thirteen shapes with random proportions, nine colours with slight variation.
+"""The mini world's objects: thirteen shapes with random proportions, and nine colours with slight variation.
 
-Every object is in its canonical frame: upright, bounding box centred at 0 with longest side 1. The front (+z) is where
-a mug has its handle; what is longer one way lies along x (boxes, pyramids, tables, capsules, dumbbells): were it at
-random, no image could tell the frame. The others are round.
+Every object is in its canonical frame: it is upright, its bounding box is centred at 0, and its longest side is 1. The
+handle of a mug is at the front (+z). Boxes, pyramids, tables, capsules and dumbbells lie along x with their longer
+side: if it were random, no image could show the frame. The other shapes are round.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
-"""Solids as signed distance functions, and bodies: unions of solids in the canonical frame (camera.py).
+"""Solids as signed distance functions, and bodies, which are unions of solids in the canonical frame (camera.py).
 
-Distances are negative inside and never larger than the true distance, so that sphere tracing cannot step through a
-surface. Points are [3, N], coordinates first: each axis is contiguous, which is several times faster on a CPU.
-Per-point arithmetic uses only operations that IEEE 754 rounds exactly.
+Distances are negative inside. They are never larger than the true distance, so that sphere tracing cannot step through
+a surface. Points are [3, N], with the coordinates first: each axis is contiguous, which is several times faster on a
+CPU. The arithmetic of a point uses only operations that IEEE 754 rounds exactly.
 
 Source: the distances of box, capsule and torus are the textbook ones (Hart, Sphere Tracing, 1996, appendix).
 """

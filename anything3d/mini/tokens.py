@@ -1,8 +1,8 @@
-"""Vocabularies of the toy tokenizers: every word of the mini world is one token, and any other text still encodes.
+"""Vocabularies of the toy tokenizers: every word of the mini world is one token, and any other text can be encoded too.
 
-CLIP: byte-level byte-pair encoding. Its merges are learnt from the word list itself, until each word is one token;
-the 256 bytes (inside and at the end of a word) remain as the fall-back, as in the official vocabulary.
-BLIP: BERT's WordPiece. The words, and single characters (first and continuing) as the fall-back.
+CLIP has byte-level byte-pair encoding. Its merges are learnt from the list of words, until each word is one token. The
+256 bytes (inside and at the end of a word) encode everything else, as in the official vocabulary. BLIP has BERT's
+WordPiece: the words, and single characters (first and continuing) for everything else.
 """
 
 from collections import Counter

@@ -1,8 +1,9 @@
-"""Sphere tracing of one body in its canonical frame: where rays meet it, its shadow, points on its surface.
+"""Sphere tracing of one body in its canonical frame: where rays meet it, its shadow, and points on its surface.
 
-Rays are [3, N] as in solids.py. Only rays that meet the bounding box are marched, and of those, only the ones whose
-fate is still open; rays of one call do not influence each other.
-Source: Hart, Sphere Tracing, 1996; the penumbra from the closest approach of a shadow ray is a known approximation.
+Rays are [3, N], as in solids.py. Only rays that meet the bounding box are marched, and a ray is no longer marched when
+it is known whether it meets the body. Rays of one call do not influence each other.
+
+Source: Hart, Sphere Tracing, 1996. The penumbra from the closest approach of a shadow ray is a known approximation.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """The packaged mini weights as they are before any training: `python -m anything3d.mini.untrained`.
 
-They are random, and the manifest says so; whoever trains a network replaces its folder and its line.
+They are random, and the manifest says so. Training a network replaces its folder and its line of the manifest.
 """
 
 from anything3d.mini import blip, clip, diffusion, pointe, sam

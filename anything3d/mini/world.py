@@ -1,9 +1,9 @@
 """The mini world as data: SA-1B shards of random scenes, with the truth about every object beside them.
 
-Beside OUT.tar lies OUT.truth/: truth.json (read by anything3d/quality/truth.py), points/ (surface points of each
-object, lit as in its scene), views/ (eight pictures of each object alone), depth/ and masks/ (one picture per photo).
-An object is in the truth if at least 64 of its pixels can be seen. The same arguments give the same bytes on the same
-kind of machine.
+OUT.truth/ lies beside OUT.tar. It holds truth.json (read by anything3d/quality/truth.py), points/ (surface points of
+each object, lit as in its scene), views/ (eight pictures of each object alone), and depth/ and masks/ (one picture for
+each photo). An object is in the truth if at least 64 of its pixels can be seen. The same arguments give the same bytes
+on the same kind of machine.
 """
 
 import hashlib

@@ -1,10 +1,12 @@
-"""A photo's annotations: SA-1B's JSON, read by a parser that believes nothing.
+"""The annotations of a photo: SA-1B's JSON. The parser trusts nothing.
 
-Damage of the file raises; damage of one annotation costs that annotation only. The run lengths are the truth: box and
-area come from them. The stated ones are kept, and believed to describe the same mask unless they differ grossly: a
-swapped character can leave the runs' total intact, but hardly area and box as well.
+A damaged file raises an error. A damaged annotation costs that annotation only. The run lengths are the truth: box and
+area are computed from them. The stated box and area are kept. They may differ from the computed ones a little; if they
+differ grossly, the annotation is damaged, because a swapped character can keep the sum of the run lengths but hardly
+the area and the box as well.
 
-Source: SA-1B's format as published; its boxes' width and height are last - first, one less than ours; both are read.
+Source: SA-1B's format as published. The width and height of its boxes are last - first, which is one less than ours.
+Both are read.
 """
 
 import json

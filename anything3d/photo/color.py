@@ -1,7 +1,7 @@
-"""Colours of pictures: what a file says of its numbers, and the sRGB that a viewer shows for them.
+"""Colours of pictures: what a file says about its numbers, and the sRGB that a viewer shows for them.
 
-An ICC profile comes first, then PNG's own `sRGB`, then its `gAMA` and `cHRM`; without any of them the numbers are sRGB,
-as browsers take them. EXIF's colour space is ignored, as they ignore it.
+An ICC profile counts first, then PNG's own `sRGB`, then its `gAMA` and `cHRM`. Without any of them the numbers are
+sRGB, as in browsers. The colour space of EXIF is ignored, as in browsers.
 
 Sources: ICC.1:2022 (by LittleCMS); PNG specification, third edition, 4.3 and 11.3.2; IEC 61966-2-1 (sRGB).
 """

@@ -1,7 +1,7 @@
-"""Crops: the square of a photo around an object, its mask as alpha.
+"""Crops: the square of a photo around an object, with its mask as alpha.
 
-Source: Anything-3D, Shen et al. 2023, I' = Affine(M * I; b). Its code makes the square 1.8 sqrt(w h) wide, which cuts
-objects longer than 3.24 times their width; measured by the longer side nothing is cut off.
+Source: Anything-3D, Shen et al. 2023, I' = Affine(M * I; b). Its code makes a square of side 1.8 sqrt(w h). This cuts
+objects that are longer than 3.24 times their width. A square that is measured by the longer side cuts nothing.
 """
 
 import math

@@ -1,11 +1,11 @@
-"""Masks as run lengths: COCO's compressed RLE, read by a parser that believes nothing.
+"""Masks as run lengths: COCO's compressed RLE. The parser trusts nothing.
 
-A mask is listed column by column; its runs are the lengths of background and object pixels in turn, background first
-(0 if the first pixel is object). In the text a run after the third is stored as its difference from the run two places
-before; each number is cut into groups of 5 bits, lowest first, one character per group: bits + 48, plus 32 if another
-group follows. Bit 16 of a number's last group is its sign.
+A mask is listed column by column. Its runs are the lengths of background and object pixels in turn. Background comes
+first, and its length is 0 if the first pixel is of the object. In the text, a run after the third one is stored as its
+difference from the run two before it. Each number is cut into groups of 5 bits, the lowest first. A group is one
+character: bits + 48, and 32 more if another group follows. Bit 16 of a number's last group is its sign.
 
-Source: cocoapi common/maskApi.c, `rleToString` and `rleFrString`; SA-1B stores its masks so.
+Source: cocoapi common/maskApi.c, `rleToString` and `rleFrString`. SA-1B stores its masks in this way.
 """
 
 import numpy as np

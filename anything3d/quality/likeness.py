@@ -1,7 +1,7 @@
-"""How much fields look like their photos from all round, as CLIP sees it.
+"""How much an object looks like its photo from all round, as CLIP sees it.
 
-Source: Magic123, Qian et al. 2023, and NeuralLift: the mean cosine between the photo and the views of a turntable. It
-needs no ground truth, so that it can also tell whether a distillation has made an object worse.
+Source: Magic123, Qian et al. 2023, and NeuralLift: the mean cosine between the photo and the views of a turntable. The
+measure needs no ground truth. So it can also say whether a distillation has made an object worse.
 """
 
 import torch

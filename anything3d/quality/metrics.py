@@ -1,6 +1,6 @@
-"""Numbers for quality, as pure functions of tensors; each with its definition and where that comes from.
+"""Metrics of quality, as pure functions of tensors. Each one states its definition and its source.
 
-Images in [0, 1], points in canonical units. Row b of every result belongs to row b of the arguments.
+Images are in [0, 1], and points are in canonical units. Row b of every result belongs to row b of the arguments.
 """
 
 from dataclasses import dataclass

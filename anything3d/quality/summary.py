@@ -1,4 +1,4 @@
-"""Numbers that say how good a corpus is: what scores do not have of one object, and summaries over objects."""
+"""How good a corpus is: the metrics of one object that are not among its scores, and summaries over objects."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence

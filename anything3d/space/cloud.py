@@ -1,6 +1,7 @@
-"""Coloured point clouds in the canonical frame (camera.py), and PLY, the format they are kept in.
+"""Coloured point clouds in the canonical frame (camera.py), and PLY, the format in which they are stored.
 
-PLY as written: binary little endian, one element `vertex` with float x y z and uchar red green blue, 15 bytes a point.
+The PLY is binary little endian. It has one element `vertex` with float x y z and uchar red green blue, 15 bytes for
+each point.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
-"""What a sparse cloud looks like from a camera: hard discs into a z-buffer, and the depth hint made of them.
+"""What a sparse cloud looks like from a camera: hard discs in a z-buffer, and the hint that is made of their depth.
 
-Source: Anything-3D / 3DFuse render a cloud's depth with a point rasteriser of hard discs, nearest wins (their radius of
-0.02 in coordinates that run from -1 to 1 is 0.01 of the image side here), then scale inverse depth per view.
+Source: Anything-3D and 3DFuse render the depth of a cloud with a rasteriser of hard discs. The nearest disc wins. Their
+radius is 0.02 in coordinates from -1 to 1, which is 0.01 of the image side here. Inverse depth is then scaled for each
+view.
 """
 
 import math

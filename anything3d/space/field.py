@@ -1,8 +1,9 @@
 """Fields: B voxel grids of density and colour over the cube [-half, half]^3 of the canonical frame.
 
-Grids hold raw numbers at their nodes; points between nodes are interpolated trilinearly first and activated afterwards,
-so that a surface can be sharper than a voxel. The first and last node of an axis lie on the cube's faces.
-Source: direct voxel-grid optimisation, Sun et al. 2022 (interpolate, then activate); softplus(x - 1) as in Score
+The nodes of a grid hold raw numbers. A point between nodes is interpolated trilinearly first and activated afterwards.
+So a surface can be sharper than a voxel. The first and the last node of an axis lie on the cube's faces.
+
+Sources: direct voxel-grid optimisation, Sun et al. 2022 (interpolate, then activate); softplus(x - 1) as in Score
 Jacobian Chaining, Wang et al. 2023.
 """
 

@@ -1,8 +1,9 @@
 """The reference camera: from where the photo sees the canonical object.
 
-A cloud comes out of Point-E in the canonical frame, whatever the photo's viewpoint, so the viewpoint is searched for:
-coloured discs from a grid of directions against the crop. The distance is given (lift.distance); scale and offset of
-the image are free and fitted, since the crop's frame says nothing about the lens.
+Point-E gives every cloud in the canonical frame, whatever the viewpoint of the photo is. So the viewpoint is searched
+for: coloured discs are drawn from a grid of directions and compared with the crop. The distance is given
+(lift.distance). The scale and the offset of the image are fitted, because the frame of the crop says nothing about the
+lens.
 """
 
 from collections.abc import Sequence

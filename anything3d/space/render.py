@@ -1,4 +1,4 @@
-"""Volume rendering: what cameras see of fields, by the emission-absorption integral in equal steps through the cube.
+"""Volume rendering: what cameras see of fields. Equal steps through the cube sum up emission and absorption.
 
 Source: NeRF, Mildenhall et al. 2020, equation 3; the quadrature is nerfacc's.
 """

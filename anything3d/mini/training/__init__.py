@@ -1,4 +1,4 @@
-"""How the mini networks are trained: rendered data, one loop, one module per network. Needs nothing but torch."""
+"""How the mini networks are trained: rendered data, one loop, and one module for each network. It needs only torch."""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Batches of object views, made worse as photographs make them: occluders, other frames, masks a little off."""
+"""Batches of object views, made worse as in photographs: with occluders, in other frames, with inexact masks."""
 
 from dataclasses import dataclass
 

@@ -1,6 +1,6 @@
 """Mini CLIP: images and captions in one space, and image tokens from which the object's shape can be read.
 
-The contrast with captions alone would let the tokens forget proportions and viewpoint, which Point-E needs of them.
+Trained with captions alone, the tokens would lose proportions and viewpoint. Point-E needs both.
 """
 
 from pathlib import Path

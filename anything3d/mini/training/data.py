@@ -1,8 +1,8 @@
-"""What the mini networks learn from, rendered once and kept: objects seen alone, and whole scenes.
+"""What the mini networks learn from. It is rendered once and kept: objects seen alone, and whole scenes.
 
-Each set lies in blocks of safetensors below WORK/data, one file per block, so that an interrupted rendering goes on at
-its next block and a training reads them memory-mapped. Training sets hold training pairs only (shapes.SEEN); held-out
-sets come from other seeds, half of their objects of pairs that no training set has.
+Each set is stored in blocks of safetensors below WORK/data, one file for each block. So a rendering that was stopped
+continues at its next block, and a training reads the blocks memory-mapped. Training sets hold training pairs only
+(shapes.SEEN). Held-out sets come from other seeds, and half of their objects are of pairs that no training set has.
 """
 
 from collections.abc import Callable

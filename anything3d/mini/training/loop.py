@@ -1,4 +1,7 @@
-"""The one training loop: seeded step by step, resumable from its own checkpoint, judged on held-out data as it goes."""
+"""The training loop of all mini networks.
+
+Every step has its own seed. A training resumes from its own checkpoint, and is judged on held-out data as it runs.
+"""
 
 import json
 import math

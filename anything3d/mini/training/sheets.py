@@ -1,4 +1,4 @@
-"""Contact sheets: what each trained network does on held-out data, for the eye. They load what was saved."""
+"""Contact sheets show what each trained network does on held-out data. They load what was saved."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
