@@ -1,4 +1,4 @@
-"""A commit: the small JSON that makes a cell exist, and the seal by which damage to a JSON file is seen."""
+"""A commit is the small JSON that makes a cell exist. It has a seal, which shows whether a JSON file is damaged."""
 
 import hashlib
 import json

@@ -1,6 +1,7 @@
-"""The Config tree: what each stage does (hashed into its fingerprint) apart from where it runs (never hashed).
+"""The tree of settings. What a stage does is part of its fingerprint. Where and how fast it runs is not.
 
-A preset's TOML, then a file's, then `--set` lines, which are TOML themselves; merged, checked once, frozen.
+The TOML of a preset comes first, then that of a file, then `--set` lines, which are TOML themselves. They are merged,
+checked once, and frozen.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Files on a local disk: written as a whole or not at all, and on the disk when the call returns."""
+"""Files on a local disk. They are written as a whole or not at all, and are synced when the call returns."""
 
 import errno
 import os

@@ -1,7 +1,8 @@
-"""The members of a shard. Trusts no byte, extracts nothing, copies nothing.
+"""The members of a shard. The scan trusts no byte, extracts nothing and copies nothing.
 
-Damage makes ordinary tar readers stop early without an error, so the headers are scanned here, and a member is what
-this scan says it is. The scan reads every byte of a shard once, in order, and says of every byte what it belongs to.
+Damage makes ordinary tar readers stop early without an error. So the headers are scanned here, and a member is what
+this scan says it is. The scan reads every byte of a shard once, in order, and says what each byte belongs to.
+
 Format: POSIX.1-1988 ustar, 512-byte blocks, two zero blocks at the end.
 """
 

@@ -1,4 +1,4 @@
-"""Ground truth of the objects of a corpus: which true object a mask shows, and what that one should look like."""
+"""Ground truth of the objects of a corpus: which true object a mask shows, and what that object should look like."""
 
 import hashlib
 from collections.abc import Iterator, Sequence

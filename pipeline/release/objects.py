@@ -1,4 +1,4 @@
-"""One object's rows as files that other tools open. Neither Arrow nor storage in here."""
+"""The rows of one object as files that other tools open. This file imports neither Arrow nor storage."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What objects look like, on one page that needs nothing else: index.html of a corpus, the report of a photo."""
+"""Pages that show objects and need no other file: index.html of a corpus, and the report of a photo."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence

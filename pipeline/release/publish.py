@@ -1,18 +1,18 @@
-"""A snapshot: the release that a run's commits make, and its view in files that other tools open.
+"""How a snapshot is published: a run's commits become a release, and files that other tools open.
 
-    objects/*.parquet     one row per object: all metadata and scores
+    objects/*.parquet     one row for each object: all metadata and scores
     assets/*.tar          WebDataset: <object>.json .png .mask.png .cloud.ply .glb .turntable.webp
-    rejects/*.parquet     one row per item that stopped
-    snapshots/<id>.json   the commits it consists of (stage, unit, digest, the cell's folder) and the files above with
+    rejects/*.parquet     one row for each item that stopped
+    snapshots/<id>.json   the commits of the snapshot (stage, unit, digest, the cell's folder) and the files above with
                           their bytes and sha256; its id is the hash of the commits' digests
-    snapshot.json         the newest of them
+    snapshot.json         the newest snapshot
     index.html            gallery
-    publishing/           what runs that are publishing now, or died while they were, have written
+    publishing/           the files of runs that publish now, or that died while they published
 
-A file's name ends with the digest of its content: an unchanged part of the corpus is not written again. The three
-folders show the newest snapshot: the files of earlier ones are removed after it exists. No other file is: one that no
-snapshot of this corpus has named is somebody else's. The commits and their parts stay, and with them every older
-snapshot.
+The name of a file ends with the digest of its content. So an unchanged part of the corpus is not written again. The
+three folders show the newest snapshot. The files of earlier snapshots are removed after it exists. No other file is
+removed: a file that no snapshot of this corpus has named belongs to somebody else. The commits and their parts stay,
+and so does every older snapshot.
 """
 
 import hashlib

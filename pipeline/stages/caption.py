@@ -1,4 +1,7 @@
-"""caption: one sentence on every Crop. BLIP, Li et al. 2022; T = BLIP(I') of Anything-3D."""
+"""The stage caption writes one sentence about every crop.
+
+Source: BLIP, Li et al. 2022; T = BLIP(I') of Anything-3D.
+"""
 
 from collections.abc import Sequence
 

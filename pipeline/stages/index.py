@@ -1,8 +1,8 @@
-"""index: the members of a shard as byte ranges, photos paired with their annotations; defects become rejects.
+"""The stage index finds the members of a shard and pairs photos with their annotations. Defects become rejects.
 
 SA-1B's members are `./sa_<number>.jpg` and `.json`, in any order.
 
-This is the only stage whose cell is named by the shard's place and time stamp: what it writes names the bytes.
+Only the cell of this stage is named by the path and the time stamp of its shard. What it writes names the bytes.
 """
 
 import hashlib

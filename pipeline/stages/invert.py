@@ -1,4 +1,7 @@
-"""invert: e*, the prompt embedding under which the frozen denoiser best explains the Crop. Gal et al. 2022."""
+"""The stage invert finds e*, the prompt embedding with which the frozen denoiser explains a crop best.
+
+Source: Gal et al. 2022.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,7 @@
-"""lift: a coloured Cloud of every Crop, and the Camera that sees it as the photo does. Point-E, Nichol et al. 2022."""
+"""The stage lift makes a coloured cloud of every crop, and finds the camera that sees it as the photo does.
+
+Source: Point-E, Nichol et al. 2022.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,7 @@
-"""mesh: the surface of every Field as GLB and PLY. Marching cubes, Lorensen and Cline 1987."""
+"""The stage mesh makes the surface of every field, as GLB and PLY.
+
+Source: marching cubes, Lorensen and Cline 1987.
+"""
 
 from collections.abc import Sequence
 

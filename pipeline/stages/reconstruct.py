@@ -1,4 +1,7 @@
-"""reconstruct: a radiance Field distilled from the denoiser, held to the cloud and the crop. SDS, Poole et al. 2022."""
+"""The stage reconstruct distils a radiance field from the denoiser, under the cloud, and compares it with the crop.
+
+Source: SDS, Poole et al. 2022.
+"""
 
 import logging
 from collections.abc import Sequence
