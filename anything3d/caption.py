@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from anything3d import seed
 from anything3d.backend import Backend
 from anything3d.errors import ConfigError, NumericsError
-from anything3d.models.clip import Preprocessor, check_tokenizer, load_network, load_preprocessor, load_tokenizer
 from anything3d.models.finite import check_network
 from anything3d.models.layout import check_model_type, check_tokenizer_settings
+from anything3d.models.pretrained import Preprocessor, check_tokenizer, load_network, load_preprocessor, load_settings
 from anything3d.models.weights import Place, directory
 from anything3d.photo.pixels import WHITE, over
 from anything3d.settings import check_ranges
@@ -258,7 +258,7 @@ def load_blip(config: CaptionConfig, place: Place) -> Blip:
     check_model_type(folder / "config.json", ("blip",))
     check_tokenizer_settings(folder, ("BertTokenizer",))
     model = load_network(BlipForConditionalGeneration.from_pretrained, folder, place)
-    tokenizer = load_tokenizer(BertTokenizer.from_pretrained, folder)
+    tokenizer = load_settings(BertTokenizer.from_pretrained, folder)
     text = model.config.text_config
     check_tokenizer(len(tokenizer), text.vocab_size, folder)
     prompt_ids = tokenizer(config.prompt, add_special_tokens=False)["input_ids"]

@@ -23,7 +23,8 @@ from torch import Tensor
 from anything3d import seed
 from anything3d.errors import ConfigError, NumericsError
 from anything3d.models.adapter import TEXT, UNET
-from anything3d.models.diffusion import Concept, Denoiser, load_denoiser
+from anything3d.models.concept import Concept
+from anything3d.models.diffusion import Denoiser, load_denoiser
 from anything3d.models.finite import check_network
 from anything3d.models.weights import Place
 from anything3d.photo.pixels import WHITE, over

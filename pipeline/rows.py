@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from anything3d.caption import Captioned
 from anything3d.invert import Inverted
 from anything3d.lift import Lifted
-from anything3d.models.diffusion import concept_to_bytes
+from anything3d.models.concept import concept_to_bytes
 from anything3d.photo.image import encode_png, encode_webp
 from anything3d.reconstruct import Reconstructed
 from anything3d.score import Scored

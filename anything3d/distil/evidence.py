@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from anything3d.distil.config import ReconstructConfig
 from anything3d.models.adapter import Adapter
-from anything3d.models.diffusion import Concept, Denoiser
+from anything3d.models.concept import Concept
+from anything3d.models.diffusion import Denoiser
 from anything3d.space.camera import Camera
 from anything3d.space.cloud import Cloud
 from anything3d.space.depth import splat

@@ -1,14 +1,13 @@
-"""The Denoiser, a latent diffusion model with a depth ControlNet, and the Concept that it is prompted with.
+"""The Denoiser: a latent diffusion model with a depth ControlNet.
 
 Noise convention: x_t = sqrt(alpha_bar_t) z + sqrt(1 - alpha_bar_t) eps, t in 0..T-1; z are latents as the model was
 trained on them (the VAE's mean times its scaling factor). Text is what the cross-attention reads.
-Sources: Rombach et al. 2022 (latent diffusion); Zhang et al. 2023 (ControlNet); Gal et al. 2022 (textual inversion).
+Sources: Rombach et al. 2022 (latent diffusion); Zhang et al. 2023 (ControlNet).
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,77 +15,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from anything3d import seed
-from anything3d.errors import InputError, WeightsError
-from anything3d.models.adapter import TEXT, UNET, Adapter, Factors, adapted
-from anything3d.models.clip import Network, check_tokenizer, load_network
+from anything3d.errors import WeightsError
+from anything3d.models.adapter import TEXT, UNET, Adapter, adapted
+from anything3d.models.concept import Concept
 from anything3d.models.finite import infinite_as_nan
-from anything3d.models.layout import check_diffusion, tensor_files
-from anything3d.models.stored import read_tensors, reading
+from anything3d.models.layout import check_diffusion
+from anything3d.models.pretrained import Network, check_tokenizer, load_network, load_settings
+from anything3d.models.tensors import read_tensors
 from anything3d.models.weights import Place, directly_in, directory
 
-TENSORS = "diffusion_pytorch_model"  # name of a network's file of tensors, without its ending
 SOUND_TIMESTEPS = 8  # at which `is_sound` asks
-Settings = TypeVar("Settings")  # a tokenizer or a noise schedule
-
-
-@dataclass(frozen=True, slots=True)
-class Concept:
-    """B prompts as the text encoder's input: token ids (start, words, end, padding) and one embedding each.
-
-    The embeddings are rows of the text encoder's table to begin with; inversion moves those of the words, and may adapt
-    the networks to the objects as well.
-    """
-
-    tokens: Int[Tensor, "B L"]
-    embeddings: Float[Tensor, "B L C"]
-    adapter: Adapter | None = None
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def __getitem__(self, rows: slice | Int[Tensor, "N"]) -> "Concept":
-        return Concept(self.tokens[rows], self.embeddings[rows], self.adapter and self.adapter.rows(rows))
-
-    def to(self, device: torch.device | str) -> "Concept":
-        adapter = self.adapter and self.adapter.each(lambda factor: factor.to(device))
-        return Concept(self.tokens.to(device), self.embeddings.to(device), adapter)
-
-
-def concept_to_bytes(concept: Concept) -> bytes:
-    """One concept (B = 1) as safetensors: tokens [L] int64, embeddings [L, C] float32; down/LAYER, up/LAYER float32."""
-    from safetensors.torch import save
-
-    assert len(concept) == 1, f"concept_to_bytes writes one concept, got {len(concept)}"
-    layers = concept.adapter.layers if concept.adapter else {}
-    tensors = {"embeddings": concept.embeddings}
-    tensors |= {f"down/{name}": layer.down for name, layer in layers.items()}
-    tensors |= {f"up/{name}": layer.up for name, layer in layers.items()}
-    floats = {name: tensor[0].detach().float().cpu().contiguous() for name, tensor in tensors.items()}
-    return save({"tokens": concept.tokens[0].cpu(), **floats})
-
-
-def concepts_from_bytes(files: Sequence[bytes]) -> Concept:
-    """The concepts of `concept_to_bytes`, as one batch.
-
-    Raises: InputError("bad_concept") if one is not such a file.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        rows = [load(data) for data in files]
-        if any(row.keys() != rows[0].keys() for row in rows):
-            raise KeyError("some have an adapter, others none or another one")
-        stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-        tokens, embeddings = stacked.pop("tokens"), stacked.pop("embeddings")
-        names = [name.removeprefix("down/") for name in stacked if name.startswith("down/")]
-        layers = {name: Factors(stacked.pop(f"down/{name}"), stacked.pop(f"up/{name}")) for name in names}
-    except (SafetensorError, KeyError, RuntimeError) as error:
-        raise InputError("bad_concept", f"not a file of `concept_to_bytes`: {error}") from error
-    kinds = (tokens.dtype, tokens.shape, embeddings.dtype, embeddings.ndim)
-    if kinds != (torch.int64, embeddings.shape[:2], torch.float32, 3) or not embeddings.isfinite().all():
-        raise InputError("bad_concept", f"tokens {tokens.dtype} and embeddings {embeddings.shape} are of no prompt")
-    return Concept(tokens, embeddings, Adapter(layers) if layers else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,13 +199,13 @@ def load_denoiser(name: str, place: Place) -> Denoiser:
 
     folder = directory(name, place)
     check_diffusion(folder)
-    unet = _load_part(UNet2DConditionModel.from_pretrained, folder / "unet", place)
-    vae = _load_part(AutoencoderKL.from_pretrained, folder / "vae", place)
+    unet = load_network(UNet2DConditionModel.from_pretrained, folder / "unet", place, "diffusers")
+    vae = load_network(AutoencoderKL.from_pretrained, folder / "vae", place, "diffusers")
     controlnet = _load_controlnet(folder / "controlnet", unet, place) if (folder / "controlnet").is_dir() else None
     text_encoder = load_network(CLIPTextModel.from_pretrained, folder / "text_encoder", place)
-    tokenizer = _load_settings(CLIPTokenizer.from_pretrained, folder / "tokenizer")
+    tokenizer = load_settings(CLIPTokenizer.from_pretrained, folder / "tokenizer")
     check_tokenizer(len(tokenizer), text_encoder.config.vocab_size, folder / "tokenizer")
-    scheduler = _load_settings(DDPMScheduler.from_pretrained, folder / "scheduler")
+    scheduler = load_settings(DDPMScheduler.from_pretrained, folder / "scheduler")
     latent_scale = 2 ** (len(vae.config.block_out_channels) - 1)
     networks = [unet.config] if controlnet is None else [unet.config, controlnet.config]
     _check_fit(networks, vae.config.latent_channels, latent_scale, text_encoder.config.hidden_size, folder)
@@ -297,33 +235,13 @@ def load_denoiser(name: str, place: Place) -> Denoiser:
     )
 
 
-def _load_part(
-    from_pretrained: Callable[..., tuple[Network, dict[str, Collection[str]]]], folder: Path, place: Place
-) -> Network:
-    """One network of a diffusers folder, frozen, in evaluation mode, at its place."""
-
-    use_safetensors, variant = tensor_files(folder, f"{TENSORS}.safetensors", f"{TENSORS}.bin")
-    with reading(folder):
-        network, report = from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=use_safetensors,
-            variant=variant,
-            torch_dtype=getattr(torch, place.dtype),
-            output_loading_info=True,
-        )
-    if missing := sorted(report["missing_keys"]):
-        raise WeightsError("weights_mismatch", f"{folder}: {len(missing)} tensors are missing, {missing[0]} among them")
-    return network.requires_grad_(False).eval().to(place.device)
-
-
 def _load_controlnet(folder: Path, unet: Network, place: Place) -> nn.Module:
     from diffusers import ControlNetModel
     from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 
     files = directly_in(folder, ".safetensors", ".ckpt", ".pth")
     if (folder / "config.json").exists():
-        return _load_part(ControlNetModel.from_pretrained, folder, place)
+        return load_network(ControlNetModel.from_pretrained, folder, place, "diffusers")
     if len(files) != 1:
         raise WeightsError(
             "weights_mismatch",
@@ -339,12 +257,6 @@ def _load_controlnet(folder: Path, unet: Network, place: Place) -> nn.Module:
     except (AttributeError, KeyError, RuntimeError) as error:
         raise WeightsError("weights_mismatch", f"{files[0]} is no ControlNet of {folder.parent}: {error}") from error
     return network.requires_grad_(False).eval().to(place.device)
-
-
-def _load_settings(from_pretrained: Callable[..., Settings], folder: Path) -> Settings:
-    """A part that has no tensors."""
-    with reading(folder):
-        return from_pretrained(folder, local_files_only=True)
 
 
 def _check_fit(

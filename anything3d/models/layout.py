@@ -10,7 +10,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from anything3d.errors import WeightsError
-from anything3d.models.weights import directly_in, files
 
 SCHEDULERS = (  # whose networks predict noise or velocity at the discrete times of a beta schedule
     "DDPMScheduler",
@@ -47,7 +46,6 @@ OTHER_PARTS = {  # of families that are not Stable Diffusion 1 or 2
     "prior": "a prior",
 }
 FAMILY = "Stable Diffusion 1.x or 2.x as diffusers lays it out: unet, vae, text_encoder, tokenizer, scheduler"
-VARIANTS = ("", "fp16")
 BICUBIC = 3  # of PIL's filters
 TOKEN_FILES = ("vocab_file", "merges_file", "tokenizer_file")  # which a tokenizer's settings could point elsewhere
 
@@ -66,37 +64,6 @@ def read_settings(path: Path) -> dict[str, object]:
     if quantization := settings.get("quantization_config"):
         raise _unsupported(path, f"the weights are quantized: {str(quantization)[:80]}", "float32, float16 or bfloat16")
     return settings
-
-
-def tensor_files(folder: Path, safetensors: str, pickled: str) -> tuple[bool, str | None]:
-    """Which files of tensors a loader takes: whether safetensors or a pickle, and which variant of its names.
-
-    The names are those of whole files; there may be shards with an index beside them. Of a pickle, only tensors are
-    read. The first that is there of safetensors, their float16 variant, pickle and its variant is taken.
-
-    Raises: WeightsError that says what is there and what is supported, or names a shard that is missing.
-    """
-    there = {
-        path.name for path in directly_in(folder, *{Path(name).suffix for name in (safetensors, pickled)}, ".json")
-    }
-    wanted = []
-    for name in (safetensors, pickled):
-        for variant in VARIANTS:
-            stem, suffix = name.rsplit(".", 1)
-            middle = f".{variant}" if variant else ""
-            whole, index = f"{stem}{middle}.{suffix}", f"{name}.index{middle}.json"
-            wanted.append(whole)
-            if whole in there:
-                return name == safetensors, variant or None
-            if index in there:
-                _check_shards(folder / index, there)
-                return name == safetensors, variant or None
-    found = ", ".join(sorted(path.name for path in files(folder).values())) if folder.is_dir() else "no such folder"
-    raise WeightsError(
-        "weights_missing",
-        f"{folder} has no tensors under a name that is known; there: {found or 'nothing'}; supported: "
-        f"{', '.join(wanted)}, or shards with an index; rename or convert what is there, or get the folder again",
-    )
 
 
 def check_tokenizer_settings(folder: Path, classes: Collection[str]) -> None:
@@ -209,14 +176,6 @@ def _of_class(folder: Path, name: str) -> dict[str, object]:
     if settings.get("_class_name") != name:
         raise _unsupported(folder / "config.json", f"_class_name is {settings.get('_class_name')!r}", name)
     return settings
-
-
-def _check_shards(index: Path, there: Collection[str]) -> None:
-    shards = read_settings(index).get("weight_map")
-    if not isinstance(shards, dict) or not shards:
-        raise WeightsError("weights_broken", f"{index} names no shards (weight_map); download it again")
-    if missing := sorted({str(name) for name in shards.values() if name not in there}):
-        raise WeightsError("weights_missing", f"{index} names {missing[0]}, which is not beside it; download it")
 
 
 def _is_beta(value: object) -> bool:

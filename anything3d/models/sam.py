@@ -18,7 +18,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from anything3d.errors import NumericsError, WeightsError
-from anything3d.models.stored import fill, read_tensors
+from anything3d.models.tensors import fill, read_tensors
 from anything3d.models.weights import Place, directly_in, directory
 from anything3d.photo import mask
 from anything3d.photo.mask import Box

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 
 from anything3d.errors import InputError, NumericsError
-from anything3d.models.diffusion import concepts_from_bytes
+from anything3d.models.concept import concepts_from_bytes
 from anything3d.models.weights import Place
 from anything3d.photo.image import crops_from_png
 from anything3d.reconstruct import Evidence, ReconstructConfig, load_reconstructor

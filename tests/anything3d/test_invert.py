@@ -12,7 +12,7 @@ from anything3d import seed
 from anything3d.errors import ConfigError, NumericsError, WeightsError
 from anything3d.invert import InvertConfig, Inverted, Inverter, LoraConfig, load_inverter
 from anything3d.mini import diffusion as mini
-from anything3d.models.diffusion import Concept, concept_to_bytes, concepts_from_bytes
+from anything3d.models.concept import Concept, concept_to_bytes, concepts_from_bytes
 from anything3d.models.weights import Place
 from anything3d.photo.pixels import over
 

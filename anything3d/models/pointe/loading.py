@@ -9,7 +9,7 @@ import torch
 from anything3d.errors import WeightsError
 from anything3d.models.pointe.config import OFFICIAL, OFFICIAL_CLIP, parse_clip, parse_network
 from anything3d.models.pointe.networks import PointDenoiser
-from anything3d.models.stored import fill, read_tensors
+from anything3d.models.tensors import fill, read_tensors
 from anything3d.models.weights import Place, directly_in, directory
 
 

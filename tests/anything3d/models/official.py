@@ -20,7 +20,7 @@ from anything3d.models.pointe.config import ClipSizes, parse_clip
 from anything3d.models.pointe.diffusion import SamplerConfig
 from anything3d.models.pointe.loading import described
 from anything3d.models.pointe.schedule import Schedule
-from anything3d.models.stored import fill, read_tensors
+from anything3d.models.tensors import fill, read_tensors
 from anything3d.models.weights import Place, directory
 
 

@@ -11,7 +11,8 @@ from anything3d.errors import ConfigError, InputError
 from anything3d.invert import InvertConfig, Inverted, Inverter, LoraConfig
 from anything3d.mini import diffusion as mini
 from anything3d.models.adapter import TEXT, UNET, Adapter, Factors
-from anything3d.models.diffusion import Denoiser, concept_to_bytes, concepts_from_bytes, load_denoiser
+from anything3d.models.concept import concept_to_bytes, concepts_from_bytes
+from anything3d.models.diffusion import Denoiser, load_denoiser
 from anything3d.models.weights import Place
 from tests import full_size
 

@@ -10,7 +10,8 @@ from anything3d.errors import WeightsError
 from anything3d.mini import clip as mini
 from anything3d.mini.tokens import clip_vocabulary, save_bert_tokenizer, save_clip_tokenizer
 from anything3d.mini.words import CAPTION_WORDS
-from anything3d.models.clip import Clip, Preprocessor, load_clip
+from anything3d.models.clip import Clip, load_clip
+from anything3d.models.pretrained import Preprocessor
 from anything3d.models.weights import Place
 
 

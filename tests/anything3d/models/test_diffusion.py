@@ -11,7 +11,8 @@ import torch
 from anything3d.errors import InputError, WeightsError
 from anything3d.mini import diffusion as mini
 from anything3d.mini.tokens import clip_vocabulary, save_clip_tokenizer
-from anything3d.models.diffusion import Concept, Denoiser, concept_to_bytes, concepts_from_bytes, load_denoiser
+from anything3d.models.concept import Concept, concept_to_bytes, concepts_from_bytes
+from anything3d.models.diffusion import Denoiser, load_denoiser
 from anything3d.models.weights import Place
 
 CAPTIONS = ["a red mug", "an orange torus on the table"]

@@ -16,7 +16,7 @@ from anything3d.models.clip import load_clip
 from anything3d.models.diffusion import load_denoiser
 from anything3d.models.layout import check_diffusion, check_schedule
 from anything3d.models.sam import load_sam
-from anything3d.models.stored import reading
+from anything3d.models.tensors import reading
 from anything3d.models.weights import PACKAGED, Place
 
 torch.set_num_threads(1)

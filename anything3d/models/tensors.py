@@ -1,8 +1,12 @@
-"""Files of tensors as their owners publish them: safetensors, or archives of torch, of which only tensors are read."""
+"""Files of tensors as their owners publish them: safetensors, or archives of torch, of which only tensors are read.
+
+A loader takes the first of several usual names (`tensor_files`). What it raises of a file is said in our words
+(`reading`).
+"""
 
 import errno
 import pickle
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,9 +14,43 @@ import torch
 from torch import Tensor, nn
 
 from anything3d.errors import MachineError, WeightsError
+from anything3d.models.layout import read_settings
+from anything3d.models.weights import directly_in, files
 
 STORAGE = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EREMOTEIO)
+VARIANTS = ("", "fp16")
 PIECES = 8  # in which a file is converted: only one of them lies in memory beside what has come of the others
+
+
+def tensor_files(folder: Path, safetensors: str, pickled: str) -> tuple[bool, str | None]:
+    """Which files of tensors a loader takes: whether safetensors or a pickle, and which variant of its names.
+
+    The names are those of whole files; there may be shards with an index beside them. Of a pickle, only tensors are
+    read. The first that is there of safetensors, their float16 variant, pickle and its variant is taken.
+
+    Raises: WeightsError that says what is there and what is supported, or names a shard that is missing.
+    """
+    there = {
+        path.name for path in directly_in(folder, *{Path(name).suffix for name in (safetensors, pickled)}, ".json")
+    }
+    wanted = []
+    for name in (safetensors, pickled):
+        for variant in VARIANTS:
+            stem, suffix = name.rsplit(".", 1)
+            middle = f".{variant}" if variant else ""
+            whole, index = f"{stem}{middle}.{suffix}", f"{name}.index{middle}.json"
+            wanted.append(whole)
+            if whole in there:
+                return name == safetensors, variant or None
+            if index in there:
+                _check_shards(folder / index, there)
+                return name == safetensors, variant or None
+    names = ", ".join(sorted(path.name for path in files(folder).values())) if folder.is_dir() else "no such folder"
+    raise WeightsError(
+        "weights_missing",
+        f"{folder} has no tensors under a name that is known; there: {names or 'nothing'}; supported: "
+        f"{', '.join(wanted)}, or shards with an index; rename or convert what is there, or get the folder again",
+    )
 
 
 @contextmanager
@@ -54,9 +92,9 @@ def read_tensors(path: Path, dtype: torch.dtype | None = None, part: str = "") -
     """
     tensors = _mapped(path)
     names = [name for name, value in tensors.items() if dtype and name.startswith(part) and value.dtype != dtype]
-    for place in range(PIECES if names else 0):
+    for piece in range(PIECES if names else 0):
         mapped = _mapped(path)  # anew: what has been read stays in memory as long as its mapping
-        tensors |= {name: mapped[name].to(dtype) for name in names[place::PIECES]}
+        tensors |= {name: mapped[name].to(dtype) for name in names[piece::PIECES]}
     return tensors
 
 
@@ -83,3 +121,11 @@ def _mapped(path: Path) -> dict[str, Tensor]:
     if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise WeightsError("weights_mismatch", f"{path} does not hold tensors by name")
     return tensors
+
+
+def _check_shards(index: Path, there: Collection[str]) -> None:
+    shards = read_settings(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise WeightsError("weights_broken", f"{index} names no shards (weight_map); download it again")
+    if missing := sorted({str(name) for name in shards.values() if name not in there}):
+        raise WeightsError("weights_missing", f"{index} names {missing[0]}, which is not beside it; download it")
