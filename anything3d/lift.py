@@ -27,7 +27,7 @@ from anything3d.models.weights import Place
 from anything3d.photo.pixels import WHITE, over
 from anything3d.settings import check_ranges
 from anything3d.space.cloud import Cloud, distinct_points, normalise
-from anything3d.space.reference import ReferenceCamera, Views, direction_grid, directions_near, search, target_of
+from anything3d.space.reference import Matches, ReferenceCamera, direction_grid, directions_near, search, small_crops
 
 MIN_POINTS = 8  # distinct points of a cloud that can be called a shape
 DISTINCT = 1e-3  # canonical units; nearer points count as one
@@ -199,14 +199,14 @@ class PointELifter:
 
     def _judge(
         self, drafts: Float[Tensor, "B K 6 N"], crops: Float[Tensor, "B 4 S S"]
-    ) -> tuple[Views, Bool[Tensor, "B K"]]:
+    ) -> tuple[Matches, Bool[Tensor, "B K"]]:
         """The best view of every draft [B * K, 1], and which drafts are shapes at all."""
         config = self.config
         cloud = canonical(drafts.flatten(0, 1))
         grid = direction_grid(config.azimuths, config.elevations, config.lowest_deg, config.highest_deg)
         directions = grid.to(self.device).expand(len(cloud), -1, -1)
-        target = target_of(crops, config.draft_match_px).repeat(drafts.shape[1])
-        views = search(cloud, target, directions, config.distance).best()
+        small = small_crops(crops, config.draft_match_px).repeat(drafts.shape[1])
+        views = search(cloud, small, directions, config.distance).best()
         return views, is_shape(cloud).view(drafts.shape[:2])
 
     def _densify(
@@ -219,13 +219,13 @@ class PointELifter:
         dense = sample(self.upsampler, "upsample", noise, embeddings, config.upsampler_sampler, low_res=coarse)
         return canonical(torch.cat([coarse, dense], dim=2))
 
-    def _refine(self, cloud: Cloud, crops: Float[Tensor, "B 4 S S"], views: Views, rows: Int[Tensor, "B"]) -> Views:
+    def _refine(self, cloud: Cloud, crops: Float[Tensor, "B 4 S S"], views: Matches, rows: Int[Tensor, "B"]) -> Matches:
         """The best view [B, 1] of the final clouds, around the ones that their drafts (`rows` of `views`) had."""
         config = self.config
         around = 180 / config.azimuths if config.azimuths > 1 else 0.0
         between = (config.highest_deg - config.lowest_deg) / max(config.elevations - 1, 1)
         near = directions_near(views.azimuth_deg[rows, 0], views.elevation_deg[rows, 0], (around, between / 2))
-        return search(cloud, target_of(crops, config.match_px), near, config.distance).best()
+        return search(cloud, small_crops(crops, config.match_px), near, config.distance).best()
 
 
 def load_lifter(config: LiftConfig, place: Place, batch_clouds: int = BATCH_CLOUDS) -> Lifter:
@@ -276,7 +276,7 @@ def _check_clip(network: PointDenoiser, name: str, clip: Clip) -> None:
         raise WeightsError("weights_mismatch", f"{name} was made for CLIP features {needed}; this CLIP gives {given}")
 
 
-def _lifted(cloud: Cloud, view: Views, chosen: Int[Tensor, "B"], distance: float) -> list[Lifted]:
+def _lifted(cloud: Cloud, view: Matches, chosen: Int[Tensor, "B"], distance: float) -> list[Lifted]:
     """Object by object; the numbers come to the host at once."""
     numbers = torch.cat([view.azimuth_deg, view.elevation_deg, view.intrinsics[:, 0], view.match], dim=1).tolist()
     return [

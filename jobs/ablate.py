@@ -98,7 +98,7 @@ def lines(found: "list[Measured]") -> Iterator[str]:
 
 
 def _interval(gain: object) -> str:
-    from anything3d.quality.metrics import Summary
+    from anything3d.quality.summary import Summary
 
     assert isinstance(gain, Summary)
     return f"{gain.mean:+.3f} ({gain.low:+.3f} .. {gain.high:+.3f})"

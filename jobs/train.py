@@ -19,7 +19,7 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Of the first weights and of every batch.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="For torch; trainings side by side want one each.")] = 1,
-    steps: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's own number.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Instead of the training's own number.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="PNG for a contact sheet on held-out data.")] = None,
     install: Annotated[
         bool, typer.Option(help="Put the finished weights into this checkout, in place of the packaged ones.")

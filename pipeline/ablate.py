@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from anything3d.errors import ConfigError
 from anything3d.quality import summary as measures
-from anything3d.quality.metrics import Summary
+from anything3d.quality.summary import Summary
 from pipeline.config import Config, load
 from pipeline.evaluate import evaluate, summarised
 from pipeline.plan import Selection

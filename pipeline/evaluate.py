@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from anything3d.errors import DamagedCell, NumericsError, SourceError
 from anything3d.quality import summary as measures
-from anything3d.quality.metrics import Summary
+from anything3d.quality.summary import Summary
 from anything3d.score import ScoreConfig, TruthScores, against_truth
 from anything3d.seed import generators
 from pipeline import source

@@ -14,7 +14,7 @@ from torch import Tensor
 from anything3d.mini.backdrop import Sky, meet_plane, paint
 from anything3d.mini.scene import Light, Placed, Scene, turn
 from anything3d.mini.shapes import Object
-from anything3d.mini.solids import nearest_part, normals
+from anything3d.mini.solids import nearest_piece, normals
 from anything3d.mini.trace import light_share, sample_surface, trace
 from anything3d.space.camera import Camera, rays
 
@@ -162,7 +162,7 @@ def _look(scene: Scene, origins: Float[Tensor, "3 N"], directions: Float[Tensor,
         rows = (label == index + 1).nonzero()[:, 0]
         points = origins[:, rows] + reach[rows] * directions[:, rows]
         own = placed.to_canonical(points)
-        part[rows] = nearest_part(placed.item.body, own)
+        part[rows] = nearest_piece(placed.item.body, own)
         facing = turn(normals(placed.item.body, own), placed.yaw_deg)
         rgb[:, rows] = _albedo(placed.item, own) * _brightness(scene, points, facing)
     none = torch.zeros(0, len(reach), dtype=torch.bool, device=reach.device)
@@ -198,7 +198,7 @@ def _plane_color(
 
 
 def _albedo(item: Object, points: Float[Tensor, "3 N"]) -> Float[Tensor, "3 N"]:
-    return points.new_tensor(item.albedo)[nearest_part(item.body, points)].T
+    return points.new_tensor(item.albedo)[nearest_piece(item.body, points)].T
 
 
 def _brightness(scene: Scene, points: Float[Tensor, "3 N"], facing: Float[Tensor, "3 N"]) -> Float[Tensor, "N"]:

@@ -13,10 +13,10 @@ import torch
 
 from anything3d.errors import ConfigError
 from anything3d.mini.draw import chance, pick, uniform
-from anything3d.mini.solids import Body, Box, Dome, Handle, Lathe, Part, Pyramid, Rod, Torus, Vector, assemble
+from anything3d.mini.solids import Body, Box, Dome, Handle, Lathe, Piece, Pyramid, Rod, Torus, Vector, assemble
 from anything3d.mini.words import COLORS, SHAPES
 
-Tone = Literal["color", "shade", "cream", "grey"]  # of a part: the caption's colour, a darker one, or a neutral one
+Tone = Literal["color", "shade", "cream", "grey"]  # of a piece: the caption's colour, a darker one, or a neutral one
 
 PIGMENTS: dict[str, Vector] = {
     "red": (0.82, 0.11, 0.10),
@@ -31,7 +31,7 @@ PIGMENTS: dict[str, Vector] = {
 }
 BRIGHTNESS = (0.88, 1.06)  # factor, per object
 TINT = 0.035  # largest change of one channel, per object
-SHADE = 0.72  # factor of a darker part
+SHADE = 0.72  # factor of a darker piece
 CREAM: Vector = (0.86, 0.80, 0.66)
 GREY: Vector = (0.42, 0.42, 0.44)
 SYMMETRY_DEG = {  # smallest turn about y that leaves the shape as it is; 0: any turn, 360: none
@@ -56,7 +56,7 @@ class Object:
     shape: str
     color: str
     body: Body
-    albedo: tuple[Vector, ...]  # colour of each part
+    albedo: tuple[Vector, ...]  # colour of each piece
 
 
 def sample_object(generator: torch.Generator, held_out: bool) -> Object:
@@ -72,7 +72,7 @@ def make_object(shape: str, color: str, generator: torch.Generator) -> Object:
     """
     if color not in PIGMENTS:
         raise ConfigError("unknown_color", f"{color!r}; known are {', '.join(COLORS)}")
-    parts, tones = make_parts(shape, generator)
+    pieces, tones = make_pieces(shape, generator)
     brightness = uniform(generator, *BRIGHTNESS)
     red, green, blue = (
         min(1.0, max(0.0, channel * brightness + uniform(generator, -TINT, TINT))) for channel in PIGMENTS[color]
@@ -83,33 +83,33 @@ def make_object(shape: str, color: str, generator: torch.Generator) -> Object:
         "cream": CREAM,
         "grey": GREY,
     }
-    return Object(shape, color, assemble(*parts), tuple(paint[tone] for tone in tones))
+    return Object(shape, color, assemble(*pieces), tuple(paint[tone] for tone in tones))
 
 
-def make_parts(shape: str, generator: torch.Generator) -> tuple[Sequence[Part], Sequence[Tone]]:
+def make_pieces(shape: str, generator: torch.Generator) -> tuple[Sequence[Piece], Sequence[Tone]]:
     """Parts in any units with y up, and the tone of each.
 
     Raises: ConfigError("unknown_shape").
     """
     match shape:
         case "sphere":
-            return [Part("ball", Rod(0.0, 1.0))], ["color"]
+            return [Piece("ball", Rod(0.0, 1.0))], ["color"]
         case "box":
             width, height, depth = (uniform(generator, low, 1) for low in (0.5, 0.4, 0.5))
             half = (max(width, depth), height, min(width, depth))
-            return [Part("block", Box(half, 0.05 * min(half)))], ["color"]
+            return [Piece("block", Box(half, 0.05 * min(half)))], ["color"]
         case "cylinder":
-            return [Part("body", _pillar(1.0, uniform(generator, 0.7, 3.0), 0.05))], ["color"]
+            return [Piece("body", _pillar(1.0, uniform(generator, 0.7, 3.0), 0.05))], ["color"]
         case "cone":
             height = uniform(generator, 1.5, 3.0)
-            return [Part("body", Lathe(((0, 0), (1, 0), (0, height)), 0.04))], ["color"]
+            return [Piece("body", Lathe(((0, 0), (1, 0), (0, height)), 0.04))], ["color"]
         case "torus":
-            return [Part("ring", Torus(1.0, uniform(generator, 0.22, 0.45)))], ["color"]
+            return [Piece("ring", Torus(1.0, uniform(generator, 0.22, 0.45)))], ["color"]
         case "capsule":
-            return [Part("body", Rod(uniform(generator, 0.7, 2.0), 1.0))], ["color"]
+            return [Piece("body", Rod(uniform(generator, 0.7, 2.0), 1.0))], ["color"]
         case "pyramid":
             depth, height = uniform(generator, 0.75, 1), uniform(generator, 0.9, 2.0)
-            return [Part("body", Pyramid(1.0, depth, height))], ["color"]
+            return [Piece("body", Pyramid(1.0, depth, height))], ["color"]
         case "mug":
             return _mug(generator), ["color", "shade"]
         case "table":
@@ -132,7 +132,7 @@ def _pillar(radius: float, height: float, rounding: float) -> Lathe:
     return Lathe(((0.0, rounding), (r, rounding), (r, top), (0.0, top)), rounding)
 
 
-def _mug(generator: torch.Generator) -> Sequence[Part]:
+def _mug(generator: torch.Generator) -> Sequence[Piece]:
     height, wall, tube = uniform(generator, 1.6, 2.6), 0.12, uniform(generator, 0.10, 0.13)
     lip = wall / 2  # the outline runs in the middle of the wall, half a thickness inside
     inner, outer, floor, top = 1 - wall, 1 - lip, 2 * lip, height - lip
@@ -140,27 +140,27 @@ def _mug(generator: torch.Generator) -> Sequence[Part]:
     reach = uniform(generator, 0.28, 0.38) * height  # from the handle's middle to its ends
     radius = min(reach, uniform(generator, 0.35, 0.45))
     handle = Handle(radius, tube, reach - radius)
-    return [Part("cup", cup), Part("handle", handle, (0.0, height / 2, 1.0))]
+    return [Piece("cup", cup), Piece("handle", handle, (0.0, height / 2, 1.0))]
 
 
-def _table(generator: torch.Generator) -> Sequence[Part]:
+def _table(generator: torch.Generator) -> Sequence[Piece]:
     depth, height = uniform(generator, 0.55, 1), uniform(generator, 0.8, 1.5)
     top, leg = uniform(generator, 0.06, 0.10), uniform(generator, 0.07, 0.12)
     inset = leg + uniform(generator, 0.0, 0.12)
-    plate = Part("top", Box((1.0, top, depth), 0.03), (0.0, height - top, 0.0))
+    plate = Piece("top", Box((1.0, top, depth), 0.03), (0.0, height - top, 0.0))
     half = (height - top) / 2
-    legs = Part("legs", Box((leg, half, leg), 0.02), (1.0 - inset, half, depth - inset), mirrored=True)
+    legs = Piece("legs", Box((leg, half, leg), 0.02), (1.0 - inset, half, depth - inset), mirrored=True)
     return [plate, legs]
 
 
-def _mushroom(generator: torch.Generator) -> Sequence[Part]:
+def _mushroom(generator: torch.Generator) -> Sequence[Piece]:
     radius, cap, length = uniform(generator, 0.28, 0.42), uniform(generator, 0.6, 0.95), uniform(generator, 0.6, 1.2)
     foot, neck = radius * uniform(generator, 1.0, 1.35), 0.8 * radius
     stem = Lathe(((0, 0.06), (foot - 0.06, 0.06), (neck, length), (neck, length + 0.1), (0, length + 0.1)), 0.06)
-    return [Part("cap", Dome(1.0, cap), (0.0, length, 0.0)), Part("stem", stem)]
+    return [Piece("cap", Dome(1.0, cap), (0.0, length, 0.0)), Piece("stem", stem)]
 
 
-def _bottle(generator: torch.Generator) -> Sequence[Part]:
+def _bottle(generator: torch.Generator) -> Sequence[Piece]:
     body, shoulder = uniform(generator, 1.8, 2.8), uniform(generator, 0.5, 0.9)
     neck, long = uniform(generator, 0.28, 0.38), uniform(generator, 0.5, 0.9)
     bend = tuple(  # a quarter of a cosine from the body's radius to the neck's
@@ -170,16 +170,16 @@ def _bottle(generator: torch.Generator) -> Sequence[Part]:
     end = body + shoulder + long
     glass = Lathe(((0, 0.1), (0.9, 0.1), *bend, (neck, end), (0, end)), 0.1)
     cap = _pillar(neck + 0.16, uniform(generator, 0.3, 0.45), 0.04)
-    return [Part("bottle", glass), Part("cap", cap, (0.0, end, 0.0))]
+    return [Piece("bottle", glass), Piece("cap", cap, (0.0, end, 0.0))]
 
 
-def _dumbbell(generator: torch.Generator) -> Sequence[Part]:
+def _dumbbell(generator: torch.Generator) -> Sequence[Piece]:
     reach = uniform(generator, 1.4, 2.2)
-    weight = Part("weights", Rod(0.0, 1.0), (reach, 0.0, 0.0), mirrored=True)
-    return [weight, Part("bar", Rod(reach, uniform(generator, 0.28, 0.42)))]
+    weight = Piece("weights", Rod(0.0, 1.0), (reach, 0.0, 0.0), mirrored=True)
+    return [weight, Piece("bar", Rod(reach, uniform(generator, 0.28, 0.42)))]
 
 
-def _lamp(generator: torch.Generator) -> Sequence[Part]:
+def _lamp(generator: torch.Generator) -> Sequence[Piece]:
     height, bottom = uniform(generator, 2.4, 3.4), 1.0
     top, shade = uniform(generator, 0.45, 0.75), uniform(generator, 0.9, 1.3)
     foot, start = uniform(generator, 0.55, 0.8), height - shade
@@ -189,4 +189,4 @@ def _lamp(generator: torch.Generator) -> Sequence[Part]:
     )  # fmt: skip
     base = _pillar(foot, 0.18, 0.05)
     pole = _pillar(uniform(generator, 0.08, 0.12), height - 0.15, 0.04)
-    return [Part("shade", cone), Part("base", base), Part("pole", pole)]
+    return [Piece("shade", cone), Piece("base", base), Piece("pole", pole)]

@@ -81,8 +81,8 @@ Solid = Box | Lathe | Torus | Handle | Rod | Dome | Pyramid
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A solid moved by `offset`. `mirrored` parts also stand at -x, at -z and at both."""
+class Piece:
+    """A solid moved by `offset`. `mirrored` pieces also stand at -x, at -z and at both."""
 
     name: str
     solid: Solid
@@ -92,40 +92,40 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A union of parts. Canonical point p lies at p * `length` + `centre` in the units in which the parts are given."""
+    """A union of pieces. Canonical point p lies at p * `length` + `centre` in the pieces' own units."""
 
-    parts: tuple[Part, ...]
-    length: float  # longest side of the parts' bounding box
+    pieces: tuple[Piece, ...]
+    length: float  # longest side of the pieces' bounding box
     centre: Vector  # of that box
     half: Vector  # its half sides in canonical units; the largest is 1/2
     girth: float  # no point is farther from the y axis, canonical units
 
 
-def assemble(*parts: Part) -> Body:
-    """The body that the parts make, centred and scaled to longest side 1."""
-    boxes = [part_box(part) for part in parts]
+def assemble(*pieces: Piece) -> Body:
+    """The body that the pieces make, centred and scaled to longest side 1."""
+    boxes = [piece_box(piece) for piece in pieces]
     low = [min(box[0][axis] for box in boxes) for axis in range(3)]
     high = [max(box[1][axis] for box in boxes) for axis in range(3)]
     length = max(b - a for a, b in zip(low, high, strict=True))
     centre = ((low[0] + high[0]) / 2, (low[1] + high[1]) / 2, (low[2] + high[2]) / 2)
     half = ((high[0] - low[0]) / 2 / length, (high[1] - low[1]) / 2 / length, (high[2] - low[2]) / 2 / length)
-    girth = max(_part_girth(part, centre) for part in parts) / length
-    return Body(parts, length, centre, half, min(girth, math.hypot(half[0], half[2])))
+    girth = max(_piece_girth(piece, centre) for piece in pieces) / length
+    return Body(pieces, length, centre, half, min(girth, math.hypot(half[0], half[2])))
 
 
 def distance(body: Body, points: Float[Tensor, "3 N"]) -> Float[Tensor, "N"]:
     """Signed distance to the body's surface, canonical units."""
     x, y, z = _own_units(body, points)
-    nearest = part_distance(body.parts[0], x, y, z)
-    for part in body.parts[1:]:
-        nearest = torch.minimum(nearest, part_distance(part, x, y, z))
+    nearest = piece_distance(body.pieces[0], x, y, z)
+    for piece in body.pieces[1:]:
+        nearest = torch.minimum(nearest, piece_distance(piece, x, y, z))
     return nearest / body.length
 
 
-def nearest_part(body: Body, points: Float[Tensor, "3 N"]) -> Int[Tensor, "N"]:
-    """Index of the part that each point is on or nearest to."""
+def nearest_piece(body: Body, points: Float[Tensor, "3 N"]) -> Int[Tensor, "N"]:
+    """Index of the piece that each point is on or nearest to."""
     x, y, z = _own_units(body, points)
-    return torch.stack([part_distance(part, x, y, z) for part in body.parts]).argmin(0)
+    return torch.stack([piece_distance(piece, x, y, z) for piece in body.pieces]).argmin(0)
 
 
 def gradient(body: Body, points: Float[Tensor, "3 N"]) -> Float[Tensor, "3 N"]:
@@ -144,12 +144,12 @@ def normals(body: Body, points: Float[Tensor, "3 N"]) -> Float[Tensor, "3 N"]:
     return torch.stack([x / length, y / length, z / length])
 
 
-def part_box(part: Part) -> tuple[Vector, Vector]:
-    """Lowest and highest corner of the bounding box, in the part's own units; exact."""
-    low, high = solid_box(part.solid)
-    ox, oy, oz = part.offset
+def piece_box(piece: Piece) -> tuple[Vector, Vector]:
+    """Lowest and highest corner of the bounding box, in the piece's own units; exact."""
+    low, high = solid_box(piece.solid)
+    ox, oy, oz = piece.offset
     (x0, y0, z0), (x1, y1, z1) = (low[0] + ox, low[1] + oy, low[2] + oz), (high[0] + ox, high[1] + oy, high[2] + oz)
-    if part.mirrored:
+    if piece.mirrored:
         x0, z0 = min(x0, -x1), min(z0, -z1)
         x1, z1 = -x0, -z0
     return (x0, y0, z0), (x1, y1, z1)
@@ -180,12 +180,12 @@ def solid_box(solid: Solid) -> tuple[Vector, Vector]:
             assert_never(solid)
 
 
-def _part_girth(part: Part, centre: Vector) -> float:
-    """No point of the part is farther from the vertical line through `centre`, the part's own units."""
-    x, z = part.offset[0] - centre[0], part.offset[2] - centre[2]
-    away = math.hypot(abs(x) + 2 * abs(centre[0]), abs(z) + 2 * abs(centre[2])) if part.mirrored else math.hypot(x, z)
-    (x0, _, z0), (x1, _, z1) = solid_box(part.solid)
-    match part.solid:
+def _piece_girth(piece: Piece, centre: Vector) -> float:
+    """No point of the piece is farther from the vertical line through `centre`, the piece's own units."""
+    x, z = piece.offset[0] - centre[0], piece.offset[2] - centre[2]
+    away = math.hypot(abs(x) + 2 * abs(centre[0]), abs(z) + 2 * abs(centre[2])) if piece.mirrored else math.hypot(x, z)
+    (x0, _, z0), (x1, _, z1) = solid_box(piece.solid)
+    match piece.solid:
         case Lathe() | Torus() | Dome():
             return away + x1
         case Rod(half_length, radius):
@@ -194,14 +194,14 @@ def _part_girth(part: Part, centre: Vector) -> float:
             return away + math.hypot(max(-x0, x1), max(-z0, z1))
 
 
-def part_distance(
-    part: Part, x: Float[Tensor, "N"], y: Float[Tensor, "N"], z: Float[Tensor, "N"]
+def piece_distance(
+    piece: Piece, x: Float[Tensor, "N"], y: Float[Tensor, "N"], z: Float[Tensor, "N"]
 ) -> Float[Tensor, "N"]:
-    """Signed distance to a part, in its own units."""
-    if part.mirrored:
+    """Signed distance to a piece, in its own units."""
+    if piece.mirrored:
         x, z = x.abs(), z.abs()
-    x, y, z = x - part.offset[0], y - part.offset[1], z - part.offset[2]
-    match part.solid:
+    x, y, z = x - piece.offset[0], y - piece.offset[1], z - piece.offset[2]
+    match piece.solid:
         case Box(half, rounding):
             return _box(half, rounding, x, y, z)
         case Lathe(outline, rounding):

@@ -3,8 +3,6 @@
 Images are in [0, 1], and points are in canonical units. Row b of every result belongs to row b of the arguments.
 """
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -13,7 +11,6 @@ from anything3d.errors import NumericsError
 
 MAX_PSNR_DB = 100.0  # of equal images, instead of infinity; 8-bit rounding alone leaves 59
 CHUNK = 1024  # points whose distances to all others are held at a time; 1024 x 8192 floats are 32 MiB
-RESAMPLES = 2000  # of the bootstrap; enough for two digits of a 95 % interval (Efron and Tibshirani 1993, ch. 13)
 
 
 def psnr_db(a: Float[Tensor, "B C H W"], b: Float[Tensor, "B C H W"]) -> Float[Tensor, "B"]:
@@ -97,28 +94,3 @@ def angle_difference_deg(a: Float[Tensor, "B"], b: Float[Tensor, "B"], period_de
         return torch.zeros_like(a - b)
     half = period_deg / 2
     return ((a - b + half) % period_deg - half).abs()
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """Of one number over `n` objects; `low` to `high` is the 95 % bootstrap interval of the mean."""
-
-    mean: float
-    median: float
-    low: float
-    high: float
-    n: int
-
-
-def summary(values: Float[Tensor, "N"], generator: torch.Generator) -> Summary:
-    """Mean and median of one number over objects, with the percentile-bootstrap interval of the mean.
-
-    The interval speaks of which objects were drawn, not of the seed. Raises: ValueError without finite values.
-    """
-    n = len(values)
-    if n == 0 or not bool(values.isfinite().all()):
-        raise ValueError(f"summary of {n} values, {int((~values.isfinite()).sum())} of them not finite; need 1 or more")
-    values = values.double().cpu()
-    means = torch.stack([values[torch.randint(n, (n,), generator=generator)].mean() for _ in range(RESAMPLES)])
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=means.dtype)).tolist()
-    return Summary(mean=float(values.mean()), median=float(values.quantile(0.5)), low=low, high=high, n=n)

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from anything3d.errors import NumericsError
-from anything3d.quality import metrics
 from anything3d.seed import generators
 
 METRICS = (  # in the order in which an object goes through the stages
@@ -26,6 +28,18 @@ METRICS = (  # in the order in which an object goes through the stages
     "seconds_per_object",
 )
 AZIMUTH_WITHIN_DEG = 20.0  # the `20deg` in the metric's name
+RESAMPLES = 2000  # of the bootstrap; enough for two digits of a 95 % interval (Efron and Tibshirani 1993, ch. 13)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Of one number over `n` objects; `low` to `high` is the 95 % bootstrap interval of the mean."""
+
+    mean: float
+    median: float
+    low: float
+    high: float
+    n: int
 
 
 def caption_accuracy(caption: str, true: str, vocabulary: Collection[str]) -> float | None:
@@ -56,26 +70,40 @@ def within(error_deg: float | None, limit_deg: float) -> float | None:
     return None if error_deg is None else float(error_deg <= limit_deg)
 
 
-def summaries(rows: Sequence[Mapping[str, float | None]], seed: int = 0) -> dict[str, metrics.Summary]:
+def summary(values: Float[Tensor, "N"], generator: torch.Generator) -> Summary:
+    """Mean and median of one number over objects, with the percentile-bootstrap interval of the mean.
+
+    The interval speaks of which objects were drawn, not of the seed. Raises: ValueError without finite values.
+    """
+    n = len(values)
+    if n == 0 or not bool(values.isfinite().all()):
+        raise ValueError(f"summary of {n} values, {int((~values.isfinite()).sum())} of them not finite; need 1 or more")
+    values = values.double().cpu()
+    means = torch.stack([values[torch.randint(n, (n,), generator=generator)].mean() for _ in range(RESAMPLES)])
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=means.dtype)).tolist()
+    return Summary(mean=float(values.mean()), median=float(values.quantile(0.5)), low=low, high=high, n=n)
+
+
+def summaries(rows: Sequence[Mapping[str, float | None]], seed: int = 0) -> dict[str, Summary]:
     """Every metric over the objects that have it; a metric that none has is left out. Equal rows give equal intervals.
 
     Raises: NumericsError("metric_not_finite") that names the metric, if a value is NaN or infinite.
     """
-    found: dict[str, metrics.Summary] = {}
+    by_name: dict[str, Summary] = {}
     for name, generator in zip(METRICS, generators(seed, "evaluate", METRICS), strict=True):
         values = torch.tensor([value for row in rows if (value := row[name]) is not None], dtype=torch.float64)
         if wrong := int((~values.isfinite()).sum()):
             raise NumericsError("metric_not_finite", f"{name} of {wrong} of {len(values)} objects is NaN or infinite")
         if len(values):
-            found[name] = metrics.summary(values, generator)
-    return found
+            by_name[name] = summary(values, generator)
+    return by_name
 
 
 def differences(
     ours: Mapping[str, Sequence[Mapping[str, float | None]]],
     theirs: Mapping[str, Sequence[Mapping[str, float | None]]],
     seed: int = 0,
-) -> dict[str, metrics.Summary]:
+) -> dict[str, Summary]:
     """By how much every metric is higher in `ours` than in `theirs`, over the objects that both have.
 
     Both map an object to its rows, one for each run (seeds of the same settings), whose mean is the object's number.

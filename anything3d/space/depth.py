@@ -14,7 +14,6 @@ from torch import Tensor
 from anything3d.space.camera import Camera, project
 from anything3d.space.cloud import Cloud
 
-RADIUS = 0.01  # of the image side; 3DFuse render_depth_from_cloud (0.02 of a half side, 8 px of 800)
 INDEX_BITS = 31  # of a z-buffer key; above them the 31 bits of a positive float, which sort as an integer does
 EMPTY = torch.iinfo(torch.int64).max
 

@@ -34,32 +34,32 @@ class ReferenceCamera:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class SmallCrops:
     """B crops as they are compared with splats: small and premultiplied, with the boxes of their masks at full size."""
 
     rgba: Float[Tensor, "B 4 S S"]
     boxes: Float[Tensor, "B 4"]  # left, top, right, bottom; fractions of the crop's side
 
-    def repeat(self, times: int) -> "Target":
+    def repeat(self, times: int) -> "SmallCrops":
         """Each one `times` times in a row."""
-        return Target(self.rgba.repeat_interleave(times, 0), self.boxes.repeat_interleave(times, 0))
+        return SmallCrops(self.rgba.repeat_interleave(times, 0), self.boxes.repeat_interleave(times, 0))
 
 
 @dataclass(frozen=True, slots=True)
-class Views:
-    """V directions tried for each of B objects, how the crop frames them, and how well they match (0..1)."""
+class Matches:
+    """V directions tried for each of B objects, how the crop frames them, and how well they match it (0..1)."""
 
     azimuth_deg: Float[Tensor, "B V"]
     elevation_deg: Float[Tensor, "B V"]
     intrinsics: Float[Tensor, "B V 4"]
     match: Float[Tensor, "B V"]
 
-    def best(self) -> "Views":
+    def best(self) -> "Matches":
         """The best view of each object, V = 1; the first of equals."""
         row = torch.arange(len(self.match), device=self.match.device)[:, None]
         column = self.match.argmax(1, keepdim=True)
         parts = (self.azimuth_deg, self.elevation_deg, self.intrinsics, self.match)
-        return Views(*(part[row, column] for part in parts))
+        return Matches(*(part[row, column] for part in parts))
 
 
 def camera_of(
@@ -100,9 +100,9 @@ def directions_near(
     return torch.stack([azimuth, elevation], dim=-1)
 
 
-def target_of(crops: Float[Tensor, "B 4 S S"], size: int) -> Target:
-    """What to look for in RGBA crops in [0, 1], compared at `size` px."""
-    return Target(shrink(crops, size), mask_boxes(crops[:, 3]))
+def small_crops(crops: Float[Tensor, "B 4 S S"], size: int) -> SmallCrops:
+    """RGBA crops in [0, 1] as they are compared at `size` px."""
+    return SmallCrops(shrink(crops, size), mask_boxes(crops[:, 3]))
 
 
 def shrink(crops: Float[Tensor, "B 4 S S"], size: int) -> Float[Tensor, "B 4 s s"]:
@@ -111,18 +111,18 @@ def shrink(crops: Float[Tensor, "B 4 S S"], size: int) -> Float[Tensor, "B 4 s s
     return F.interpolate(premultiplied, (size, size), mode="area")
 
 
-def search(cloud: Cloud, target: Target, directions: Float[Tensor, "B V 2"], distance: float) -> Views:
-    """How well cloud b, seen from each of its directions (azimuth, elevation; degrees), matches target b.
+def search(cloud: Cloud, crops: SmallCrops, directions: Float[Tensor, "B V 2"], distance: float) -> Matches:
+    """How well cloud b, seen from each of its directions (azimuth, elevation; degrees), matches crop b.
 
     `distance` is the camera's from the origin in canonical units. A cloud with a NaN matches nothing (0).
     """
     few = max(1, MAX_SPLATS // (directions.shape[1] * cloud.points.shape[1]))
     parts = [
-        _search_few(cloud[rows], Target(target.rgba[rows], target.boxes[rows]), directions[rows], distance)
+        _search_few(cloud[rows], SmallCrops(crops.rgba[rows], crops.boxes[rows]), directions[rows], distance)
         for rows in (slice(start, start + few) for start in range(0, len(cloud), few))
     ]
     intrinsics, match = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Views(directions[..., 0], directions[..., 1], intrinsics, match)
+    return Matches(directions[..., 0], directions[..., 1], intrinsics, match)
 
 
 def mask_boxes(alpha: Float[Tensor, "B S S"]) -> Float[Tensor, "B 4"]:
@@ -151,18 +151,18 @@ def frame(where: Float[Tensor, "B N 2"], boxes: Float[Tensor, "B 4"], margin: fl
 
 
 def _search_few(
-    cloud: Cloud, target: Target, directions: Float[Tensor, "B V 2"], distance: float
+    cloud: Cloud, crops: SmallCrops, directions: Float[Tensor, "B V 2"], distance: float
 ) -> tuple[Float[Tensor, "B V 4"], Float[Tensor, "B V"]]:
     n_views, n_points = directions.shape[1], cloud.points.shape[1]
     seen = Cloud(cloud.points.repeat_interleave(n_views, 0), cloud.colors.repeat_interleave(n_views, 0))
-    targets = target.repeat(n_views)
+    repeated = crops.repeat(n_views)
     azimuth, elevation = directions.flatten(0, 1).unbind(-1)
     unit = azimuth.new_tensor([1.0, 1.0, 0.5, 0.5]).expand(len(azimuth), -1)
     camera = camera_of(azimuth, elevation, torch.full_like(azimuth, distance), unit)
     radius = DISC / n_points**0.5
-    camera = Camera(camera.pose, frame(project(camera, seen.points)[0], targets.boxes, radius))
-    _, color, alpha = splat(seen, camera, target.rgba.shape[-1], radius)
-    match = agreement(color, alpha, targets.rgba)
+    camera = Camera(camera.pose, frame(project(camera, seen.points)[0], repeated.boxes, radius))
+    _, color, alpha = splat(seen, camera, crops.rgba.shape[-1], radius)
+    match = agreement(color, alpha, repeated.rgba)
     return camera.intrinsics.unflatten(0, (-1, n_views)), match.unflatten(0, (-1, n_views))
 
 

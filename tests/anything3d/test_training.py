@@ -301,7 +301,7 @@ def test_prompts_are_captions_with_the_right_view_or_nothing(objects):
 # the loop
 
 
-def line_recipe(steps, seen=None):
+def line_training(steps, seen=None):
     """Fit y = 3 x with one weight."""
     torch.manual_seed(0)
     network = nn.Linear(1, 1, bias=False)
@@ -314,12 +314,12 @@ def line_recipe(steps, seen=None):
         folder.mkdir(exist_ok=True)
         torch.save(network.state_dict(), folder / "line.pt")
 
-    return loop.Recipe("line", network, loss, save, lambda: {"weight": float(network.weight)}, steps, 0.1, every=20)
+    return loop.Training("line", network, loss, save, lambda: {"weight": float(network.weight)}, steps, 0.1, every=20)
 
 
 def test_training_learns_and_keeps_the_averaged_weights(tmp_path):
     said = []
-    loop.train(line_recipe(400), tmp_path, 0, "cpu", said.append)
+    loop.train(line_training(400), tmp_path, 0, "cpu", said.append)
     lines = [json.loads(line) for line in (tmp_path / "line" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(20, 401, 20))
     assert lines[-1]["loss"] < 0.01 * lines[0]["loss"]
@@ -336,8 +336,8 @@ def test_an_interrupted_training_ends_where_a_whole_one_does(tmp_path):
         if "step 40" in line:
             raise Interrupted
 
-    loop.train(line_recipe(100), tmp_path / "whole", 0, "cpu", print)
-    stopping = line_recipe(100)
+    loop.train(line_training(100), tmp_path / "whole", 0, "cpu", print)
+    stopping = line_training(100)
     calls = []
 
     def loss(generator):
@@ -348,20 +348,20 @@ def test_an_interrupted_training_ends_where_a_whole_one_does(tmp_path):
 
     with pytest.raises(Interrupted):
         loop.train(
-            loop.Recipe("line", stopping.networks, loss, stopping.save, stopping.score, 100, 0.1, every=20),
+            loop.Training("line", stopping.networks, loss, stopping.save, stopping.score, 100, 0.1, every=20),
             tmp_path / "cut", 0, "cpu", print,
         )  # fmt: skip
-    loop.train(line_recipe(100), tmp_path / "cut", 0, "cpu", print)  # goes on from step 40
+    loop.train(line_training(100), tmp_path / "cut", 0, "cpu", print)  # goes on from step 40
     ends = [torch.load(tmp_path / name / "weights" / "line.pt", weights_only=True) for name in ("whole", "cut")]
     assert torch.equal(ends[0]["weight"], ends[1]["weight"])
 
 
 def test_a_checkpoint_of_other_networks_is_refused(tmp_path):
-    loop.train(line_recipe(20), tmp_path, 0, "cpu", print)
+    loop.train(line_training(20), tmp_path, 0, "cpu", print)
     other = nn.Linear(2, 1)
-    recipe = loop.Recipe("line", other, lambda g: other(torch.ones(1, 2)).sum(), lambda f: None, dict, 20, 0.1)
+    training = loop.Training("line", other, lambda g: other(torch.ones(1, 2)).sum(), lambda f: None, dict, 20, 0.1)
     with pytest.raises(InputError, match="bad_checkpoint"):
-        loop.train(recipe, tmp_path, 0, "cpu", print)
+        loop.train(training, tmp_path, 0, "cpu", print)
 
 
 def test_the_rate_rises_then_falls():

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from anything3d.errors import ConfigError, WeightsError
-from anything3d.mini.training.loop import Recipe, train
+from anything3d.mini.training.loop import Training, train
 from anything3d.models.weights import PACKAGED, write_manifest
 
 # network -> its weights folder, and the networks that have to be trained before it
@@ -33,20 +33,20 @@ def train_network(
     for needed in NETWORKS[name][1]:
         if not (work / needed / "checkpoint.pt").exists():
             raise WeightsError("not_trained", f"{name} is trained on {needed}; run `anything3d train {needed}` first")
-    recipe = recipe_of(name, work, seed, device)
-    train(recipe if steps is None else replace(recipe, steps=steps), work, seed, device, progress)
+    training = training_of(name, work, seed, device)
+    train(training if steps is None else replace(training, steps=steps), work, seed, device, progress)
 
 
-def recipe_of(name: str, work: Path, seed: int, device: str) -> Recipe:
-    """The recipe of one of NETWORKS; its data are rendered if they are not there."""
+def training_of(name: str, work: Path, seed: int, device: str) -> Training:
+    """The training of one of NETWORKS; its data are rendered if they are not there."""
     from anything3d.mini.training import blip, clip, diffusion, pointe, sam, vae
 
-    makers: dict[str, Callable[[Path, int, str], Recipe]] = {
-        "vae": vae.recipe,
-        "diffusion": diffusion.recipe,
-        "sam": sam.recipe,
-        "blip": blip.recipe,
-        "clip": clip.recipe,
+    makers: dict[str, Callable[[Path, int, str], Training]] = {
+        "vae": vae.training,
+        "diffusion": diffusion.training,
+        "sam": sam.training,
+        "blip": blip.training,
+        "clip": clip.training,
         "pointe": pointe.base,
         "pointe-upsampler": pointe.upsampler,
     }

@@ -14,7 +14,7 @@ from anything3d.mini.tokens import bert_vocabulary
 from anything3d.mini.training.batch import Paint, crops, draw, every
 from anything3d.mini.training.clip import all_captions, pair_of, standardise
 from anything3d.mini.training.data import load_objects
-from anything3d.mini.training.loop import Recipe
+from anything3d.mini.training.loop import Training
 from anything3d.mini.words import COLORS, SHAPES
 
 BATCH = 48
@@ -22,7 +22,7 @@ COLOR_WORDS = slice(0, 2)  # of the targets: "a red", before the shape
 JUDGED = 256  # held-out crops
 
 
-def recipe(work: Path, seed: int, device: str) -> Recipe:
+def training(work: Path, seed: int, device: str) -> Training:
     objects, held_out = load_objects("training", work), load_objects("held-out", work)
     network: Any = blip.build(seed).to(device)
     texts = tokens_of(all_captions()).to(device)
@@ -69,7 +69,7 @@ def recipe(work: Path, seed: int, device: str) -> Recipe:
     def save(folder: Path) -> None:
         blip.save(network, folder / "blip")
 
-    return Recipe("blip", network, loss, save, score, steps=22000, lr=1e-3, bf16=True, every=1000)
+    return Training("blip", network, loss, save, score, steps=22000, lr=1e-3, bf16=True, every=1000)
 
 
 def unseen_pairs() -> list[int]:

@@ -17,7 +17,7 @@ from anything3d.mini import clip, pointe
 from anything3d.mini.tokens import clip_vocabulary
 from anything3d.mini.training.batch import Paint, Rows, crops, distances, draw, every
 from anything3d.mini.training.data import Objects, load_objects
-from anything3d.mini.training.loop import Recipe
+from anything3d.mini.training.loop import Training
 from anything3d.mini.words import COLORS, SHAPES, caption
 
 BATCH = 64
@@ -40,7 +40,7 @@ class Trained(nn.Module):
         self.view = nn.Linear(base.config.pooled_width, 3)
 
 
-def recipe(work: Path, seed: int, device: str) -> Recipe:
+def training(work: Path, seed: int, device: str) -> Training:
     objects, held_out = load_objects("training", work), load_objects("held-out", work)
     trained = Trained(seed).to(device)
     network = trained.clip
@@ -91,7 +91,7 @@ def recipe(work: Path, seed: int, device: str) -> Recipe:
         clip.save(network, folder / "clip")
         save_file(trained.reader.state_dict(), folder / SHAPE_READER)
 
-    return Recipe("clip", trained, loss, save, score, steps=16000, lr=1e-3, bf16=True, every=1000)
+    return Training("clip", trained, loss, save, score, steps=16000, lr=1e-3, bf16=True, every=1000)
 
 
 def standardise(pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:

@@ -15,7 +15,7 @@ from anything3d.mini.shapes import PIGMENTS
 from anything3d.mini.training.batch import Rows, draw, every, rgba
 from anything3d.mini.training.clip import tokens_of
 from anything3d.mini.training.data import VIEW_PX, Objects, load_objects
-from anything3d.mini.training.loop import Recipe
+from anything3d.mini.training.loop import Training
 from anything3d.mini.training.vae import on_grounds
 from anything3d.mini.words import COLORS, SHAPES, caption
 from anything3d.models.diffusion import Denoiser, load_denoiser
@@ -64,7 +64,7 @@ class Trained(nn.Module):
         )[0]  # fmt: skip
 
 
-def recipe(work: Path, seed: int, device: str) -> Recipe:
+def training(work: Path, seed: int, device: str) -> Training:
     from diffusers import AutoencoderKL
 
     objects, held_out = load_objects("training", work), load_objects("held-out", work)
@@ -107,7 +107,7 @@ def recipe(work: Path, seed: int, device: str) -> Recipe:
         saved = load_denoiser(str((work / "weights" / "diffusion").resolve()), Place(device))
         return losses | judge_pictures(saved, held_out)
 
-    return Recipe("diffusion", trained, loss, save, score, steps=4500, lr=1.5e-3, every=500)
+    return Training("diffusion", trained, loss, save, score, steps=4500, lr=1.5e-3, every=500)
 
 
 def prompts(objects: Objects, rows: Rows, generator: torch.Generator) -> list[str]:

@@ -25,7 +25,7 @@ WEIGHT_DECAY = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class Training:
     """How one set of networks is trained. The callables see the networks as they are at that moment."""
 
     name: str
@@ -39,28 +39,28 @@ class Recipe:
     every: int = 500  # steps between scores and checkpoints
 
 
-def train(recipe: Recipe, work: Path, seed: int, device: str, progress: Callable[[str], None]) -> None:
-    """Train to the recipe's last step and save the averaged weights below WORK/weights, at every score.
+def train(training: Training, work: Path, seed: int, device: str, progress: Callable[[str], None]) -> None:
+    """Train to the training's last step and save the averaged weights below WORK/weights, at every score.
 
     WORK/NAME holds `checkpoint.pt`, from which an interrupted training goes on as if nothing had happened (every step
     has its own generator), and `log.jsonl`, a line for every score. A finished training is only saved again.
 
     Raises: InputError("bad_checkpoint") if the checkpoint is of other networks.
     """
-    folder = work / recipe.name
+    folder = work / training.name
     folder.mkdir(parents=True, exist_ok=True)
-    networks = recipe.networks.to(device).train()
+    networks = training.networks.to(device).train()
     parameters: list[Tensor] = [value for value in networks.parameters() if value.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(parameters, lr=training.lr, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.99))
     average = [value.detach().clone() for value in parameters]
     start, seconds = _resume(folder / "checkpoint.pt", networks, average, optimizer)
     total, begun, since = torch.zeros((), device=device), time.monotonic(), start
-    for step in range(start, recipe.steps):
-        generator = seeds.generators(seed, f"training/{recipe.name}", [str(step)])[0]
+    for step in range(start, training.steps):
+        generator = seeds.generators(seed, f"training/{training.name}", [str(step)])[0]
         for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * rate(step, recipe.steps)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=recipe.bf16):
-            loss = recipe.loss(generator)
+            group["lr"] = training.lr * rate(step, training.steps)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=training.bf16):
+            loss = training.loss(generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
@@ -69,10 +69,10 @@ def train(recipe: Recipe, work: Path, seed: int, device: str, progress: Callable
             torch._foreach_lerp_(average, parameters, 1 - min(EMA, (step + 1) / (step + 10)))
         total += loss.detach()
         done = step + 1
-        if done % recipe.every and done != recipe.steps:
+        if done % training.every and done != training.steps:
             continue
         seconds += time.monotonic() - begun
-        scores = _judge(recipe, parameters, average, work)
+        scores = _judge(training, parameters, average, work)
         mean = float(total) / (done - since)
         line = {"step": done, "seconds": round(seconds), "loss": mean, **scores}
         with (folder / "log.jsonl").open("a") as log:
@@ -80,8 +80,8 @@ def train(recipe: Recipe, work: Path, seed: int, device: str, progress: Callable
         progress("  ".join(f"{key} {value:.4g}" for key, value in line.items()))
         _keep(folder / "checkpoint.pt", networks, average, optimizer, done, seconds)
         total, begun, since = torch.zeros((), device=device), time.monotonic(), done
-    if start >= recipe.steps:
-        _judge(recipe, parameters, average, work)
+    if start >= training.steps:
+        _judge(training, parameters, average, work)
 
 
 def rate(step: int, steps: int) -> float:
@@ -90,16 +90,16 @@ def rate(step: int, steps: int) -> float:
     return rise * (LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * step / steps)) / 2)
 
 
-def _judge(recipe: Recipe, parameters: list[Tensor], average: list[Tensor], work: Path) -> dict[str, float]:
+def _judge(training: Training, parameters: list[Tensor], average: list[Tensor], work: Path) -> dict[str, float]:
     """Save and score the averaged weights, then go back to the others."""
     kept = [value.detach().clone() for value in parameters]
     with torch.no_grad():
         torch._foreach_copy_(parameters, average)
-        recipe.networks.eval()
-        recipe.save(work / "weights")
-        scores = recipe.score()
+        training.networks.eval()
+        training.save(work / "weights")
+        scores = training.score()
         torch._foreach_copy_(parameters, kept)
-    recipe.networks.train()
+    training.networks.train()
     return scores
 
 

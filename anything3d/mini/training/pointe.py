@@ -14,7 +14,7 @@ from anything3d.mini import pointe
 from anything3d.mini.training.batch import Paint, Rows, crops, distances, draw, every
 from anything3d.mini.training.clip import SHAPE_READER
 from anything3d.mini.training.data import POINTS, Objects, load_objects
-from anything3d.mini.training.loop import Recipe
+from anything3d.mini.training.loop import Training
 from anything3d.models.clip import Clip, load_clip
 from anything3d.models.pointe import PointDenoiser, sample
 from anything3d.models.pointe.config import CHANNEL_BIASES, CHANNEL_SCALES
@@ -32,7 +32,7 @@ COARSE_COLOR_NOISE = 12.0  # of 255
 JUDGED = 24  # held-out crops
 
 
-def base(work: Path, seed: int, device: str) -> Recipe:
+def base(work: Path, seed: int, device: str) -> Training:
     objects, held_out = load_objects("training", work), load_objects("held-out", work)
     clip = load_clip(str((work / "weights" / "clip").resolve()), Place(device))
     network = pointe.build(seed).base.to(device)
@@ -56,10 +56,10 @@ def base(work: Path, seed: int, device: str) -> Recipe:
     def save(folder: Path) -> None:
         pointe.save_base(network, folder)
 
-    return Recipe("pointe", network, loss, save, score, steps=2500, lr=7e-4, bf16=True, every=250)
+    return Training("pointe", network, loss, save, score, steps=2500, lr=7e-4, bf16=True, every=250)
 
 
-def upsampler(work: Path, seed: int, device: str) -> Recipe:
+def upsampler(work: Path, seed: int, device: str) -> Training:
     objects, held_out = load_objects("training", work), load_objects("held-out", work)
     clip = load_clip(str((work / "weights" / "clip").resolve()), Place(device))
     network = pointe.build(seed).upsampler.to(device)
@@ -88,7 +88,7 @@ def upsampler(work: Path, seed: int, device: str) -> Recipe:
         pointe.save_upsampler(network, folder)
 
     config = LiftConfig()
-    return Recipe("pointe-upsampler", network, loss, save, score, steps=500, lr=6e-4, bf16=True, every=250)
+    return Training("pointe-upsampler", network, loss, save, score, steps=500, lr=6e-4, bf16=True, every=250)
 
 
 def shape_error(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from anything3d.mini import sam
 from anything3d.mini.training.data import SCENE_PX, STUFF, Scenes, load_scenes
-from anything3d.mini.training.loop import Recipe
+from anything3d.mini.training.loop import Training
 from anything3d.models.sam import PIXEL_MEAN, PIXEL_STD, Sam
 from anything3d.photo import mask
 from anything3d.quality.metrics import mask_iou
@@ -67,7 +67,7 @@ class Trained(nn.Module):
         return 3 + self.reach - 2 * torch.cdist(embedding.float(), cells.mT)
 
 
-def recipe(work: Path, seed: int, device: str) -> Recipe:
+def training(work: Path, seed: int, device: str) -> Training:
     scenes, held_out = load_scenes("training", work), load_scenes("held-out", work)
     trained = Trained(seed).to(device)
     mean, std = (torch.tensor(value, device=device)[:, None, None] for value in (PIXEL_MEAN, PIXEL_STD))
@@ -96,7 +96,7 @@ def recipe(work: Path, seed: int, device: str) -> Recipe:
     def save(folder: Path) -> None:
         sam.save(trained.sam, folder / "sam")
 
-    return Recipe("sam", trained, loss, save, score, steps=15000, lr=6e-4, bf16=True, every=500)
+    return Training("sam", trained, loss, save, score, steps=15000, lr=6e-4, bf16=True, every=500)
 
 
 def draw(scenes: Scenes, generator: torch.Generator) -> Batch:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from anything3d.mini import diffusion
 from anything3d.mini.training.batch import draw, every, rgba
 from anything3d.mini.training.data import Objects, load_objects
-from anything3d.mini.training.loop import Recipe
+from anything3d.mini.training.loop import Training
 from anything3d.photo.pixels import over
 from anything3d.quality.metrics import psnr_db
 
@@ -21,7 +21,7 @@ WHITE_SHARE = 0.4  # of the pictures; the others are on some grey, so that white
 JUDGED = 128  # held-out pictures
 
 
-def recipe(work: Path, seed: int, device: str) -> Recipe:
+def training(work: Path, seed: int, device: str) -> Training:
     objects, held_out = load_objects("training", work), load_objects("held-out", work)
     vae: Any = diffusion.build(seed).vae
     vae.to(device, memory_format=torch.channels_last)
@@ -43,7 +43,7 @@ def recipe(work: Path, seed: int, device: str) -> Recipe:
         _, latents = _judged(held_out, vae, device)
         diffusion.save_vae(vae, folder / "diffusion", scaling_factor=round(1 / float(latents.std()), 4))
 
-    return Recipe("vae", vae, loss, save, score, steps=3000, lr=2e-3, bf16=True, every=500)
+    return Training("vae", vae, loss, save, score, steps=3000, lr=2e-3, bf16=True, every=500)
 
 
 def pictures_of(objects: Objects, count: int, generator: torch.Generator) -> Float[Tensor, "B 3 S S"]:

@@ -16,7 +16,6 @@ from anything3d.quality.metrics import (
     normalise_points,
     psnr_db,
     sample_surface,
-    summary,
 )
 
 CORNERS = torch.tensor([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)])
@@ -118,22 +117,3 @@ def test_angles_a_period_apart_are_the_same():
     torch.testing.assert_close(angle_difference_deg(a, b, 180.0), torch.tensor([20.0, 0.0, 80.0, 90.0]))
     torch.testing.assert_close(angle_difference_deg(a, b, 90.0), torch.tensor([20.0, 0.0, 10.0, 0.0]))
     assert angle_difference_deg(a, b, 0.0).tolist() == [0.0] * 4
-
-
-def test_bootstrap_interval_of_a_normal_sample_is_about_two_standard_errors_wide():
-    values = torch.randn(400, generator=generator()) * 3 + 5
-    result = summary(values, generator())
-    error = float(values.std()) / math.sqrt(400)
-    assert result.n == 400
-    assert result.mean == pytest.approx(float(values.mean()), rel=1e-5)
-    assert result.low == pytest.approx(result.mean - 1.96 * error, abs=0.25 * error)
-    assert result.high == pytest.approx(result.mean + 1.96 * error, abs=0.25 * error)
-    assert summary(torch.tensor([1.0, 2.0, 9.0, 4.0]), generator()).median == 3
-    one = summary(torch.tensor([2.5]), generator())
-    assert (one.mean, one.low, one.high, one.n) == (2.5, 2.5, 2.5, 1)
-
-
-def test_a_summary_needs_finite_values():
-    for values in (torch.zeros(0), torch.tensor([1.0, math.nan])):
-        with pytest.raises(ValueError, match="not finite"):
-            summary(values, generator())

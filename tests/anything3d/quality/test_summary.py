@@ -3,10 +3,19 @@
 import math
 
 import pytest
+import torch
 
 from anything3d.errors import NumericsError
 from anything3d.mini.words import COLORS, SHAPES
-from anything3d.quality.summary import METRICS, caption_accuracy, differences, inversion_gain, summaries, within
+from anything3d.quality.summary import (
+    METRICS,
+    caption_accuracy,
+    differences,
+    inversion_gain,
+    summaries,
+    summary,
+    within,
+)
 
 
 @pytest.mark.parametrize(
@@ -87,3 +96,22 @@ def test_differences_are_paired_and_averaged_over_runs():
 
 def test_a_metric_that_one_side_lacks_has_no_difference():
     assert differences({"a": [row(chamfer=0.1)]}, {"a": [row(mask_iou=0.1)]}) == {}
+
+
+def test_bootstrap_interval_of_a_normal_sample_is_about_two_standard_errors_wide():
+    values = torch.randn(400, generator=torch.Generator().manual_seed(0)) * 3 + 5
+    result = summary(values, torch.Generator().manual_seed(0))
+    error = float(values.std()) / math.sqrt(400)
+    assert result.n == 400
+    assert result.mean == pytest.approx(float(values.mean()), rel=1e-5)
+    assert result.low == pytest.approx(result.mean - 1.96 * error, abs=0.25 * error)
+    assert result.high == pytest.approx(result.mean + 1.96 * error, abs=0.25 * error)
+    assert summary(torch.tensor([1.0, 2.0, 9.0, 4.0]), torch.Generator().manual_seed(0)).median == 3
+    one = summary(torch.tensor([2.5]), torch.Generator().manual_seed(0))
+    assert (one.mean, one.low, one.high, one.n) == (2.5, 2.5, 2.5, 1)
+
+
+def test_a_summary_needs_finite_values():
+    for values in (torch.zeros(0), torch.tensor([1.0, math.nan])):
+        with pytest.raises(ValueError, match="not finite"):
+            summary(values, torch.Generator().manual_seed(0))

@@ -15,8 +15,8 @@ from anything3d.space.reference import (
     frame,
     mask_boxes,
     search,
+    small_crops,
     stack,
-    target_of,
 )
 
 INTRINSICS = (1.1, 1.1, 0.6, 0.45)  # a crop whose object is not in its middle
@@ -55,11 +55,11 @@ def test_the_camera_of_a_known_photo_is_found(azimuth, elevation):
     crop = photograph(chair(), azimuth, elevation)
     sparse = chair(points=256, seed=1)
     grid = direction_grid(24, 7, -15.0, 75.0)[None]
-    coarse = search(sparse, target_of(crop, 32), grid, 2.0).best()
+    coarse = search(sparse, small_crops(crop, 32), grid, 2.0).best()
     assert angle_between(coarse.azimuth_deg.item(), azimuth) <= 15
     assert abs(coarse.elevation_deg.item() - elevation) <= 15
     near = directions_near(coarse.azimuth_deg[:, 0], coarse.elevation_deg[:, 0], (7.5, 7.5))
-    fine = search(chair(points=1024, seed=2), target_of(crop, 64), near, 2.0).best()
+    fine = search(chair(points=1024, seed=2), small_crops(crop, 64), near, 2.0).best()
     assert angle_between(fine.azimuth_deg.item(), azimuth) <= 8
     assert abs(fine.elevation_deg.item() - elevation) <= 8
     torch.testing.assert_close(fine.intrinsics[0, 0], torch.tensor(INTRINSICS), rtol=0.04, atol=0.01)
@@ -71,16 +71,16 @@ def test_rows_are_searched_alone_and_together_alike():
     crops = torch.cat([photograph(chair(), azimuth, 20.0) for azimuth in (0.0, 90.0, 200.0)])
     grid = direction_grid(8, 2, 0.0, 40.0)
     both = Cloud(torch.cat([c.points for c in clouds]), torch.cat([c.colors for c in clouds]))
-    together = search(both, target_of(crops, 32), grid.expand(3, -1, -1), 2.0)
+    together = search(both, small_crops(crops, 32), grid.expand(3, -1, -1), 2.0)
     for b, cloud in enumerate(clouds):
-        alone = search(cloud, target_of(crops[b : b + 1], 32), grid[None], 2.0)
+        alone = search(cloud, small_crops(crops[b : b + 1], 32), grid[None], 2.0)
         assert torch.equal(together.match[b], alone.match[0])
 
 
 def test_a_cloud_with_nan_matches_nothing():
     cloud = chair(points=50)
     broken = Cloud(torch.full_like(cloud.points, torch.nan), cloud.colors)
-    views = search(broken, target_of(photograph(chair(), 0.0, 0.0), 32), direction_grid(4, 1, 0.0, 0.0)[None], 2.0)
+    views = search(broken, small_crops(photograph(chair(), 0.0, 0.0), 32), direction_grid(4, 1, 0.0, 0.0)[None], 2.0)
     assert views.match.tolist() == [[0.0] * 4]
 
 
