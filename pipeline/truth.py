@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from anything3d.errors import SourceError
 from anything3d.photo import mask
-from anything3d.quality import truth
+from anything3d.quality import truth, truth_file
 from pipeline import source
 from pipeline.location import explained
 from schemas.records import ObjectRecord
@@ -34,7 +34,7 @@ def read_truth(path: str, digest: str) -> truth.Truth:
     if hashlib.sha256(data).hexdigest() != digest:
         raise SourceError("truth_changed", f"{path} is not what it was when the run began; run the same command again")
     with _named(path):
-        return truth.read(data)
+        return truth_file.read(data)
 
 
 def find_truth(row: ObjectRecord, known: truth.Truth) -> Shown | None:

@@ -9,7 +9,6 @@ on the same kind of machine.
 import hashlib
 import io
 import json
-import os
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -28,12 +27,14 @@ from anything3d import seed as seeds
 from anything3d.errors import ConfigError
 from anything3d.mini.annotations import Annotated, annotate, regions_of, to_json
 from anything3d.mini.draw import integer, pick
+from anything3d.mini.former import check_replaceable, put_in_place
 from anything3d.mini.photo import Photo, render_objects, render_scene, sample_points
 from anything3d.mini.scene import Placed, Scene, sample_scene
 from anything3d.mini.shapes import HELD_OUT_PAIRS, SYMMETRY_DEG
 from anything3d.mini.words import COLORS, SHAPES, caption
 from anything3d.photo.image import encode_png
-from anything3d.quality.truth import FORMAT, FORMER, MINI
+from anything3d.quality.truth import MINI
+from anything3d.quality.truth_file import FORMAT
 from anything3d.space.camera import POINT_E_FOV_DEG, Camera, angles, orbit
 from anything3d.space.cloud import Cloud, to_ply
 
@@ -83,17 +84,18 @@ def write_world(
             f"out={out} scenes={scenes} seed={seed} size={size}; wanted: a name that ends in .tar, 1 to {BLOCK} "
             "scenes, a seed >= 0, at least 64 pixels",
         )
-    _check_replaceable(out)
+    plan = _plan()
+    check_replaceable(out, plan["depth"])
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}-") as name, _one_thread():
         partial = Path(name)
         names, images = _write_scenes(partial, scenes, seed, held_out, size, progress)
         vocabulary = {"shapes": SHAPES, "colors": COLORS}
         head = {"format": FORMAT, "world": MINI, "shard": out.name, "vocabulary": vocabulary}
-        truth = {**head, **_plan(), "images": images}
+        truth = {**head, **plan, "images": images}
         (partial / "truth" / "truth.json").write_text(json.dumps(truth), encoding="ascii")
         _pack(partial / "members", _shuffle(names, seed), partial / "shard.tar")
-        _replace(partial, out)
+        put_in_place(partial, out, plan["depth"])
 
 
 def image_ids(scenes: int, seed: int, held_out: bool) -> range:
@@ -143,13 +145,13 @@ def _make(scene: Scene, size: tuple[int, int], image_id: int, annotation_id: int
     files = {f"depth/{name}.png": _depth_png(photo.depth[0]), f"masks/{name}.png": _label_png(photo, annotated)}
     objects = []
     for index in sorted(annotated.objects):
-        place = annotated.objects[index]
-        stem = f"{name}-{place:04d}"
-        record = _object_record(scene, index, photo, annotated.records[place]["segmentation"]["counts"])
+        annotation = annotated.objects[index]
+        stem = f"{name}-{annotation:04d}"
+        record = _object_record(scene, index, photo, annotated.records[annotation]["segmentation"]["counts"])
         placed = scene.objects[index]
         light = scene.light.turned(placed.yaw_deg)
         points, colors = sample_points(placed.item, light, POINTS, generator)
-        record |= {"annotation": place, "points": f"points/{stem}.ply", "views": f"views/{stem}.png"}
+        record |= {"annotation": annotation, "points": f"points/{stem}.ply", "views": f"views/{stem}.png"}
         files[record["points"]] = to_ply(Cloud(points[None], colors[None]))
         rgba, _ = render_objects([placed.item], [light], _view_cameras(record["azimuth_deg"]), VIEW_PX)
         files[record["views"]] = encode_png(_to_uint8(torch.cat(list(rgba), dim=-1)))
@@ -222,10 +224,10 @@ def _depth_png(depth: Float[Tensor, "H W"]) -> bytes:
 
 
 def _label_png(photo: Photo, annotated: Annotated) -> bytes:
-    """0 where no object of the truth is, else its place in the truth's list + 1."""
+    """0 where no object of the truth is, else its index in the truth's list + 1."""
     label = torch.zeros_like(photo.label[0], dtype=torch.uint8)
-    for place, index in enumerate(sorted(annotated.objects), start=1):
-        label[photo.label[0] == index + 1] = place
+    for number, index in enumerate(sorted(annotated.objects), start=1):
+        label[photo.label[0] == index + 1] = number
     return encode_png(label[..., None])
 
 
@@ -261,74 +263,6 @@ def _pack(folder: Path, names: list[str], tar: Path) -> None:
             member = tarfile.TarInfo(f"./{name}")
             member.size = len(data)
             shard.addfile(member, io.BytesIO(data))
-
-
-def _check_replaceable(out: Path) -> None:
-    """Raises: ConfigError("not_ours") if more would be lost than an earlier shard of the mini world and its truth."""
-    folder, there = out.with_suffix(".truth"), os.path.lexists(out)
-    if not there and not os.path.lexists(folder):
-        return
-    named = _named(folder / "truth.json")
-    if not named:
-        why = f"{out if there else folder} is there, and {folder}/truth.json is not of the mini world"
-    elif others := [path for path in sorted(folder.rglob("*")) if _is_other(path, folder, named)]:
-        why = f"{others[0]} is there, and {folder}/truth.json does not name it"
-    elif there and _members(out) != {".", *(name for name in named if name.startswith("./"))}:
-        why = f"{out} is there, and is not the shard that {folder}/truth.json is of"
-    else:
-        return
-    raise ConfigError("not_ours", f"{why}; nothing is replaced: give another name, or move it away")
-
-
-def _named(path: Path) -> set[str]:
-    """Files beside a truth.json that `write_world` wrote, in a former version too, and members (./) of its shard.
-
-    None of another truth.json.
-    """
-    try:
-        root = json.loads(path.read_bytes())
-        if root["format"] not in (FORMAT, FORMER) or root.get("world", MINI) != MINI:
-            return set()
-        if root["depth"] != _plan()["depth"]:  # the sign of former versions, which named no world
-            return set()
-        images = root["images"]
-        return {
-            "truth.json",
-            *(f"{kind}/{name}.png" for name in images for kind in ("depth", "masks")),
-            *(item[kind] for image in images.values() for item in image["objects"] for kind in ("points", "views")),
-            *(f"./{name}.{suffix}" for name in images for suffix in ("jpg", "json")),
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return set()
-
-
-def _is_other(path: Path, folder: Path, named: set[str]) -> bool:
-    """Whether a file or a link of `folder` is none of those named."""
-    is_folder = path.is_dir() and not path.is_symlink()
-    return not is_folder and path.relative_to(folder).as_posix() not in named
-
-
-def _members(path: Path) -> set[str]:
-    """Names in a shard; none if it is no tar."""
-    try:
-        with tarfile.open(path, "r:") as shard:
-            return set(shard.getnames())
-    except (OSError, tarfile.TarError):
-        return set()
-
-
-def _replace(partial: Path, out: Path) -> None:
-    """Move the finished files to their places, the shard last, and the former truth out of the way.
-
-    Raises: ConfigError as `_check_replaceable`: others may have written there meanwhile.
-    """
-    _check_replaceable(out)
-    truth = out.with_suffix(".truth")
-    out.unlink(missing_ok=True)
-    if os.path.lexists(truth):
-        truth.rename(partial / "former")
-    (partial / "truth").rename(truth)
-    (partial / "shard.tar").rename(out)
 
 
 @contextmanager

@@ -1,10 +1,10 @@
-"""CLIP: what an image or a text looks like to a network that was trained on both (Radford et al. 2021).
+"""CLIP: what an image looks like to a network that was trained on images and texts (Radford et al. 2021).
 
-Point-E is conditioned on its grid of image features; the score compares views with the crop by its embeddings.
-Weights are a transformers folder (`CLIPModel`, image processor, tokenizer); the packaged `clip` is the toy-sized one.
+Point-E is conditioned on its grid of image features. The score compares views with the crop by its embeddings. Nothing
+here reads texts. Weights are a transformers folder (`CLIPModel` and image processor); the packaged `clip` is the
+toy-sized one.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,25 +13,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from anything3d.errors import WeightsError
-from anything3d.models.layout import check_model_type, check_tokenizer_settings
-from anything3d.models.pretrained import Preprocessor, check_tokenizer, load_network, load_preprocessor, load_settings
+from anything3d.models.layout import check_model_type
+from anything3d.models.pretrained import Preprocessor, load_network, load_preprocessor
 from anything3d.models.weights import Place, directory
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A frozen CLIP: two towers, their projections into the common space, and what turns pixels and words into inputs.
+    """A frozen CLIP: its image tower, the projection into the common space, and what turns pixels into inputs.
 
     Results are float32 whatever the network's dtype. No gradient flows through any method.
     """
 
     vision: nn.Module
-    text: nn.Module
     visual_projection: nn.Module
-    text_projection: nn.Module
     preprocess: Preprocessor
-    tokenize: Callable[[list[str]], tuple[Tensor, Tensor]]  # ids and attention mask, both Int "B L"
-    feature_dim: int  # of an embedding
     grid_size: int  # patches along one side
     grid_feature_dim: int  # of one patch's feature
     image_size: int  # pixels along one side of what the network sees
@@ -54,13 +50,6 @@ class Clip:
         pooled = self.vision(pixel_values=self._pixels(rgb)).pooler_output
         return F.normalize(self.visual_projection(pooled).float(), dim=-1)
 
-    @torch.no_grad()
-    def text_embeddings(self, texts: list[str]) -> Float[Tensor, "B D"]:
-        """Unit vectors of texts; what exceeds the network's context length is cut off."""
-        ids, attention = (values.to(self.device) for values in self.tokenize(texts))
-        pooled = self.text(input_ids=ids, attention_mask=attention).pooler_output
-        return F.normalize(self.text_projection(pooled).float(), dim=-1)
-
     def is_sound(self) -> bool:
         """Whether what it says of plain white is finite."""
         side = self.image_size
@@ -75,22 +64,13 @@ def load_clip(name: str, place: Place) -> Clip:
 
     Raises: WeightsError if the folder is missing, incomplete, or holds another architecture.
     """
-    from transformers import CLIPModel, CLIPTokenizer
+    from transformers import CLIPModel
 
     folder = directory(name, place)
     check_model_type(folder / "config.json", ("clip",))
-    check_tokenizer_settings(folder, ("CLIPTokenizer",))
     model = load_network(CLIPModel.from_pretrained, folder, place)
     vision = model.config.vision_config
     preprocess = load_preprocessor(folder)
-    tokenizer = load_settings(CLIPTokenizer.from_pretrained, folder)
-    check_tokenizer(len(tokenizer), model.config.text_config.vocab_size, folder)
-    context = model.config.text_config.max_position_embeddings
-
-    def tokenize(texts: list[str]) -> tuple[Tensor, Tensor]:
-        tokens = tokenizer(texts, padding=True, truncation=True, max_length=context, return_tensors="pt")
-        return tokens["input_ids"], tokens["attention_mask"]
-
     if preprocess.crop_px != vision.image_size or preprocess.resize_px < preprocess.crop_px:
         raise WeightsError(
             "weights_mismatch",
@@ -99,12 +79,8 @@ def load_clip(name: str, place: Place) -> Clip:
         )
     return Clip(
         vision=model.vision_model,
-        text=model.text_model,
         visual_projection=model.visual_projection,
-        text_projection=model.text_projection,
         preprocess=preprocess,
-        tokenize=tokenize,
-        feature_dim=model.config.projection_dim,
         grid_size=vision.image_size // vision.patch_size,
         grid_feature_dim=vision.hidden_size,
         image_size=vision.image_size,

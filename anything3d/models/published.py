@@ -89,7 +89,7 @@ def _clip() -> Published:
     return Published(
         "MIT",
         (
-            *_hub(repository, ("config.json", "preprocessor_config.json", *CLIP_TOKENIZER)),
+            *_hub(repository, ("config.json", "preprocessor_config.json")),
             File(weights, HUB.format(repository=repository, path=weights), 1711, sha256),
         ),
     )

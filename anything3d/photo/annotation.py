@@ -38,7 +38,7 @@ Fields = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One mask of a photo, as the shard has it. `index` is its place in the JSON and names the object."""
+    """One mask of a photo, as the shard has it. `index` is its index in the JSON's list and names the object."""
 
     index: int
     box: Box  # pixels, of the decoded mask; (0, 0, 0, 0) if it is empty
@@ -48,7 +48,6 @@ class Annotation:
     stability_score: float  # IoU of the mask at two thresholds, 0 to 1
     point: tuple[float, float]  # x, y in pixels: the prompt; need not lie in the mask
     annotation_id: int
-    crop_box: tuple[float, float, float, float]  # x, y, width, height in pixels: what SAM saw
     stated_box: tuple[float, float, float, float]  # x, y, width, height as the file has them
     stated_area_px: int
 
@@ -133,7 +132,6 @@ def _annotation(fields: Fields, index: int, size: tuple[int, int]) -> Annotation
         stability_score=_number(fields, "stability_score", 0.0, 1.0),
         point=_point(fields, size),
         annotation_id=_integer(fields, "id", 0, MAX_ID),
-        crop_box=_box(fields, "crop_box"),
         stated_box=_box(fields, "bbox"),
         stated_area_px=_integer(fields, "area", 0, mask.MAX_PX),
     )
@@ -162,8 +160,8 @@ def _check_stated(annotation: Annotation) -> None:
     edges = (x, y, x + width - 1, y + height - 1)
     left, top, stated_width, stated_height = annotation.stated_box
     tolerance = max(BOX_TOLERANCE_PX, BOX_TOLERANCE * max(width, height))
-    for edge, found in zip(edges, (left, top, left + stated_width, top + stated_height), strict=True):
-        if abs(edge - found) > tolerance:
+    for edge, stated_edge in zip(edges, (left, top, left + stated_width, top + stated_height), strict=True):
+        if abs(edge - stated_edge) > tolerance:
             raise InputError(
                 "box_mismatch", f"bbox is stated as {annotation.stated_box}, the runs span {annotation.box}"
             )

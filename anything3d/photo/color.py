@@ -66,18 +66,18 @@ def tone(gamma: float | None, chromaticities: Chromaticities | None) -> Tone | N
     return Tone(gamma, chromaticities) if gamma or chromaticities else None
 
 
-def eight_bits(levels: np.ndarray, found: Tone | None) -> UInt8[np.ndarray, "H W C"]:
+def eight_bits(levels: np.ndarray, marked: Tone | None) -> UInt8[np.ndarray, "H W C"]:
     """Grey or RGB numbers of 8 or 16 bits, [H, W, C], as sRGB of 8 bits, rounded to the nearest.
 
     Raises: InputError image_profile as `tone`.
     """
     numbers = np.linspace(0, 1, np.iinfo(levels.dtype).max + 1)
-    if found is None:
+    if marked is None:
         return levels if levels.dtype == np.uint8 else _rounded(numbers)[levels]
-    light = _light(numbers) if found.gamma is None else numbers ** (1 / found.gamma)
-    if found.chromaticities is None or levels.shape[2] == 1:  # grey is the white that both have in common
+    light = _light(numbers) if marked.gamma is None else numbers ** (1 / marked.gamma)
+    if marked.chromaticities is None or levels.shape[2] == 1:  # grey is the white that both have in common
         return _rounded(_srgb(light))[levels]
-    matrix, light = _to_srgb_primaries(found.chromaticities).astype(np.float32), light.astype(np.float32)
+    matrix, light = _to_srgb_primaries(marked.chromaticities).astype(np.float32), light.astype(np.float32)
     result = np.empty(levels.shape, np.uint8)
     rows = max(1, STRIP_PX // levels.shape[1])
     for start in range(0, len(levels), rows):

@@ -41,9 +41,9 @@ def runs(counts: str | bytes, total: int) -> Int64[np.ndarray, "R"]:
     if length.max() > MAX_GROUPS:
         raise InputError("rle_number", f"a number of {length.max()} characters; at most {MAX_GROUPS} are allowed")
     values = -((groups[last] & SIGN).astype(np.int64) << (5 * length - 4))  # of two's complement, lacking its own bits
-    for place in range(int(length.max())):
-        long = np.flatnonzero(length > place)
-        values[long] += (groups[last[long] - length[long] + 1 + place] & BITS).astype(np.int64) << (5 * place)
+    for digit in range(int(length.max())):
+        long = np.flatnonzero(length > digit)
+        values[long] += (groups[last[long] - length[long] + 1 + digit] & BITS).astype(np.int64) << (5 * digit)
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
     if values.min() < 0:
@@ -87,7 +87,7 @@ def runs_of(mask: Bool[Tensor, "H W"]) -> Int64[np.ndarray, "R"]:
     return np.concatenate([np.zeros(1, np.int64), lengths]) if flat[0] else lengths
 
 
-def tidy(found: Bool[Tensor, "H W"], smallest_px: int) -> Bool[Tensor, "H W"]:
+def tidy(ragged: Bool[Tensor, "H W"], smallest_px: int) -> Bool[Tensor, "H W"]:
     """Without holes, and then without islands, of fewer pixels; the largest island stays. Corners connect.
 
     Only the mask's box is looked at, with a margin so broad that what crosses it is no hole.
@@ -95,7 +95,7 @@ def tidy(found: Bool[Tensor, "H W"], smallest_px: int) -> Bool[Tensor, "H W"]:
     """
     from scipy.ndimage import label
 
-    pixels = found.cpu().numpy().copy()
+    pixels = ragged.cpu().numpy().copy()
     rows, columns = (_span(np.flatnonzero(pixels.any(axis=axis)), smallest_px) for axis in (1, 0))
     inside = pixels[rows][:, columns]
     for holes in (True, False):
@@ -126,10 +126,10 @@ def encode_runs(lengths: Int64[np.ndarray, "R"]) -> str:
         size += ~np.isin(values >> (5 * groups - 1), (0, -1))  # more than its sign lies beyond so many groups
     ends = np.cumsum(size)
     text = np.empty(ends[-1], np.uint8)
-    for place in range(int(size.max())):
-        long = np.flatnonzero(size > place)
-        more = np.where(size[long] > place + 1, MORE, 0)
-        text[ends[long] - size[long] + place] = (values[long] >> 5 * place & BITS) + more + LOWEST
+    for digit in range(int(size.max())):
+        long = np.flatnonzero(size > digit)
+        more = np.where(size[long] > digit + 1, MORE, 0)
+        text[ends[long] - size[long] + digit] = (values[long] >> 5 * digit & BITS) + more + LOWEST
     return str(text.tobytes(), "ascii")
 
 
@@ -168,9 +168,9 @@ def intersection(a: Int64[np.ndarray, "R"], b: Int64[np.ndarray, "S"]) -> int:
     return int((np.interp(ends, bounds, covered) - np.interp(starts, bounds, covered)).sum())  # exact below 2**53
 
 
-def _span(places: Int64[np.ndarray, "N"], margin: int) -> slice:
-    """From the first place to the last, and a margin; everything if there is none."""
-    return slice(max(0, int(places[0]) - margin), int(places[-1]) + 1 + margin) if len(places) else slice(None)
+def _span(indices: Int64[np.ndarray, "N"], margin: int) -> slice:
+    """From the first index to the last, and a margin; everything if there is none."""
+    return slice(max(0, int(indices[0]) - margin), int(indices[-1]) + 1 + margin) if len(indices) else slice(None)
 
 
 def _groups(counts: str | bytes) -> UInt8[np.ndarray, "C"]:
@@ -184,6 +184,6 @@ def _groups(counts: str | bytes) -> UInt8[np.ndarray, "C"]:
     if len(wrong):
         raise InputError(
             "rle_characters",
-            f"byte {characters[wrong[0]]} at place {wrong[0]}; must lie in {LOWEST}..{HIGHEST}",
+            f"byte {characters[wrong[0]]} at index {wrong[0]}; must lie in {LOWEST}..{HIGHEST}",
         )
     return characters - np.uint8(LOWEST)

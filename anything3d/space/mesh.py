@@ -34,14 +34,10 @@ class MeshFacts:
     faces: int
     components: int  # connected through shared vertices
     watertight: bool  # every edge belongs to two faces
-    extents: tuple[float, float, float]  # of the bounding box along x, y, z; canonical lengths
-    volume: float  # canonical length^3; void unless watertight
 
 
 def facts(mesh: Mesh) -> MeshFacts:
-    """Counts, extents and soundness of one mesh."""
-    low, high = mesh.vertices.amin(0), mesh.vertices.amax(0)
-    x, y, z = (high - low).tolist()
+    """Counts and soundness of one mesh."""
     edges = mesh.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).sort(dim=1).values
     _, uses = edges.unique(dim=0, return_counts=True)
     return MeshFacts(
@@ -49,8 +45,6 @@ def facts(mesh: Mesh) -> MeshFacts:
         faces=len(mesh.faces),
         components=int(components(mesh.faces, len(mesh.vertices)).max()) + 1,
         watertight=bool((uses == 2).all()),
-        extents=(x, y, z),
-        volume=float(signed_volumes(mesh.vertices, mesh.faces).sum()),
     )
 
 

@@ -19,7 +19,7 @@ from anything3d.mini.training import pointe as pointe_training
 from anything3d.mini.training import sam as sam_training
 from anything3d.mini.training.batch import Rows, crops, every, rgba
 from anything3d.mini.training.clip import all_captions, pair_of
-from anything3d.mini.training.data import Objects, Scenes
+from anything3d.mini.training.data import STUFF, Objects, Scenes
 from anything3d.mini.words import COLORS
 from anything3d.models import weights
 from anything3d.models.clip import load_clip
@@ -27,9 +27,14 @@ from anything3d.models.diffusion import load_denoiser
 from anything3d.models.pointe import load_point_denoiser
 from anything3d.models.sam import load_sam
 from anything3d.models.weights import Place
+from anything3d.photo import mask
+from anything3d.quality import metrics
 from anything3d.quality.metrics import psnr_db
+from anything3d.segment import SegmentConfig
 
 OBJECTS, SCENES = 24, 10
+LARGE_PX = 40  # longer side of the box of an object that the grid shall find
+FOUND_IOU = 0.75
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,18 @@ def mask_iou(folder, held_out):
 
 
 def found_objects(folder, held_out):
-    """Share of the objects that SAM finds from a grid of points, unasked."""
-    return sam_training.found_share(load_sam(str(folder / "sam"), Place()), held_out.scenes, 3, 12)
+    """Share of the objects LARGE_PX across or more, in three scenes, that SAM finds from a grid of points, unasked."""
+    network, scenes, config = load_sam(str(folder / "sam"), Place()), held_out.scenes, SegmentConfig()
+    best = []
+    for rgb, label in zip(scenes.rgb[:3], scenes.label[:3], strict=True):
+        rows = network.grid(rgb.permute(1, 2, 0), 12, config.min_predicted_iou, config.min_stability)
+        masks = [mask.decode(mask.encode_runs(row.lengths), *label.shape) for row in rows]
+        for value in range(1, STUFF):
+            segment = label == value
+            across = max(segment.any(0).sum(), segment.any(1).sum())
+            if across >= LARGE_PX:
+                best.append(max((float(metrics.mask_iou(one[None], segment[None])) for one in masks), default=0.0))
+    return sum(iou >= FOUND_IOU for iou in best) / len(best)
 
 
 def right_captions(folder, held_out):
@@ -93,8 +108,18 @@ def right_texts(folder, held_out):
     """Share of crops whose own caption is the nearest of all in CLIP's space."""
     network = load_clip(str(folder / "clip"), Place())
     rows, pictures = seen(held_out, OBJECTS)
-    nearest = (network.image_embeddings(pictures) @ network.text_embeddings(all_captions()).T).argmax(1)
+    nearest = (network.image_embeddings(pictures) @ text_embeddings(folder / "clip", all_captions()).T).argmax(1)
     return float((nearest == pair_of(held_out.objects, rows)).float().mean())
+
+
+def text_embeddings(folder, texts):
+    """What CLIP, which the product shows images only, makes of texts."""
+    from transformers import CLIPModel, CLIPTokenizer
+
+    model = CLIPModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    tokens = CLIPTokenizer.from_pretrained(folder, local_files_only=True)(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        return torch.nn.functional.normalize(model.text_projection(model.text_model(**tokens).pooler_output), dim=-1)
 
 
 def decoded_psnr(folder, held_out):

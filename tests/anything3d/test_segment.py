@@ -43,7 +43,6 @@ def annotation(found, index=0, predicted_iou=1.0, stability_score=0.98):
         stability_score=stability_score,
         point=(box[0] + box[2] / 2, box[1] + box[3] / 2),
         annotation_id=index,
-        crop_box=stated,
         stated_box=stated,
         stated_area_px=area,
     )

@@ -10,7 +10,7 @@ from PIL import Image
 
 from anything3d.errors import NumericsError
 from anything3d.mini.world import write_world
-from anything3d.quality import truth
+from anything3d.quality import truth_file
 from anything3d.space.camera import POINT_E_FOV_DEG, orbit
 from anything3d.space.cloud import from_ply
 from anything3d.space.field import Field, FieldConfig
@@ -82,7 +82,7 @@ class World:
         self.shard, self.truth, self.corpus = folder / "world.tar", folder / "world.truth", folder / "corpus"
         write_world(self.shard, scenes=3, seed=4, held_out=True, size=128)
         shrink_views(self.truth)
-        self.says = truth.read((self.truth / "truth.json").read_bytes())
+        self.says = truth_file.read((self.truth / "truth.json").read_bytes())
         self.items = {
             f"{image_id}-{item.annotation:04d}": item
             for image_id, image in self.says.images.items()

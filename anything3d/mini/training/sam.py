@@ -15,7 +15,6 @@ from anything3d.mini.training.loop import Training
 from anything3d.models.sam import PIXEL_MEAN, PIXEL_STD, Sam
 from anything3d.photo import mask
 from anything3d.quality.metrics import mask_iou
-from anything3d.segment import SegmentConfig
 
 BATCH = 4  # scenes
 PROMPTS = 5  # of each scene
@@ -33,8 +32,6 @@ DENSE = 1.0  # weight of the encoder's own loss
 DENSE_PX, EMBEDDING = 4, 16  # pixels along one side of its cells, channels of their embeddings
 ANCHORS = 48  # cells of each scene whose segment is asked for there
 JUDGED = 200  # held-out objects
-LARGE_PX = 40  # longer side of the box of an object that the grid shall find
-FOUND_IOU = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,20 +261,3 @@ def judge(network: Sam, scenes: Scenes) -> dict[str, float]:
         "iou_over_75": float((ious >= 0.75).float().mean()),
         "iou_prediction_error": float((surest - ious).abs().mean()),
     }
-
-
-def found_share(network: Sam, scenes: Scenes, count: int, points_per_side: int) -> float:
-    """Share of the objects LARGE_PX across or more, in the first `count` scenes, that SAM finds by itself."""
-    config = SegmentConfig()
-    best = []
-    for rgb, label in zip(scenes.rgb[:count], scenes.label[:count], strict=True):
-        rows = network.grid(
-            rgb.permute(1, 2, 0), points_per_side, config.min_predicted_iou, config.min_stability
-        )  # fmt: skip
-        masks = [mask.decode(mask.encode_runs(row.lengths), SCENE_PX, SCENE_PX) for row in rows]
-        for value in range(1, STUFF):
-            segment = label == value
-            across = max(segment.any(0).sum(), segment.any(1).sum())
-            if across >= LARGE_PX:
-                best.append(max((float(mask_iou(found[None], segment[None])) for found in masks), default=0.0))
-    return sum(iou >= FOUND_IOU for iou in best) / len(best)

@@ -57,22 +57,14 @@ def test_image_grid_is_the_last_hidden_state_without_the_class_token(clip: Clip)
 
 
 def test_embeddings_equal_those_of_the_whole_model(folder: Path, clip: Clip):
-    from transformers import CLIPModel, CLIPTokenizer
+    from transformers import CLIPModel
 
     model = CLIPModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-    rgb, texts = torch.rand(2, 3, 64, 64), ["a red mug", "an orange torus on a table"]
-    tokens = CLIPTokenizer.from_pretrained(folder, local_files_only=True)(texts, padding=True, return_tensors="pt")
+    rgb = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        output = model(pixel_values=clip.preprocess(rgb), **tokens)
+        output = model(pixel_values=clip.preprocess(rgb), input_ids=torch.tensor([[0, 1]]))
     torch.testing.assert_close(clip.image_embeddings(rgb), output.image_embeds)
-    torch.testing.assert_close(clip.text_embeddings(texts), output.text_embeds)
-    torch.testing.assert_close(clip.text_embeddings(texts).norm(dim=-1), torch.ones(2))
-
-
-def test_a_text_does_not_depend_on_its_neighbours(clip: Clip):
-    alone = clip.text_embeddings(["a red mug"])
-    beside = clip.text_embeddings(["a red mug", "a photo of the front view of a " + "very " * 30 + "blue mug"])
-    torch.testing.assert_close(alone[0], beside[0])
+    torch.testing.assert_close(clip.image_embeddings(rgb).norm(dim=-1), torch.ones(2))
 
 
 def test_loaded_networks_are_frozen_and_of_the_places_dtype(folder: Path):
@@ -104,14 +96,6 @@ def test_an_image_processor_of_another_size_is_refused(folder: Path, tmp_path: P
     settings |= {"size": 224, "crop_size": 224}  # the form of the official folders
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     with pytest.raises(WeightsError, match="224 px"):
-        load_clip(str(tmp_path), Place())
-
-
-def test_a_folder_without_its_tokenizer_is_refused(folder: Path, tmp_path: Path):
-    for file in folder.iterdir():
-        if not file.name.startswith("tokenizer"):
-            (tmp_path / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(WeightsError, match="the network 633"):
         load_clip(str(tmp_path), Place())
 
 

@@ -10,8 +10,7 @@ import torch
 from anything3d.errors import NumericsError, WeightsError
 from anything3d.mini import sam as mini_sam
 from anything3d.mini.world import write_world
-from anything3d.models import sam as sam_module
-from anything3d.models.sam import build, load_sam
+from anything3d.models.sam import build, load_sam, prompting
 from anything3d.models.weights import Place
 from anything3d.photo import mask
 from anything3d.photo.image import ImageLimits, decode_upright
@@ -104,8 +103,8 @@ def test_the_grid_gives_what_segment_anythings_generator_gives(world, monkeypatc
         output_mode="uncompressed_rle",
     )
     theirs = generator.generate(image.numpy())
-    for at_once in (1, 3 * 256 * 256, sam_module.LOGITS_PX):
-        monkeypatch.setattr(sam_module, "LOGITS_PX", at_once)
+    for at_once in (1, 3 * 256 * 256, prompting.LOGITS_PX):
+        monkeypatch.setattr(prompting, "LOGITS_PX", at_once)
         ours = sam.grid(image, 4, *limits, 7)
         assert len(ours) == len(theirs) > 2
         for mine, expected in zip(ours, theirs, strict=True):
@@ -116,7 +115,7 @@ def test_the_grid_gives_what_segment_anythings_generator_gives(world, monkeypatc
 
 def test_a_large_photo_never_has_more_logits_at_once_than_the_limit(toy_sam, monkeypatch):
     pixels = 1800 * 1500  # more than two photos have numbers of the encoder's attention
-    monkeypatch.setattr(sam_module, "LOGITS_PX", 3 * pixels)  # as many as the photo has colours
+    monkeypatch.setattr(prompting, "LOGITS_PX", 3 * pixels)  # as many as the photo has colours
     sam, image = load_sam(str(toy_sam), Place()), photo().repeat_interleave(9, 0).repeat_interleave(5, 1)
     assert image.shape[0] * image.shape[1] == pixels
     points = torch.rand(8, 2) * 1500
@@ -188,7 +187,7 @@ def test_an_official_checkpoint_is_recognised_by_its_shapes(tmp_path, monkeypatc
     import segment_anything
 
     monkeypatch.setitem(segment_anything.sam_model_registry, "vit_b", lambda: mini_sam.build(0))
-    monkeypatch.setattr("anything3d.models.sam.OFFICIAL", {mini_sam.SHAPE.width: "vit_b"})
+    monkeypatch.setattr("anything3d.models.sam.loading.OFFICIAL", {mini_sam.SHAPE.width: "vit_b"})
     network = mini_sam.build(7)
     torch.save(network.state_dict(), tmp_path / "sam_vit_b_01ec64.pth")
     loaded = load_sam(str(tmp_path), Place()).network

@@ -75,7 +75,6 @@ def test_an_annotation_is_read_with_box_and_area_of_its_runs():
         stability_score=0.97,
         point=(20.5, 30.5),
         annotation_id=333521560,
-        crop_box=(0.0, 0.0, 80.0, 60.0),
         stated_box=(10.0, 20.0, 29.0, 24.0),
         stated_area_px=750,
     )
@@ -142,7 +141,6 @@ def test_runs_whose_total_survived_their_damage_are_found_by_area_and_box():
         ({"bbox": [10, 20, 10**400, 24]}, "json_number"),
         ({"bbox": [14, 20, 25, 24]}, "box_mismatch"),
         ({"bbox": [-40, 20, 79, 24]}, "box_mismatch"),
-        ({"crop_box": None}, "json_field"),
         ({"point_coords": []}, "json_field"),
         ({"point_coords": [[1, 2], [3, 4]]}, "json_field"),
         ({"point_coords": [[81, 2]]}, "json_number"),

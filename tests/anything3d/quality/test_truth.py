@@ -10,7 +10,7 @@ import torch
 from anything3d.errors import SourceError
 from anything3d.photo import mask as masks
 from anything3d.photo.image import encode_png
-from anything3d.quality import truth
+from anything3d.quality import truth, truth_file
 from anything3d.space.camera import orbit
 from anything3d.space.cloud import Cloud, to_ply
 from anything3d.space.mesh import Mesh, to_glb
@@ -33,7 +33,6 @@ def true_object(annotation: int, mask: torch.Tensor) -> dict:
         "elevation_deg": 20.0,
         "distance": 2.5,
         "camera": {"pose": camera.pose[0].tolist(), "intrinsics": camera.intrinsics[0].tolist()},
-        "visible_share": 1,
         "mask_rle": masks.encode(mask),
         "points": f"points/sa_1-{annotation:04d}.ply",
         "views": f"views/sa_1-{annotation:04d}.png",
@@ -61,7 +60,7 @@ def record() -> dict:
 
 
 def read(root: dict) -> truth.Truth:
-    return truth.read(json.dumps(root).encode())
+    return truth_file.read(json.dumps(root).encode())
 
 
 def named(item: truth.TrueObject, surface: bytes, views: bytes) -> truth.TrueObject:
@@ -105,7 +104,6 @@ def test_a_sound_file_is_read():
         ("images.sa_1.width", 0, "allowed are 1"),
         ("images.sa_1.objects", None, "expected list"),
         ("images.sa_1.objects.0.azimuth_deg", float("nan"), "finite"),
-        ("images.sa_1.objects.0.visible_share", 1.5, "allowed are 0.0 to 1"),
         ("images.sa_1.objects.0.held_out", 0, "expected bool"),
         ("images.sa_1.objects.1.points", "../../etc/passwd", "below truth.json's folder"),
         ("images.sa_1.objects.1.views", "/views/a.png", "below truth.json's folder"),
@@ -153,7 +151,7 @@ def test_a_missing_value_and_no_json_at_all_are_refused():
         read(root)
     for data in (b"", b"{", b"[]", b"\xff\xfe"):
         with pytest.raises(SourceError, match="bad_truth"):
-            truth.read(data)
+            truth_file.read(data)
 
 
 def test_a_mask_shows_the_object_it_overlaps_by_half_or_none():

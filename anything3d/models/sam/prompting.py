@@ -1,51 +1,22 @@
-"""SAM: masks from points, from boxes, or from a grid of points (Kirillov et al. 2023, segment_anything).
+"""Prompting SAM: masks from points, from boxes, or from a grid of points (Kirillov et al. 2023)."""
 
-Weights are an official checkpoint (`sam_vit_b_01ec64.pth` and its larger siblings; the tensors' shapes tell which), or
-`config.json` with `model.safetensors` for any other size; the packaged `sam` is the toy-sized one.
-"""
-
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
-from anything3d.errors import NumericsError, WeightsError
-from anything3d.models.tensors import fill, read_tensors
-from anything3d.models.weights import Place, directly_in, directory
+from anything3d.errors import NumericsError
 from anything3d.photo import mask
 from anything3d.photo.mask import Box
 
-OFFICIAL = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # segment_anything's registry, by the encoder's width
 STABILITY_OFFSET = 1.0  # of the logits' threshold, up and down; segment_anything SamAutomaticMaskGenerator
 DUPLICATE_IOU = 0.7  # of two boxes; above, the less sure mask goes; segment_anything SamAutomaticMaskGenerator
 LOGITS_PX = 2**25  # of all masks that are enlarged at once: 128 MiB; at least one mask is
-PIXEL_MEAN = [123.675, 116.28, 103.53]  # of RGB 0..255; segment_anything build_sam
-PIXEL_STD = [58.395, 57.12, 57.375]  # the same
-
-
-@dataclass(frozen=True, slots=True)
-class SamShape:
-    """Sizes of a SAM; everything else is as in the official ones."""
-
-    image_size: int  # pixels of the longer side that the encoder sees
-    patch_size: int  # pixels
-    width: int  # of the encoder
-    depth: int  # blocks of the encoder
-    heads: int  # of the encoder
-    window: int  # patches along a local attention window
-    global_blocks: tuple[int, ...]  # blocks that attend to the whole image
-    prompt_width: int  # of the decoder
-    decoder_heads: int
-    decoder_mlp: int  # hidden width
-    iou_hidden: int  # hidden width of the head that predicts the IoU
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +49,7 @@ class Sam:
         side = self.network.image_encoder.img_size
         white = torch.full((side, side, 3), 255, dtype=torch.uint8)
         prompts = [torch.tensor([[side / 2, side / 2]]), torch.tensor([[side / 4, side / 4, side / 2, side / 2]])]
-        return all(found.is_finite for (found,) in self.prompt([white, white], prompts, 1, 1))
+        return all(one.is_finite for (one,) in self.prompt([white, white], prompts, 1, 1))
 
     @torch.inference_mode()
     def prompt(
@@ -95,17 +66,17 @@ class Sam:
         results: list[list[Predicted]] = [[] for _ in images]
         wanted = [place for place, rows in enumerate(prompts) if len(rows)]
         for start in range(0, len(wanted), images_per_batch):
-            places = wanted[start : start + images_per_batch]
-            inputs = [self._input(images[place]) for place in places]
+            indices = wanted[start : start + images_per_batch]
+            inputs = [self._input(images[index]) for index in indices]
             features = self.network.image_encoder(torch.stack([self.network.preprocess(image) for image in inputs]))
-            for place, image, feature in zip(places, inputs, features, strict=True):
-                (height, width), shown = images[place].shape[:2], (image.shape[1], image.shape[2])
-                for rows in prompts[place].split(prompts_per_batch):
+            for index, image, feature in zip(indices, inputs, features, strict=True):
+                (height, width), shown = images[index].shape[:2], (image.shape[1], image.shape[2])
+                for rows in prompts[index].split(prompts_per_batch):
                     masks, predicted_iou = self._decode(feature[None], rows, shown, (height, width))
                     surest = predicted_iou.argmax(dim=1, keepdim=True)
                     masks = masks.take_along_dim(surest[..., None, None], dim=1)[:, 0]
                     ious = predicted_iou.take_along_dim(surest, dim=1)[:, 0]
-                    results[place] += self._enlarged(masks, ious, shown, (height, width))
+                    results[index] += self._enlarged(masks, ious, shown, (height, width))
         return results
 
     @torch.inference_mode()
@@ -131,7 +102,7 @@ class Sam:
         shown = self._input(image)
         feature = self.network.image_encoder(self.network.preprocess(shown)[None])
         points = torch.from_numpy(build_point_grid(points_per_side) * np.array([[width, height]]))
-        found: list[Predicted] = []
+        predicted: list[Predicted] = []
         for rows in points.split(prompts_per_batch):
             masks, predicted_iou = self._decode(feature, rows, (shown.shape[1], shown.shape[2]), (height, width))
             if not predicted_iou.isfinite().all():
@@ -140,11 +111,11 @@ class Sam:
             if min_predicted_iou > 0:
                 masks, ious = masks[ious > min_predicted_iou], ious[ious > min_predicted_iou]
             sure = self._enlarged(masks, ious, (shown.shape[1], shown.shape[2]), (height, width))
-            found += [one for one in sure if min_stability <= 0 or one.stability_score >= np.float32(min_stability)]
-        boxes = torch.tensor([_corners(mask.box(one.lengths, height)) for one in found], dtype=torch.float32)
-        ious = torch.tensor([one.predicted_iou for one in found])
-        kept = batched_nms(boxes.reshape(-1, 4), ious, torch.zeros(len(found)), DUPLICATE_IOU)
-        return [found[place] for place in kept.tolist()]
+            predicted += [one for one in sure if min_stability <= 0 or one.stability_score >= np.float32(min_stability)]
+        boxes = torch.tensor([_corners(mask.box(one.lengths, height)) for one in predicted], dtype=torch.float32)
+        ious = torch.tensor([one.predicted_iou for one in predicted])
+        kept = batched_nms(boxes.reshape(-1, 4), ious, torch.zeros(len(predicted)), DUPLICATE_IOU)
+        return [predicted[index] for index in kept.tolist()]
 
     def _input(self, image: UInt8[Tensor, "H W 3"]) -> Float[Tensor, "3 h w"]:
         """The photo with the longer side the encoder wants, RGB 0..255, on the network's device."""
@@ -201,104 +172,6 @@ class Sam:
             solid = (logits > threshold).cpu()
             for one, iou, score in zip(solid, ious.tolist(), stability.tolist(), strict=True):
                 yield Predicted(mask.runs_of(one), size[0], iou, score)
-
-
-def load_sam(name: str, place: Place) -> Sam:
-    """The SAM of a weights folder, frozen; `place.dtype` is the precision of its encoder.
-
-    Raises: WeightsError if the folder is missing, holds no or several checkpoints, or they are damaged.
-    """
-    folder = directory(name, place)
-    dtype = getattr(torch, place.dtype)
-    network = _load_shaped(folder) if (folder / "config.json").exists() else _load_official(folder, dtype)
-    sam = Sam(network.requires_grad_(False).eval().to(place.device))
-    if dtype is not torch.float32:
-        encoder = sam.network.image_encoder.to(dtype)
-        encoder.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(dtype),))
-        encoder.register_forward_hook(lambda _, inputs, features: features.float())
-    return sam
-
-
-def build(shape: SamShape) -> nn.Module:
-    """A SAM of any size with fresh weights, put together as segment_anything puts together its own."""
-    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-
-    grid = shape.image_size // shape.patch_size
-    return Sam(
-        image_encoder=ImageEncoderViT(
-            img_size=shape.image_size,
-            patch_size=shape.patch_size,
-            embed_dim=shape.width,
-            depth=shape.depth,
-            num_heads=shape.heads,
-            out_chans=shape.prompt_width,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            use_rel_pos=True,
-            window_size=shape.window,
-            global_attn_indexes=shape.global_blocks,
-        ),
-        prompt_encoder=PromptEncoder(
-            embed_dim=shape.prompt_width,
-            image_embedding_size=(grid, grid),
-            input_image_size=(shape.image_size, shape.image_size),
-            mask_in_chans=16,
-        ),
-        mask_decoder=MaskDecoder(
-            transformer_dim=shape.prompt_width,
-            transformer=TwoWayTransformer(
-                depth=2, embedding_dim=shape.prompt_width, num_heads=shape.decoder_heads, mlp_dim=shape.decoder_mlp
-            ),
-            iou_head_hidden_dim=shape.iou_hidden,
-        ),
-        pixel_mean=PIXEL_MEAN,
-        pixel_std=PIXEL_STD,
-    )
-
-
-def _load_shaped(folder: Path) -> nn.Module:
-    try:
-        settings: dict[str, Any] = json.loads((folder / "config.json").read_text())
-        settings |= {"global_blocks": tuple(settings["global_blocks"])}
-        if wrong := [value for value in settings.values() if not _is_size(value)]:
-            raise TypeError(f"{wrong[0]!r} is no size; whole numbers of 1 or more are needed")
-        shape = SamShape(**settings)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError("weights_broken", f"{folder}/config.json: {error!r}; get the folder again") from error
-    path = folder / "model.safetensors"
-    network = build(shape)
-    fill(network, read_tensors(path, torch.float32), path)
-    return network
-
-
-def _is_size(value: object) -> bool:
-    """A whole number of 1 or more; blocks are numbered from 0."""
-    if isinstance(value, tuple):
-        return all(type(block) is int and block >= 0 for block in value)
-    return type(value) is int and value >= 1
-
-
-def _load_official(folder: Path, dtype: torch.dtype) -> nn.Module:
-    from segment_anything import sam_model_registry
-
-    files = directly_in(folder, ".pth")
-    if len(files) != 1:
-        raise WeightsError(
-            "weights_missing",
-            f"{folder} has {len(files)} .pth files and no config.json; put exactly one official SAM checkpoint there",
-        )
-    tensors = read_tensors(files[0], dtype, part="image_encoder.")
-    position = tensors.get("image_encoder.pos_embed")
-    width = position.shape[-1] if position is not None and position.ndim == 4 else 0
-    if width not in OFFICIAL:
-        raise WeightsError(
-            "weights_mismatch", f"{files[0]} is no SAM of {', '.join(OFFICIAL.values())}; encoder width {width}"
-        )
-    with torch.device("meta"):  # the file's own pages become the parameters: nothing is allocated twice
-        network = sam_model_registry[OFFICIAL[width]]()
-    for name, value in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):  # the buffers that no file holds
-        network.register_buffer(name, torch.tensor(value).view(-1, 1, 1), persistent=False)
-    fill(network, tensors, files[0])
-    return network
 
 
 def _corners(box: Box) -> tuple[int, int, int, int]:
