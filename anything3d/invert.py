@@ -131,18 +131,18 @@ class Inverter:
             start = denoiser.embed_prompts(captions)
         held_out = self._draw(latents, generators, config.held_out, config.t_max)
         moving = self._moving(start, keywords or [""] * len(captions))
-        found = self._fit(latents, start, moving, generators)
+        concept = self._fit(latents, start, moving, generators)
         if config.lora.steps:
-            found = self._adapt(latents, found, moving, generators)
+            concept = self._adapt(latents, concept, moving, generators)
         steps = config.steps + config.lora.steps
         with torch.no_grad():
             before = self._losses(latents, start, held_out).tolist()
-            after = self._losses(latents, found, held_out).tolist()
-        finite = found.embeddings.isfinite().flatten(1).all(1).tolist()
+            after = self._losses(latents, concept, held_out).tolist()
+        finite = concept.embeddings.isfinite().flatten(1).all(1).tolist()
         lost = [not math.isfinite(loss) for loss in before]
         check_network(lost, lambda: denoiser.is_sound(hint=False), config.weights, denoiser.dtype)
         return [
-            Inverted(found[b : b + 1], before[b], after[b], steps)
+            Inverted(concept[b : b + 1], before[b], after[b], steps)
             if finite[b] and math.isfinite(before[b]) and math.isfinite(after[b])
             else _failed(before[b], after[b])
             for b in range(len(crops))

@@ -70,11 +70,11 @@ def annotate(regions: list[Region], first_id: int, generator: torch.Generator) -
     count = min(len(entries), integer(generator, 1, CHANGED))
     changed, kept = order[:count], sorted(order[count:], key=lambda index: LAYERS.index(entries[index].layer))
     records, objects = [], {}
-    for place, index in enumerate(kept + changed):
+    for number, index in enumerate(kept + changed):
         entry = entries[index]
         if entry.region.owner is not None:
-            objects[entry.region.owner] = place
-        records.append(_record(entry, first_id + place, index in changed, generator))
+            objects[entry.region.owner] = number
+        records.append(_record(entry, first_id + number, index in changed, generator))
     return Annotated(records, objects)
 
 

@@ -1,6 +1,6 @@
-"""Toy-sized CLIP (0.42 M parameters) for the mini world: 64 px images in 8 px patches, 16 tokens of text.
+"""A toy-sized CLIP (0.42 M parameters) for the mini world: 64 px images in 8 px patches, 16 tokens of text.
 
-The folder that `save` writes has the layout of any transformers CLIP, so `clip.load_clip` reads both alike.
+The folder that `save` writes has the layout of any transformers CLIP. So `clip.load_clip` reads both alike.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Toy-sized Stable Diffusion with a depth ControlNet for the mini world: 64 px images, 16 x 16 x 4 latents.
+"""A toy-sized Stable Diffusion with a depth ControlNet for the mini world: 64 px images, 16 x 16 x 4 latents.
 
-The folder that `save` writes has the layout of any diffusers model, so `diffusion.load_denoiser` reads both alike.
+The folder that `save` writes has the layout of any diffusers model. So `diffusion.load_denoiser` reads both alike.
 """
 
 from copy import deepcopy

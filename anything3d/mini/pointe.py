@@ -1,4 +1,4 @@
-"""Toy-sized Point-E: 512 points from an image's grid of features, then 512 more.
+"""A toy-sized Point-E: 512 points from an image's grid of features, then 512 more.
 
 These networks predict the clean points. They see the whole image at every point and in every layer. They get the
 coordinates as waves too, and they begin from what the image and the coarse cloud say about a point. At this size the

@@ -1,6 +1,6 @@
-"""Toy-sized SAM (1.1 M parameters) for the mini world: 256 px images, 32 x 32 tokens, masks of 128 x 128 logits.
+"""A toy-sized SAM (1.1 M parameters) for the mini world: 256 px images, 32 x 32 tokens, masks of 128 x 128 logits.
 
-The network is segment_anything's own; `sam.load_sam` reads the folder that `save` writes.
+The network is segment_anything's own. `sam.load_sam` reads the folder that `save` writes.
 """
 
 import json

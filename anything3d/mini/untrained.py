@@ -1,4 +1,4 @@
-"""The packaged mini weights as they are before any training: `python -m anything3d.mini.untrained`.
+"""The packaged mini weights as they are before any training: `python -m anything3d.mini.untrained` writes them.
 
 They are random, and the manifest says so. Training a network replaces its folder and its line of the manifest.
 """

@@ -1,1 +1,1 @@
-"""The networks and their files: loading, checking and finding weights."""
+"""The networks and their files: how weights are found, checked and loaded, and what each network says."""

@@ -1,7 +1,7 @@
-"""Adapters: low-rank changes of a frozen denoiser's attention, other ones for each object of a batch.
+"""Adapters: low-rank changes of a frozen denoiser's attention. Each object of a batch has its own.
 
-A layer y = W x becomes y = W x + up (down x). Nothing is merged into W, so that objects share every network call though
-each has an adapter of its own.
+A layer y = W x becomes y = W x + up (down x). Nothing is merged into W. So the objects share every call of a network,
+although each has an adapter of its own.
 Source: LoRA, Hu et al. 2021; which layers, and how they begin, as cloneofsimo/lora @d84074b has it for 3DFuse.
 """
 

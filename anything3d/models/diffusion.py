@@ -268,13 +268,13 @@ def _check_fit(
     """
     for config in networks:
         pairs = {"in_channels": latent_channels, "cross_attention_dim": text_width}
-        found = {name: config[name] for name in pairs}
+        stated = {name: config[name] for name in pairs}
         if "conditioning_embedding_out_channels" in config:
             pairs["pixels of a hint per latent"] = latent_scale
-            found["pixels of a hint per latent"] = 2 ** (len(config["conditioning_embedding_out_channels"]) - 1)
-        if found != pairs:
+            stated["pixels of a hint per latent"] = 2 ** (len(config["conditioning_embedding_out_channels"]) - 1)
+        if stated != pairs:
             raise WeightsError(
                 "weights_mismatch",
-                f"{folder}: {config['_class_name']} has {found}, the other parts need {pairs}; "
+                f"{folder}: {config['_class_name']} has {stated}, the other parts need {pairs}; "
                 "take all parts from one model family",
             )

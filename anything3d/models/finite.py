@@ -1,6 +1,7 @@
-"""What becomes of values that are not finite: they are counted, and end an object, or the run if a network is broken.
+"""What becomes of values that are not finite: they are counted, and they end an object, or the run.
 
-A NaN in one object of a batch is that object's. What all objects of a batch share is the network, its precision too.
+A NaN in one object of a batch belongs to that object. All objects of a batch share the network and its precision. So a
+NaN in every object is the network's fault, and it ends the run.
 """
 
 from collections.abc import Callable, Sequence

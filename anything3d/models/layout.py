@@ -1,6 +1,6 @@
-"""What a folder of weights says of itself, read before anything is built: what is not understood is refused by name.
+"""The settings in a folder of weights, read before anything is built. What is not understood is refused by name.
 
-diffusers and transformers pass over settings that they do not know, and take defaults for those that are missing. A
+diffusers and transformers pass over settings that they do not know, and take defaults for those that are missing. So a
 model of another family would load, and mean something else.
 """
 
@@ -105,8 +105,8 @@ def check_diffusion(folder: Path) -> None:
         path, settings = folder / "controlnet" / "config.json", _of_class(folder / "controlnet", "ControlNetModel")
         _check_network(path, settings)
         if settings.get("conditioning_channels", 3) != 3:
-            found = f"conditioning_channels is {settings['conditioning_channels']!r}"
-            raise _unsupported(path, found, "3, a picture of depth")
+            stated = f"conditioning_channels is {settings['conditioning_channels']!r}"
+            raise _unsupported(path, stated, "3, a picture of depth")
     check_model_type(folder / "text_encoder" / "config.json", ("clip_text_model",))
     check_tokenizer_settings(folder / "tokenizer", ("CLIPTokenizer",))
     check_schedule(folder / "scheduler" / "scheduler_config.json")
@@ -164,8 +164,8 @@ def _check_network(path: Path, settings: Mapping[str, object]) -> None:
 def _check_unet(path: Path, settings: Mapping[str, object]) -> None:
     inputs, outputs, size = (settings.get(name) for name in ("in_channels", "out_channels", "sample_size"))
     if type(inputs) is not int or inputs != outputs:
-        found = f"in_channels is {inputs!r}, out_channels is {outputs!r}"
-        raise _unsupported(path, found, "as many in as out: no inpainting, upscaling, depth or editing model")
+        stated = f"in_channels is {inputs!r}, out_channels is {outputs!r}"
+        raise _unsupported(path, stated, "as many in as out: no inpainting, upscaling, depth or editing model")
     if type(size) is not int or size < 1:
         raise _unsupported(path, f"sample_size is {size!r}", "latents along one side, as 64 for pictures of 512 px")
 
@@ -182,5 +182,5 @@ def _is_beta(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1
 
 
-def _unsupported(path: Path, found: str, supported: str) -> WeightsError:
-    return WeightsError("weights_unsupported", f"{path}: {found}; supported: {supported}")
+def _unsupported(path: Path, stated: str, supported: str) -> WeightsError:
+    return WeightsError("weights_unsupported", f"{path}: {stated}; supported: {supported}")

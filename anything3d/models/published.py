@@ -1,7 +1,7 @@
-"""The official weights: what a folder has to hold, where its owner publishes it, how large it is, under which licence.
+"""The official weights: which files a folder needs, where their owner publishes them, their sizes and their licence.
 
-Folders lie below `Place.weights_root` under these names. Digests are those of the files as published, from the records
-of several independent projects; "" where we found none. Nothing here downloads.
+The folders lie below `Place.weights_root` under these names. The digests are those of the files as published; they come
+from the records of several independent projects, and are "" where we know none. Nothing here downloads.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,11 +1,13 @@
-"""Where weights lie and whether they are the right ones: names, sizes, sha256.
+"""Where weights lie, and whether they are the right ones: their names, sizes and sha256.
 
-Safetensors come first. Of pickles (.bin, .pt, .pth, .ckpt) only tensors are read, so that none of them runs code.
+A folder of weights has the native layout of its library: a transformers or diffusers folder, or `config.json` and
+`model.safetensors` for SAM and Point-E. The mini weights ship inside this package with `manifest.json` beside them.
+Others are given as a path or lie under `Place.weights_root`.
 
-A folder of weights has the native layout of its library (transformers and diffusers folders; `config.json` and
-`model.safetensors` for SAM and Point-E). The mini ones ship inside this package with `manifest.json` beside them;
-others are given as a path or lie under `Place.weights_root`. `files` lists a folder: what it leaves out no loader
-opens, and all else is part of the digest that stands for the networks.
+Safetensors are preferred. Of pickles (.bin, .pt, .pth, .ckpt) only tensors are read, so that none of them runs code.
+
+`files` lists a folder. No loader opens what it leaves out. All that it lists is part of the digest that stands for the
+networks.
 """
 
 import hashlib
@@ -84,8 +86,8 @@ def files(folder: Path) -> dict[str, Path]:
     Links to files and folders are followed. Hidden files, pictures and documents are left out, and so is a link back to
     a folder that it lies in.
     """
-    found = {path.relative_to(folder).as_posix(): path for path in _walk(folder, (folder.resolve(),))}
-    return dict(sorted(found.items()))
+    paths = {path.relative_to(folder).as_posix(): path for path in _walk(folder, (folder.resolve(),))}
+    return dict(sorted(paths.items()))
 
 
 def directly_in(folder: Path, *suffixes: str) -> list[Path]:
@@ -167,8 +169,8 @@ def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
 
 def _verify(folder: Path) -> None:
     expected = _manifest().get(folder.name, {"files": {}})["files"]
-    found = _digests(folder)
-    if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+    actual = _digests(folder)
+    if wrong := sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name)):
         raise WeightsError(
             "weights_digest", f"{folder}: {', '.join(wrong)} differ from manifest.json; reinstall the package"
         )
@@ -184,10 +186,10 @@ def _digests(folder: Path) -> dict[str, str]:
 
 @lru_cache(maxsize=64)
 def _digests_at(folder: Path, stamps: Stamps) -> dict[str, str]:
-    found = file_digests(folder)
+    digests = file_digests(folder)
     if _stamps(folder) != stamps:
         raise WeightsError("weights_changed", f"{folder}: files were written while they were read; try again")
-    return found
+    return digests
 
 
 def _stamps(folder: Path) -> Stamps:

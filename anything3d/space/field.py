@@ -196,8 +196,8 @@ def nodes(resolution: int, half: float) -> Float[Tensor, "R R R 3"]:
 def _interpolate(
     grid: Float[Tensor, "B C R R R"], points: Float[Tensor, "B N 3"], half: float
 ) -> Float[Tensor, "B C N"]:
-    places = (points / half)[:, :, None, None]
-    values = nn.functional.grid_sample(grid, places, mode="bilinear", padding_mode="border", align_corners=True)
+    positions = (points / half)[:, :, None, None]
+    values = nn.functional.grid_sample(grid, positions, mode="bilinear", padding_mode="border", align_corners=True)
     return values[..., 0, 0]
 
 
@@ -222,8 +222,8 @@ def _solid(
 
     room = math.ceil(reach / voxel) + 1  # for the walker, where an object reaches close to the cube's faces
     wide = R + 2 * room
-    places = nodes(wide, half + room * voxel).reshape(-1, 3).numpy()
-    near, index = tree.query(places, k=list(range(1, count)) if count > 1 else [1])
+    positions = nodes(wide, half + room * voxel).reshape(-1, 3).numpy()
+    near, index = tree.query(positions, k=list(range(1, count)) if count > 1 else [1])
     distances, neighbours = torch.from_numpy(near).float(), torch.from_numpy(index)
     distance = distances[:, 0].reshape(wide, wide, wide)
     enclosed = torch.from_numpy(binary_fill_holes((distance < reach).numpy()))

@@ -1,4 +1,4 @@
-"""Mini BLIP: captions of crops."""
+"""Training of the mini BLIP, which captions crops."""
 
 from pathlib import Path
 from typing import Any
@@ -73,9 +73,9 @@ def training(work: Path, seed: int, device: str) -> Training:
 
 
 def unseen_pairs() -> list[int]:
-    """Those of `all_captions` that no training set has, by place."""
+    """Those of `all_captions` that no training set has, by index."""
     pairs = [(shape, color) for shape in SHAPES for color in COLORS]
-    return [place for place, pair in enumerate(pairs) if pair in HELD_OUT_PAIRS]
+    return [index for index, pair in enumerate(pairs) if pair in HELD_OUT_PAIRS]
 
 
 def tokens_of(captions: list[str]) -> Int[Tensor, "B L"]:

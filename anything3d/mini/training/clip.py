@@ -1,4 +1,4 @@
-"""Mini CLIP: images and captions in one space, and image tokens from which the object's shape can be read.
+"""Training of the mini CLIP: images and captions in one space, and image tokens that tell the object's shape.
 
 Trained with captions alone, the tokens would lose proportions and viewpoint. Point-E needs both.
 """

@@ -1,4 +1,4 @@
-"""Mini Stable Diffusion: text encoder, UNet and depth ControlNet, trained together on the finished VAE's latents."""
+"""Training of the mini Stable Diffusion: text encoder, UNet and ControlNet, on the finished VAE's latents."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Mini Point-E: the base network from the image tokens of the finished mini CLIP, and the upsampler beside it."""
+"""Training of the mini Point-E: the base network on the finished mini CLIP's image tokens, and the upsampler."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Mini SAM: masks of objects and of stuff from one point, or of objects from a box."""
+"""Training of the mini SAM: masks of objects and of stuff from one point, or of objects from a box."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,8 +193,8 @@ def decode(
         points=(corners, labels) if is_point else None, boxes=None if is_point else prompts, masks=None
     )
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(count, -1, -1)
-    place = encoder.get_dense_pe().expand(count, -1, -1, -1)
-    hidden, image = decoder.transformer(features + dense, place, torch.cat([own, sparse], dim=1))
+    position = encoder.get_dense_pe().expand(count, -1, -1, -1)
+    hidden, image = decoder.transformer(features + dense, position, torch.cat([own, sparse], dim=1))
     upscaled = decoder.output_upscaling(image.transpose(1, 2).reshape(features.shape))
     heads = decoder.output_hypernetworks_mlps
     weights = torch.stack([head(hidden[:, 1 + row]) for row, head in enumerate(heads)], dim=1)

@@ -1,4 +1,4 @@
-"""The autoencoder of the mini diffusion model: 64 px pictures to 16 x 16 x 4 latents and back."""
+"""Training of the mini diffusion model's autoencoder: 64 px pictures to 16 x 16 x 4 latents and back."""
 
 from pathlib import Path
 from typing import Any

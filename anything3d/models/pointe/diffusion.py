@@ -1,6 +1,7 @@
 """Sampling of Point-E's diffusion: guidance and Karras' stochastic Heun solver.
 
-Work is in model units and in the variance-exploding form x = x0 + sigma * eps; the network sees x / sqrt(1 + sigma^2).
+The sampler works in model units, and in the variance-exploding form x = x0 + sigma * eps. The network sees
+x / sqrt(1 + sigma^2).
 
 Source: openai/point-e@fc8a607 (k_diffusion.py); Karras et al. 2022 (arXiv 2206.00364), alg. 2.
 """

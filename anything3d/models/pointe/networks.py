@@ -1,8 +1,8 @@
 """The networks of Point-E: transformers over points, with the tensor names of the official checkpoints.
 
-Points are channel-first, [B, 6, N]: x y z (z up, front -y), then r g b. *Data units* are canonical lengths and 0..255;
-*model units*, about -1..1, are data * channel_scales + channel_biases, and what the diffusion works on. There is no
-positional embedding, so any N will do.
+Points are channel-first, [B, 6, N]: x y z (z up, front -y), then r g b. *Data units* are canonical lengths and 0..255.
+*Model units* are data * channel_scales + channel_biases, about -1..1; the diffusion works on them. There is no
+positional embedding, so N may be any number.
 
 Source: Nichol et al. 2022 (arXiv 2212.08751), openai/point-e@fc8a607: layer order, sizes, initialisation.
 """
