@@ -118,10 +118,10 @@ def _march_cubes(
 
     outside = min(float(raw.min()), level - 1)
     padded = nn.functional.pad(raw, (1,) * 6, value=outside)
-    found = marching_cubes(padded.numpy(), level, gradient_direction="descent", allow_degenerate=False)
+    surface = marching_cubes(padded.numpy(), level, gradient_direction="descent", allow_degenerate=False)
     spacing = 2 * half / (len(raw) - 1)
-    vertices = torch.from_numpy(found[0].copy()).flip(-1).sub(1).mul(spacing).sub(half)
-    faces = torch.from_numpy(found[1].astype(np.int64))
+    vertices = torch.from_numpy(surface[0].copy()).flip(-1).sub(1).mul(spacing).sub(half)
+    faces = torch.from_numpy(surface[1].astype(np.int64))
 
     labels = components(faces, len(vertices))
     counts = labels.bincount()

@@ -131,11 +131,11 @@ def sample_scene(generator: torch.Generator, held_out: bool, aspect: float = 1.0
 
 def _sample_distinct(generator: torch.Generator, count: int, held_out: bool) -> list[Object]:
     """Objects no two of which are of the same pair, so that a caption names one."""
-    found: dict[tuple[str, str], Object] = {}
-    while len(found) < count:
+    chosen: dict[tuple[str, str], Object] = {}
+    while len(chosen) < count:
         item = sample_object(generator, held_out)
-        found.setdefault((item.shape, item.color), item)
-    return list(found.values())
+        chosen.setdefault((item.shape, item.color), item)
+    return list(chosen.values())
 
 
 def _arrange(items: list[Object], generator: torch.Generator) -> tuple[Placed, ...]:

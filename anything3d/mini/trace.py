@@ -85,15 +85,15 @@ def sample_surface(body: Body, count: int, generator: torch.Generator) -> Float[
     Points uniform in the volume, those within a thin shell of the surface moved onto it.
     """
     half = torch.tensor(body.half)[:, None]
-    found: list[Tensor] = []
+    on_surface: list[Tensor] = []
     missing = count
     while missing > 0:
         points = (2 * torch.rand(3, DRAWS, generator=generator) - 1) * (half + SHELL)
         points = points[:, distance(body, points).abs() < SHELL]
         kept = project_to_surface(body, points[:, _in_shell(body, points)])[:, :missing]
-        found.append(kept)
+        on_surface.append(kept)
         missing -= kept.shape[1]
-    return torch.cat(found, dim=1)
+    return torch.cat(on_surface, dim=1)
 
 
 def project_to_surface(body: Body, points: Float[Tensor, "3 N"]) -> Float[Tensor, "3 n"]:

@@ -77,12 +77,12 @@ def training(work: Path, seed: int, device: str) -> Training:
         said = (images @ read(texts).T).argmax(1).cpu()
         sdf = distances(held_out, rows).flatten(1)
         view = F.cosine_similarity(trained.view(hidden).cpu(), held_out.pose[rows.item, rows.view, :3, 2])
-        found = trained.reader["grid"](hidden).cpu()
-        solid, true = found < 0, sdf < 0
+        told = trained.reader["grid"](hidden).cpu()
+        solid, true = told < 0, sdf < 0
         return {
             "shape_accuracy": float((said // len(COLORS) == held_out.shape[rows.item]).float().mean()),
             "color_accuracy": float((said % len(COLORS) == held_out.color[rows.item]).float().mean()),
-            "sdf_error": float((found - sdf).abs().mean()),
+            "sdf_error": float((told - sdf).abs().mean()),
             "solid_iou": float(((solid & true).sum(1) / (solid | true).sum(1).clamp(min=1)).mean()),
             "view_cosine": float(view.mean()),
         }

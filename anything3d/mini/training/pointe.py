@@ -135,8 +135,8 @@ class Noise:
         eps = torch.randn(clean.shape, generator=generator).to(clean.device)
         seen = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * eps
         kept = (torch.rand(count, 1, 1, generator=generator) >= UNCONDITIONAL).to(clean)
-        found = network(seen, t, embeddings=embeddings * kept, low_res=None if low_res is None else low_res * kept)
-        return (found.float() - clean)[:, 3:].square().mean()
+        predicted = network(seen, t, embeddings=embeddings * kept, low_res=None if low_res is None else low_res * kept)
+        return (predicted.float() - clean)[:, 3:].square().mean()
 
     def _times(self, count: int, generator: torch.Generator) -> Int[Tensor, "B"]:
         low, high = torch.tensor(SIGMA).log()
@@ -176,13 +176,13 @@ def _noise_for(rows: Rows, network: PointDenoiser) -> Float[Tensor, "B 6 N"]:
     return seeds.randn(shape, seeds.generators(0, "judge", [str(row) for row in rows.item.tolist()]))
 
 
-def _distances(found: Float[Tensor, "B 6 N"], objects: Objects, rows: Rows) -> dict[str, float]:
+def _distances(channels: Float[Tensor, "B 6 N"], objects: Objects, rows: Rows) -> dict[str, float]:
     """Chamfer distances to the truth, to another object's truth, and between two samples of one truth.
 
     And the mean difference of a point's colour from that of the nearest true point, 0..1.
     """
-    lifted = canonical(found.cpu())
-    cloud, count = lifted.points, found.shape[2]
+    lifted = canonical(channels.cpu())
+    cloud, count = lifted.points, channels.shape[2]
     true = objects.points[rows.item].float()
     nearest = torch.cdist(cloud, true[:, :1024]).argmin(2)
     color = (objects.colors[rows.item, :1024].float() / 255).take_along_dim(nearest[..., None], 1)

@@ -143,10 +143,10 @@ def choose(
         for _ in range(PROMPTS):
             of_stuff = not only_objects and float(torch.rand((), generator=generator)) < STUFF_SHARE
             kind = (stuff, objects) if of_stuff else (objects, stuff)
-            found = kind[0] if len(kind[0]) else kind[1]
-            if len(found) == 0:
+            labels = kind[0] if len(kind[0]) else kind[1]
+            if len(labels) == 0:
                 continue
-            chosen = found[torch.randint(len(found), (), generator=generator)]
+            chosen = labels[torch.randint(len(labels), (), generator=generator)]
             owners.append(row)
             masks.append(scene == chosen)
     return torch.tensor(owners), torch.stack(masks)
@@ -216,8 +216,8 @@ def mask_loss(
     overlap = (probability * target).sum((2, 3))
     dice = 1 - (2 * overlap + 1) / (probability.sum((2, 3)) + target.sum((2, 3)) + 1)
     with torch.no_grad():
-        found, true = logits > 0, target > 0.5
-        iou = (found & true).sum((2, 3)) / (found | true).sum((2, 3)).clamp(min=1)
+        solid, true = logits > 0, target > 0.5
+        iou = (solid & true).sum((2, 3)) / (solid | true).sum((2, 3)).clamp(min=1)
     return BCE * focal + dice.mean() + F.mse_loss(predicted_iou, iou)
 
 
@@ -245,10 +245,10 @@ def judge(network: Sam, scenes: Scenes) -> dict[str, float]:
     true: list[Tensor] = []
     for rgb, label in zip(scenes.rgb, scenes.label, strict=True):
         sizes = torch.bincount(label.flatten(), minlength=256)
-        found = [index for index in range(1, STUFF) if sizes[index] >= LEAST_PX][: JUDGED - len(true)]
-        if not found:
+        indices = [index for index in range(1, STUFF) if sizes[index] >= LEAST_PX][: JUDGED - len(true)]
+        if not indices:
             continue
-        segments = torch.stack([label == index for index in found])
+        segments = torch.stack([label == index for index in indices])
         images.append(rgb.permute(1, 2, 0))
         prompts.append(points(segments, generator))
         true += list(segments)

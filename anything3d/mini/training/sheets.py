@@ -100,9 +100,9 @@ def _sam(work: Path) -> Image.Image:
         sizes = torch.bincount(label.flatten(), minlength=256)
         segments = torch.stack([label == i for i in range(1, STUFF) if sizes[i] >= LEAST_PX])
         asked = points(segments, generator)
-        found = network.prompt([rgb.permute(1, 2, 0)], [asked], 1, 32)[0]
+        predicted = network.prompt([rgb.permute(1, 2, 0)], [asked], 1, 32)[0]
         picture = rgb.float() / 255
-        for row, (x, y) in zip(found, asked.long().tolist(), strict=True):
+        for row, (x, y) in zip(predicted, asked.long().tolist(), strict=True):
             inside = mask.decode(mask.encode_runs(row.lengths), *label.shape)
             tint = torch.rand(3, 1, generator=generator)
             edge = inside ^ (F.max_pool2d(inside[None].float(), 3, 1, 1)[0] > 0)
@@ -149,11 +149,11 @@ def _pointe(work: Path) -> Image.Image:
     views = rgba(held_out, rows)
     lifted = load_lifter(config, Place())(views, seed.generators(0, "sheet", [str(row) for row in range(8)]))
     lines = []
-    for row, found in enumerate(lifted):
-        assert not isinstance(found, Exception), found
+    for row, outcome in enumerate(lifted):
+        assert not isinstance(outcome, Exception), outcome
         true = Cloud(held_out.points[row : row + 1, :1024].float(), held_out.colors[row : row + 1, :1024] / 255)
-        pictures = [*_look_at(found.cloud), *_look_at(true)]
-        titles = [f"match {found.match:.2f}", "", "", "truth", "", ""]
+        pictures = [*_look_at(outcome.cloud), *_look_at(true)]
+        titles = [f"match {outcome.match:.2f}", "", "", "truth", "", ""]
         lines.append([(over(views[row : row + 1], 1.0)[0], "crop"), *zip(pictures, titles, strict=True)])
     return table(lines)
 
