@@ -1,6 +1,6 @@
 """The mini world as data: SA-1B shards of random scenes, with the truth about every object beside them.
 
-OUT.truth/ lies beside OUT.tar. It holds truth.json (read by anything3d/quality/truth.py), points/ (surface points of
+OUT.truth/ lies beside OUT.tar. It holds truth.json (read by quality/truth_file.py), points/ (surface points of
 each object, lit as in its scene), views/ (eight pictures of each object alone), and depth/ and masks/ (one picture for
 each photo). An object is in the truth if at least 64 of its pixels can be seen. The same arguments give the same bytes
 on the same kind of machine.

@@ -1,8 +1,7 @@
-"""Ground truth beside a shard: it is read, checked, and matched with masks. docs/mini-world.md has the format.
+"""Ground truth beside a shard: what is known of its objects, and which of them a mask shows.
 
-`truth.json` (format `anything3d-truth-2`) lists the objects of every image. Each object has its surface (points as PLY,
-or a mesh as GLB), views of it alone, and the sha256 of both files. So the bytes of truth.json stand for the whole
-truth. Azimuth and elevation say where the photo's camera stands in the object's own canonical frame (camera.py).
+`truth_file.py` reads it from truth.json. Azimuth and elevation say where the photo's camera stands in the object's own
+canonical frame (camera.py).
 """
 
 import hashlib
