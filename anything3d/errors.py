@@ -20,6 +20,9 @@ Anything3DError          has a `reason`, which is a code of docs/reasons.md, and
 │   ├── DeviceLost       the device has failed, and with it every later call in the same process
 │   └── DamagedCell      a commit or a part of a corpus is damaged or has gone; the next run computes it again
 │
+│   What came out is concerned. The snapshot is published: exit code 3.
+├── TooFew               a run made no object, or more of its items failed than the command allows
+│
 │   We are concerned: exit code 1.
 └── Bug                  this program has a fault: an item was lost, or a stage raised what it must not raise
 
@@ -96,6 +99,10 @@ class DeviceLost(MachineError):
 
 class DamagedCell(MachineError):
     """A commit or a part is damaged or has gone. Its commit has been set aside, so that the cell is computed again."""
+
+
+class TooFew(Anything3DError):
+    """A run has ended, but it made no object, or more of its items failed than the command allows."""
 
 
 class Bug(Anything3DError):

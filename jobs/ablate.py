@@ -47,6 +47,7 @@ def ablate(
         import json
         from dataclasses import asdict
 
+        from anything3d.errors import TooFew
         from jobs.command import read_preset
         from jobs.report import shortfall
         from pipeline import source
@@ -59,7 +60,7 @@ def ablate(
         read = read_variants(variants.read_text(), [read_preset(preset)], settings or [])
         if json_file:
             json_file.parent.mkdir(parents=True, exist_ok=True)
-        short: list[str] = []
+        short: list[TooFew] = []
 
         def judge(report: Report) -> None:
             if line := shortfall(report, source.absolute(out), max_failed):

@@ -66,10 +66,12 @@ def errors_as_one_line() -> Iterator[None]:
 
 def exit_code(error: Exception) -> int:
     """What a command that this error ends says to its shell."""
-    from anything3d.errors import Bug, MachineError
+    from anything3d.errors import Bug, MachineError, TooFew
 
     if isinstance(error, MachineError):
         return MACHINE_FAILED
+    if isinstance(error, TooFew):
+        return TOO_FEW
     return NOT_BALANCED if isinstance(error, Bug) else IMPOSSIBLE
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from anything3d import reasons
 from jobs import settings
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -10,7 +11,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 def pages() -> Mapping[str, str]:
     """Name of a page of docs/ -> its text. A test fails when a page is not what this says."""
-    return {"settings.md": settings.page()}
+    return {"settings.md": settings.page(), "reasons.md": reasons.page()}
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.command import TOO_FEW, errors_as_one_line
+from jobs.command import errors_as_one_line
 
 if TYPE_CHECKING:
     from pipeline.evaluate import Evaluation
@@ -36,6 +36,7 @@ def evaluate(
         import json
         from dataclasses import asdict
 
+        from anything3d.errors import TooFew
         from pipeline.evaluate import evaluate as evaluate_corpus
 
         found = evaluate_corpus(corpus, truth, say=lambda line: typer.echo(line, err=True))
@@ -44,9 +45,8 @@ def evaluate(
         if json_file:
             json_file.parent.mkdir(parents=True, exist_ok=True)
             json_file.write_text(json.dumps(asdict(found), indent=1) + "\n")
-    if not found.objects:
-        typer.echo(f"anything3d: no_objects: snapshot {found.snapshot} has no object to compare", err=True)
-        raise typer.Exit(TOO_FEW)
+        if not found.objects:
+            raise TooFew("no_objects", f"snapshot {found.snapshot} has no object to compare")
 
 
 def lines(found: "Evaluation") -> Iterator[str]:

@@ -6,6 +6,7 @@ The lines say what each stage did, where the rejects are, whether the networks a
 from collections import Counter
 from collections.abc import Iterator
 
+from anything3d.errors import TooFew
 from pipeline.commit import Commit
 from pipeline.plan import image_of
 from pipeline.progress import clock
@@ -40,15 +41,15 @@ def lines(report: Report, out: str) -> Iterator[str]:
     yield f"snapshot {report.snapshot.id}, {report.cells_run} cells run, {clock(report.seconds)} in all"
 
 
-def shortfall(report: Report, corpus: str, max_failed: float) -> str:
-    """One line of a run that has no object, or of whose items more than a share failed; "" for all others.
+def shortfall(report: Report, corpus: str, max_failed: float) -> TooFew | None:
+    """What is to be said of a run that has no object, or of whose items more than a share failed.
 
     Counted are the items of each stage, shards apart from the photos in them, and photos apart from their masks: one of
     ten shards that is no tar is a tenth, however many photos the others have. Skipped ones have not failed.
     """
     store, empty = Store(corpus), report.snapshot is not None and not report.snapshot.objects
     reasons: Counter[str] = Counter()  # of all rejects
-    too_many = ""
+    too_many: TooFew | None = None
     for stage, commits in report.commits.items():
         whole, parts, failed = 0, 0, Counter[str]()
         for commit in commits if empty else (c for c in commits if c.counts["failed"] + c.counts["crashed"]):
@@ -62,12 +63,12 @@ def shortfall(report: Report, corpus: str, max_failed: float) -> str:
         judged = parts + sum(commit.counts["rows"] + commit.counts["skipped"] for commit in commits)
         for count, items in ((whole, inputs), (parts, judged)):
             if count > max_failed * items and not too_many:
-                too_many = f"{count} of {items} items failed in {stage}, --max-failed allows {max_failed:.1%}"
-                too_many = f"too_many_failed: {too_many}: {_counted(failed)}; see {corpus}/rejects/"
+                most = f"{count} of {items} items failed in {stage}, --max-failed allows {max_failed:.1%}"
+                too_many = TooFew("too_many_failed", f"{most}: {_counted(failed)}; see {corpus}/rejects/")
     if empty:
         reasons.update(f"{row.stage} {row.reason}" for row in report.duplicates)
         why = _counted(reasons) if reasons else "nothing was chosen"
-        return f"no_objects: the run made no object: {why}; see {corpus}/rejects/"
+        return TooFew("no_objects", f"the run made no object: {why}; see {corpus}/rejects/")
     return too_many
 
 

@@ -83,18 +83,11 @@ class NoCheckpoint:
         del state
 
 
-class BatchFailed(Exception):
-    """A call that raised or died; `outcome` is the reject of its item, if it had only one."""
-
-    def __init__(self, outcome: Anything3DError) -> None:
-        super().__init__(outcome)
-        self.outcome = outcome
-
-
 ENDING = (ConfigError, SourceError, StorageError, WeightsError, MachineError, Bug)  # ends the run; no item's outcome
 Loader = Callable[[], LoadedStage]  # loads it on the first call: a cell that exists must not cost a model
 Checkpoints = Callable[[Sequence[str]], Checkpoint]  # of the batch with these ids
-Call = Callable[[Sequence[str], Sequence[Any]], list[Outcome]]  # raises BatchFailed or what ends the run
+# The outcomes of these items; or why the call raised or died, which is the outcome of its item if it had only one.
+Call = Callable[[Sequence[str], Sequence[Any]], list[Outcome] | Anything3DError]
 
 
 def compute(
@@ -116,34 +109,26 @@ def compute(
 
 
 def _settle(call: Call, unit: Unit, ids: Sequence[str], items: Sequence[Any]) -> tuple[list[Outcome], list[int]]:
-    try:
-        return call(ids, items), [1] * len(ids)
-    except BatchFailed as failed:
-        if len(ids) == 1:
-            return [failed.outcome], [1]
-        log.warning("%s: the batch failed, trying its items one by one\n%s", unit.name, failed.outcome)
-    alone = [_alone(call, name, item) for name, item in zip(ids, items, strict=True)]
-    innocent = [index for index, outcome in enumerate(alone) if not isinstance(outcome, BatchFailed)]
-    outcomes = [each.outcome if isinstance(each, BatchFailed) else each for each in alone]
+    at_once = call(ids, items)
+    if isinstance(at_once, list):
+        return at_once, [1] * len(ids)
+    if len(ids) == 1:
+        return [at_once], [1]
+    log.warning("%s: the batch failed. Its items are tried one by one.\n%s", unit.name, at_once)
+    alone = [call([name], [item]) for name, item in zip(ids, items, strict=True)]
+    innocent = [index for index, outcome in enumerate(alone) if isinstance(outcome, list)]
+    outcomes = [outcome[0] if isinstance(outcome, list) else outcome for outcome in alone]
     if len(innocent) > 1:  # perhaps all of them: a passing trouble, as a process that the system killed
-        try:
-            together = call([ids[index] for index in innocent], [items[index] for index in innocent])
-        except BatchFailed as failed:  # nobody alone does it: each keeps the outcome that it had alone
-            log.warning("%s: the others failed together, too\n%s", unit.name, failed.outcome)
-        else:
+        together = call([ids[index] for index in innocent], [items[index] for index in innocent])
+        if isinstance(together, list):
             for index, outcome in zip(innocent, together, strict=True):
                 outcomes[index] = outcome
+        else:  # nobody alone does it: each keeps the outcome that it had alone
+            log.warning("%s: the other items failed together, too.\n%s", unit.name, together)
     return outcomes, [2] * len(ids)
 
 
-def _alone(call: Call, name: str, item: object) -> Outcome | BatchFailed:
-    try:
-        return call([name], [item])[0]
-    except BatchFailed as failed:
-        return failed
-
-
-def _persistent(call: Call, ids: Sequence[str], items: Sequence[Any]) -> list[Outcome]:
+def _persistent(call: Call, ids: Sequence[str], items: Sequence[Any]) -> list[Outcome] | Anything3DError:
     """What `call` says, tried again after faults of the machine, with half of the items after it ran out of memory.
 
     Raises: as `call`; the fault, when it does not pass.
@@ -156,8 +141,12 @@ def _persistent(call: Call, ids: Sequence[str], items: Sequence[Any]) -> list[Ou
             release_memory()
             half = len(ids) // 2
             if half:
-                log.warning("%d items at once: %s; trying %d", len(ids), error, half)
-                return _persistent(call, ids[:half], items[:half]) + _persistent(call, ids[half:], items[half:])
+                log.warning("%s The memory does not suffice for %d items at once. Trying %d.", error, len(ids), half)
+                first = _persistent(call, ids[:half], items[:half])
+                if not isinstance(first, list):
+                    return first
+                second = _persistent(call, ids[half:], items[half:])
+                return first + second if isinstance(second, list) else second
             fault: MachineError = error
         except DeviceLost as error:
             if not isinstance(call, _Apart):  # nothing in this process can use the device any more
@@ -179,18 +168,18 @@ class _Here:
     def __init__(self, load: Loader, unit: Unit, checkpoints: Checkpoints) -> None:
         self._load, self._unit, self._checkpoints = load, unit, checkpoints
 
-    def __call__(self, ids: Sequence[str], items: Sequence[Any]) -> list[Outcome]:
+    def __call__(self, ids: Sequence[str], items: Sequence[Any]) -> list[Outcome] | Anything3DError:
         stage = self.loaded()
         try:
             return stage(items, self._unit, self._checkpoints(ids))
         except ENDING:
             raise
         except Anything3DError as error:
-            raise BatchFailed(error) from error
+            return error
         except Exception as error:
             if fault := machine_fault(error):
                 raise fault from error
-            raise BatchFailed(Bug("unexpected", _traceback())) from error
+            return Bug("unexpected", _traceback())
 
     def loaded(self) -> LoadedStage:
         """The stage. What goes wrong while it loads is no item's fault."""
@@ -219,7 +208,7 @@ class _Apart:
     def __exit__(self, *error: object) -> None:
         self._end()
 
-    def __call__(self, ids: Sequence[str], items: Sequence[Any]) -> list[Outcome]:
+    def __call__(self, ids: Sequence[str], items: Sequence[Any]) -> list[Outcome] | Anything3DError:
         for _ in range(DEATHS_ALONE if len(ids) == 1 else 1):
             pool = self._ready()
             try:
@@ -230,7 +219,7 @@ class _Apart:
             except MachineError:
                 self._end()
                 raise
-        raise BatchFailed(Crashed("process_died", f"{ids[0]} killed the process that worked on it, alone"))
+        return Crashed("process_died", f"{ids[0]} killed its process, in which it was alone.")
 
     def _ready(self) -> ProcessPoolExecutor:
         """The process, with the stage loaded."""

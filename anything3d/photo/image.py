@@ -158,18 +158,19 @@ def _from_jpeg(picture: Image.Image, data: bytes) -> UInt8[np.ndarray, "H W C"]:
     try:
         decoded = simplejpeg.decode_jpeg(data, color.SPACES[picture.mode], buffer=pixels, strict=True)
     except ValueError as error:
-        raise InputError(_verdict(str(error)), f"libjpeg says: {error}; look at the photo and save it again") from error
+        raise _refused(str(error)) from error
     if decoded.shape != pixels.shape:  # two headers
         coded = f"{decoded.shape[1]}x{decoded.shape[0]} px are coded"
         raise InputError("image_damaged", f"{coded}, {picture.size} announced")
     return WHITE_LEVEL - decoded if picture.mode == "CMYK" else decoded
 
 
-def _verdict(message: str) -> str:
-    """Reason code of what libjpeg says of a JPEG."""
-    if "Premature end of JPEG file" in message:
-        return "image_truncated"
-    return "image_mode" if "subsampling" in message else "image_damaged"
+def _refused(said: str) -> InputError:
+    """What libjpeg says of a JPEG, in our words."""
+    message = f"libjpeg says: {said}; look at the photo and save it again"
+    if "Premature end of JPEG file" in said:
+        return InputError("image_truncated", message)
+    return InputError("image_mode" if "subsampling" in said else "image_damaged", message)
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -95,9 +95,9 @@ def pair(pieces: Iterable[Piece], shard: str, config: IndexConfig) -> Iterator[I
         else:
             halves[match[1]][match[2]] = member
     for image_id, half in halves.items():
-        if missing := {"jpg", "json"} - half.keys():
-            if half and image_id not in oversize:
-                yield image_id, InputError(f"missing_{missing.pop()}", f"{image_id} has only its {next(iter(half))}")
-            continue
-        jpg, json = half["jpg"], half["json"]
-        yield ImageRecord(image_id, shard, jpg.offset, jpg.size, jpg.sha256, json.offset, json.size, json.sha256)
+        if len(half) == 2:
+            jpg, json = half["jpg"], half["json"]
+            yield ImageRecord(image_id, shard, jpg.offset, jpg.size, jpg.sha256, json.offset, json.size, json.sha256)
+        elif half and image_id not in oversize:
+            message = f"{image_id} has only its {next(iter(half))}."
+            yield image_id, InputError("missing_json" if "jpg" in half else "missing_jpg", message)
