@@ -45,7 +45,7 @@ def told(tmp_path, max_failed, *commits, objects=1):
     report = Report(snapshot=Published("id", objects, 0, ()))
     for made in commits:
         report.commits.setdefault(made.stage, []).append(made)
-    return shortfall(report, str(tmp_path), max_failed)
+    return str(shortfall(report, str(tmp_path), max_failed) or "")
 
 
 FOG, DEAD = ("failed", "field_fog"), ("crashed", "process_died")
