@@ -4,7 +4,7 @@
     assets/*.tar          WebDataset: <object>.json .png .mask.png .cloud.ply .glb .turntable.webp
     rejects/*.parquet     one row for each item that stopped
     snapshots/<id>.json   the commits of the snapshot (stage, unit, digest, the cell's folder) and the files above with
-                          their bytes and sha256; its id is the hash of the commits' digests
+                          their bytes and sha256; its id is the hash of the commits' digests and the licences
     snapshot.json         the newest snapshot
     index.html            gallery
     publishing/           the files of runs that publish now, or that died while they published

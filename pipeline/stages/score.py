@@ -1,4 +1,4 @@
-"""score: every object against its own photo, and against the ground truth that lies beside a mini-world shard."""
+"""The stage score compares every object with its photo, and with the ground truth beside its shard if there is one."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,7 @@
-"""segment: the Objects of every photo and their Crops. M = SAM(I, p), I' = Affine(M * I; b) of Anything-3D."""
+"""The stage segment finds the objects of every photo and makes their crops.
+
+Source: M = SAM(I, p), I' = Affine(M * I; b) of Anything-3D.
+"""
 
 import hashlib
 from collections.abc import Iterator, Sequence
