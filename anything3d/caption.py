@@ -50,7 +50,8 @@ class CaptionConfig:
     prompt: str = ""  # The beginning of every caption, which is cut off again. LAVIS takes "a picture of".
     # The fewest tokens that are added to the prompt, without the end. LAVIS takes 10 with the 4 of its prompt, so 6.
     min_tokens: Annotated[int, Interval(ge=0, le=75)] = 3
-    # The most tokens that are added to the prompt, without the end. LAVIS takes 30 with the 4 of its prompt, so 26.
+    # The most tokens that are added to the prompt, without the end. LAVIS takes 30 with the 4 of its prompt, so 26. The
+    # network must have room for them and the prompt: the mini one reads 32 tokens, BLIP 512.
     max_tokens: Annotated[int, Interval(ge=1, le=75)] = 12
 
     def __post_init__(self) -> None:
