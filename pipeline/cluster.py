@@ -4,7 +4,7 @@ This file avoids four faults that we have met:
 - Pools have a fixed size, because Ray Data adds actors one by one.
 - Ray restarts a dead actor and retries its unit without end. So `batch.py` finds the item that kills, after the number
   of deaths that the ledger gives.
-- No errored block is allowed, because Ray would drop its rows without a word.
+- No errored block is allowed, because Ray would drop its rows and report nothing.
 - A thread that waits for Ray may wait for ever. So the stream has a thread of its own, and the driver's thread watches.
 """
 

@@ -37,7 +37,7 @@ class Selection:
         return [item for item in ids if self.ids is None or item in self.ids or image_of(item) in self.ids]
 
     def unknown(self, images: Container[str]) -> list[str]:
-        """The ids of no image among `images`, and of no object in one."""
+        """The requested ids that name neither an image of `images` nor an object of such an image."""
         return sorted(item for item in self.ids or () if image_of(item) not in images)
 
 

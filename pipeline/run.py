@@ -37,7 +37,8 @@ class Report:
     commits: dict[str, list[Commit]] = field(default_factory=dict)  # stage -> commits, in order
     made: dict[str, int] = field(default_factory=dict)  # stage -> cells of this run
     duplicates: list[RejectRecord] = field(default_factory=list)  # images that an earlier shard has had
-    unknown: list[str] = field(default_factory=list)  # wanted ids of no sound photo, if all shards were looked into
+    # Requested ids that no sound photo has. Empty if not all shards were read.
+    unknown: list[str] = field(default_factory=list)
     snapshot: Published | None = None
     note: str = ""
     seconds: float = 0.0
