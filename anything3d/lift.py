@@ -19,10 +19,10 @@ from torch import Tensor
 
 from anything3d import seed
 from anything3d.backend import Backend
-from anything3d.errors import Anything3DError, ConfigError, InputError, NumericsError, WeightsError
+from anything3d.errors import Anything3DError, ConfigError, InputError, NumericsError
 from anything3d.models.clip import Clip, load_clip
 from anything3d.models.finite import MAX_DROPPED, check_network
-from anything3d.models.pointe import PointDenoiser, SamplerConfig, load_point_denoiser, sample
+from anything3d.models.pointe import PointDenoiser, SamplerConfig, check_clip, load_pair, sample
 from anything3d.models.weights import Place
 from anything3d.photo.pixels import WHITE, over
 from anything3d.settings import check_ranges
@@ -238,21 +238,10 @@ def load_point_e(config: LiftConfig, place: Place, batch_clouds: int = BATCH_CLO
 
     Raises: WeightsError if one is missing or damaged, or they were not made for each other.
     """
-    base = load_point_denoiser(config.weights, place)
-    upsampler = load_point_denoiser(config.upsampler_weights, place)
+    base, upsampler = load_pair(config.weights, config.upsampler_weights, place)
     clip = load_clip(config.clip_weights, place)
-    if base.config.cond_ctx or not upsampler.config.cond_ctx:
-        raise WeightsError(
-            "weights_mismatch", f"{config.weights} must be a base network and {config.upsampler_weights} an upsampler"
-        )
-    if upsampler.config.cond_ctx != base.config.n_ctx:
-        raise WeightsError(
-            "weights_mismatch",
-            f"{config.upsampler_weights} takes {upsampler.config.cond_ctx} points, {config.weights} makes "
-            f"{base.config.n_ctx}",
-        )
     for network, name in ((base, config.weights), (upsampler, config.upsampler_weights)):
-        _check_clip(network, name, clip)
+        check_clip(network, name, clip)
     return PointELifter(base, upsampler, clip, config, torch.device(place.device), batch_clouds)
 
 
@@ -266,14 +255,6 @@ def canonical(channels: Float[Tensor, "B 6 N"]) -> Cloud:
 def is_shape(cloud: Cloud) -> Bool[Tensor, "B"]:
     """Whether a cloud has no NaN and enough distinct points."""
     return distinct_points(cloud, DISTINCT) >= MIN_POINTS
-
-
-def _check_clip(network: PointDenoiser, name: str, clip: Clip) -> None:
-    """Raises: WeightsError("weights_mismatch") if `network` was made for another CLIP."""
-    needed = [network.clip.grid_size, network.clip.grid_feature_dim]
-    given = [clip.grid_size, clip.grid_feature_dim]
-    if needed != given:
-        raise WeightsError("weights_mismatch", f"{name} was made for CLIP features {needed}; this CLIP gives {given}")
 
 
 def _lifted(cloud: Cloud, view: Matches, chosen: Int[Tensor, "B"], distance: float) -> list[Lifted]:

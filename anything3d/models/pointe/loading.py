@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from anything3d.errors import WeightsError
+from anything3d.models.clip import Clip
 from anything3d.models.pointe.config import OFFICIAL, OFFICIAL_CLIP, parse_clip, parse_network
 from anything3d.models.pointe.networks import PointDenoiser
 from anything3d.models.tensors import fill, read_tensors
@@ -31,6 +32,30 @@ def load_point_denoiser(name: str, place: Place) -> PointDenoiser:
         network = build(config, clip)
     fill(network, read_tensors(path, getattr(torch, place.dtype)), path)
     return network.to(place.device).requires_grad_(False)
+
+
+def load_pair(base_name: str, upsampler_name: str, place: Place) -> tuple[PointDenoiser, PointDenoiser]:
+    """A base network and an upsampler that takes as many points as the base network makes.
+
+    Raises: WeightsError as `load_point_denoiser`; "weights_mismatch" if they are no such pair.
+    """
+    base, upsampler = load_point_denoiser(base_name, place), load_point_denoiser(upsampler_name, place)
+    if base.config.cond_ctx or not upsampler.config.cond_ctx:
+        raise WeightsError("weights_mismatch", f"{base_name} must be a base network and {upsampler_name} an upsampler")
+    if upsampler.config.cond_ctx != base.config.n_ctx:
+        raise WeightsError(
+            "weights_mismatch",
+            f"{upsampler_name} takes {upsampler.config.cond_ctx} points, {base_name} makes {base.config.n_ctx}",
+        )
+    return base, upsampler
+
+
+def check_clip(network: PointDenoiser, name: str, clip: Clip) -> None:
+    """Raises: WeightsError("weights_mismatch") if the network `name` was made for another CLIP."""
+    needed = [network.clip.grid_size, network.clip.grid_feature_dim]
+    given = [clip.grid_size, clip.grid_feature_dim]
+    if needed != given:
+        raise WeightsError("weights_mismatch", f"{name} was made for CLIP features {needed}; this CLIP gives {given}")
 
 
 def described(folder: Path) -> tuple[Mapping[str, object], Mapping[str, object], Path]:
