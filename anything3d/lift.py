@@ -154,7 +154,7 @@ class PointELifter:
         has_mask = (crops[:, 3] > 0.5).flatten(1).any(1)
         has_shape = sound.any(1) & is_shape(cloud)
         dropped = (~drafts.isfinite().flatten(2).all(2)).float().mean(1).tolist()
-        finite = _is_finite(cloud)
+        finite = cloud.is_finite()
         self._check_networks(dropped, finite.tolist())
         lifted = _lifted(cloud, view, chosen, self.config.distance)
         judged = zip(lifted, has_mask.tolist(), dropped, finite.tolist(), has_shape.tolist(), strict=True)
@@ -179,7 +179,7 @@ class PointELifter:
         check_network(lost, lambda: bool(draft().isfinite().all()), config.weights, _dtype(self.base))
         broken = [not sound for sound in finite]
         upsampler, dtype = config.upsampler_weights, _dtype(self.upsampler)
-        check_network(broken, lambda: bool(_is_finite(denser()).all()), upsampler, dtype)
+        check_network(broken, lambda: bool(denser().is_finite().all()), upsampler, dtype)
 
     def _draft(
         self, images: Float[Tensor, "B 3 S S"], generators: Sequence[torch.Generator]
@@ -266,10 +266,6 @@ def _lifted(cloud: Cloud, view: Matches, chosen: Int[Tensor, "B"], distance: flo
             zip(numbers, chosen.tolist(), strict=True)
         )
     ]
-
-
-def _is_finite(cloud: Cloud) -> Bool[Tensor, "B"]:
-    return cloud.points.isfinite().flatten(1).all(1) & cloud.colors.isfinite().flatten(1).all(1)
 
 
 def _dtype(network: PointDenoiser) -> torch.dtype:

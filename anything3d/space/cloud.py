@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from anything3d.errors import InputError
@@ -40,6 +40,10 @@ class Cloud:
     def to(self, device: torch.device | str) -> "Cloud":
         return Cloud(self.points.to(device), self.colors.to(device))
 
+    def is_finite(self) -> Bool[Tensor, "B"]:
+        """Which clouds have no NaN and no Inf."""
+        return self.points.isfinite().flatten(1).all(1) & self.colors.isfinite().flatten(1).all(1)
+
 
 def normalise(cloud: Cloud) -> Cloud:
     """Each cloud moved and scaled so that its bounding box has its centre at 0 and its longest side is 1.
@@ -54,11 +58,10 @@ def normalise(cloud: Cloud) -> Cloud:
 
 def distinct_points(cloud: Cloud, grid: float) -> UInt8[Tensor, "B"]:
     """How many cells of side `grid` (canonical units) hold a point, counted up to 255; 0 if a number is not finite."""
-    finite = cloud.points.isfinite().flatten(1).all(1) & cloud.colors.isfinite().flatten(1).all(1)
     cells = (torch.nan_to_num(cloud.points.double(), 0.0, 0.0, 0.0) / grid).round().clamp(-(2**19), 2**19).long()
     keys = ((cells[..., 0] << 42) + (cells[..., 1] << 21) + cells[..., 2]).sort(dim=1).values
     count = 1 + (keys.diff(dim=1) != 0).sum(1)
-    return (count * finite).clamp(max=255).to(torch.uint8)
+    return (count * cloud.is_finite()).clamp(max=255).to(torch.uint8)
 
 
 def to_ply(cloud: Cloud) -> bytes:
