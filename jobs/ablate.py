@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.command import MAX_FAILED, TOO_FEW, Address, MaxFailed, Preset, errors_as_one_line, join
+from jobs.command import (
+    MAX_FAILED,
+    TOO_FEW,
+    Address,
+    LogFile,
+    MaxFailed,
+    Preset,
+    Verbose,
+    errors_as_one_line,
+    join,
+    logs,
+)
 
 if TYPE_CHECKING:
     from pipeline.ablate import Measured
@@ -38,12 +49,14 @@ def ablate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers here.", dir_okay=False)] = None,
     max_failed: MaxFailed = MAX_FAILED,
     address: Address = None,
+    verbose: Verbose = False,
+    log_file: LogFile = None,
 ) -> None:
     """Say what each part of the method is worth.
 
     Runs variants of the settings on the same objects, and compares the first with each of the others.
     """
-    with errors_as_one_line():
+    with errors_as_one_line(), logs(verbose, log_file):
         import json
         from dataclasses import asdict
 

@@ -1,5 +1,6 @@
 """What the commands share: the options that make settings, the exit codes, the signals, and errors as one line."""
 
+import logging
 import os
 import signal
 import sys
@@ -35,8 +36,16 @@ MaxFailed = Annotated[
     float, typer.Option("--max-failed", min=0, max=1, help="Share of the items of a stage that may fail; see below.")
 ]
 
+Verbose = Annotated[
+    bool, typer.Option("--verbose", help="Say on standard error, of every commit, what went in and what came out.")
+]
+LogFile = Annotated[
+    Path | None, typer.Option("--log-file", help="Add the same lines, and all warnings, to this file.", dir_okay=False)
+]
+
 PRESETS = Path(__file__).parent / "presets"
 MAX_FAILED = 0.05
+LOG_LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 DONE, NOT_BALANCED, IMPOSSIBLE, TOO_FEW, MACHINE_FAILED = 0, 1, 2, 3, 4
 CODES = (
     "Exit codes: 0 done; 1 an item was lost (not balanced), or a fault of this program; 2 what was asked for is"
@@ -80,6 +89,32 @@ def _fault(error: Exception) -> "MachineError | None":
     from pipeline.batch import machine_fault
 
     return None if isinstance(error, ImportError | BrokenPipeError) else machine_fault(error)
+
+
+@contextmanager
+def logs(verbose: bool, file: Path | None) -> Iterator[None]:
+    """What pipeline/ logs meanwhile goes to standard error, from INFO on or warnings alone, and from INFO on to `file`.
+
+    Raises: OSError if the file cannot be written.
+    """
+    log, before = logging.getLogger("pipeline"), logging.getLogger("pipeline").level
+    shown = logging.StreamHandler(sys.stderr)
+    shown.setLevel(logging.INFO if verbose else logging.WARNING)
+    handlers: list[logging.Handler] = [shown]
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter(LOG_LINE))
+        log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()
 
 
 def join(address: str | None) -> None:

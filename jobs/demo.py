@@ -5,10 +5,16 @@ from typing import Annotated
 
 import typer
 
+from jobs.command import LogFile, Verbose
+
 SCENES, SEED, OBJECTS = 3, 7, 8
 
 
-def demo(out: Annotated[Path, typer.Argument(help="Folder for the shard and the corpus.")] = Path("demo")) -> None:
+def demo(
+    out: Annotated[Path, typer.Argument(help="Folder for the shard and the corpus.")] = Path("demo"),
+    verbose: Verbose = False,
+    log_file: LogFile = None,
+) -> None:
     """Show the pipeline end to end.
 
     Makes scenes whose truth is known, lifts their objects and prints the scores; a few minutes on two cores.
@@ -23,13 +29,15 @@ def demo(out: Annotated[Path, typer.Argument(help="Folder for the shard and the 
     if not shard.exists():
         world(shard, scenes=SCENES, seed=SEED, held_out=True)
     try:
-        run([str(shard)], str(corpus), max_objects=OBJECTS, max_failed=1.0)  # its table says what failed
+        run(  # its table says what failed
+            [str(shard)], str(corpus), max_objects=OBJECTS, max_failed=1.0, verbose=verbose, log_file=log_file
+        )
     except typer.Exit as ended:
         if ended.exit_code:
             raise
     for line in table(corpus):
         print(line)
-    evaluate(str(corpus), [str(shard.with_suffix(".truth"))])
+    evaluate(str(corpus), [str(shard.with_suffix(".truth"))], verbose=verbose, log_file=log_file)
     print(f"corpus: {corpus}/ (open {corpus}/index.html)")
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.command import errors_as_one_line
+from jobs.command import LogFile, Verbose, errors_as_one_line, logs
 
 if TYPE_CHECKING:
     from pipeline.evaluate import Evaluation
@@ -27,12 +27,14 @@ def evaluate(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the summary to this file too.", dir_okay=False)
     ] = None,
+    verbose: Verbose = False,
+    log_file: LogFile = None,
 ) -> None:
     """Compare a corpus with the truth.
 
     Sums up the newest snapshot; the numbers of every object go to CORPUS/evaluation/.
     """
-    with errors_as_one_line():
+    with errors_as_one_line(), logs(verbose, log_file):
         import json
         from dataclasses import asdict
 

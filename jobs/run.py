@@ -13,11 +13,14 @@ from jobs.command import (
     TOO_FEW,
     Address,
     ConfigFile,
+    LogFile,
     MaxFailed,
     Preset,
     Settings,
+    Verbose,
     errors_as_one_line,
     join,
+    logs,
     read_settings,
 )
 
@@ -41,9 +44,11 @@ def run(
     one_stage_at_a_time: Annotated[bool, typer.Option(help="For GPUs that cannot hold all stages at once.")] = False,
     max_failed: MaxFailed = MAX_FAILED,
     address: Address = None,
+    verbose: Verbose = False,
+    log_file: LogFile = None,
 ) -> None:
     """Turn shards into a corpus of 3D objects. The same command again continues where a killed run stopped."""
-    with errors_as_one_line():
+    with errors_as_one_line(), logs(verbose, log_file):
         from jobs.report import lines, shortfall
         from pipeline import source
         from pipeline.plan import Selection

@@ -67,7 +67,7 @@ def ablate(
     out: str,
     truths: Sequence[str],
     selection: Selection,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = lambda line: None,
     judge: Callable[[Report], None] = lambda report: None,
 ) -> list[Measured]:
     """Run and evaluate every variant with every seed; the first one is compared with each. `judge` hears of every run.

@@ -70,10 +70,23 @@ def run(recipe: Recipe, unit: Unit, store: Store, load: Loader) -> tuple[Commit,
         if done := find(recipe, unit, store):
             return done, False
         with Attempt(store, folder) as attempt:
-            return make(recipe, unit, store, load, attempt)
+            commit, ours = make(recipe, unit, store, load, attempt)
     except (BaseError, OSError) as error:
         said = (str(error).splitlines() or [""])[0][:300]
         raise MachineError("storage_failed", f"{store.root}/{folder}: {type(error).__name__}: {said}") from error
+    if ours:
+        log.info("commit: %s", told(commit))
+    return commit, ours
+
+
+def told(commit: Commit) -> str:
+    """A commit in the words of a log: what went in, what came out, and how long it took."""
+    counts = commit.counts
+    rejects = counts["skipped"] + counts["failed"] + counts["crashed"]
+    return (
+        f"stage={commit.stage} unit={commit.unit} in={counts['inputs']} out={counts['rows']} rejects={rejects}"
+        f" seconds={commit.seconds:.1f}"
+    )
 
 
 def make(recipe: Recipe, unit: Unit, store: Store, load: Loader, attempt: Attempt) -> tuple[Commit, bool]:
@@ -112,7 +125,7 @@ def make(recipe: Recipe, unit: Unit, store: Store, load: Loader, attempt: Attemp
     commit = replace(commit, digest=content_digest(commit.rows, rejects))
     winner = store.create_commit(folder, commit)
     if winner.digest != commit.digest:
-        log.warning("%s: another attempt committed other rows (%s); kept its", folder, winner.attempt)
+        log.warning("%s: another attempt (%s) committed other rows first. Its rows are kept.", folder, winner.attempt)
     store.delete(store.paths(f"{folder}/checkpoints"))
     attempt.close_the_dead()
     return winner, winner.attempt == attempt.name

@@ -13,8 +13,8 @@ import os
 import queue
 import socket
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -137,8 +137,9 @@ class StageActor:
         if self._ended:
             raise self._ended
         try:
-            self._check_weights()
-            commit, made = cell.run(self._recipe, unit, self._store, self._load)
+            with _logged_on(self._board):
+                self._check_weights()
+                commit, made = cell.run(self._recipe, unit, self._store, self._load)
         except Anything3DError as error:
             self._ended = error
             ray.get(self._board.stop.remote(error))
@@ -155,6 +156,35 @@ class StageActor:
                 f"{', '.join(wrong)} on {socket.gethostname()} are not what the driver has; copy the same files to all"
                 " nodes, below resources.weights_root",
             )
+
+
+class _BoardHandler(logging.Handler):
+    """Puts what an actor logs on the board. The driver logs it again, where its own lines go."""
+
+    def __init__(self, board: "ray.actor.ActorHandle") -> None:
+        super().__init__()
+        self._board = board
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = (record.name, record.levelno, record.getMessage())
+        try:  # the line lies there before the row comes back, so that the driver's last look has it
+            ray.get(self._board.log.remote(line), timeout=SILENT_S)
+        except RayError:
+            self.handleError(record)
+
+
+@contextmanager
+def _logged_on(board: "ray.actor.ActorHandle") -> Iterator[None]:
+    """What our loggers say meanwhile, from INFO on, goes to the board and not to the standard error of the actor."""
+    ours, handler = logging.getLogger("pipeline"), _BoardHandler(board)
+    before = ours.level
+    ours.setLevel(logging.INFO)
+    ours.addHandler(handler)
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
+        ours.setLevel(before)
 
 
 def _consume(data: Dataset, ended: "queue.SimpleQueue[list[Unit] | Exception]") -> None:
@@ -174,7 +204,9 @@ def _watch(
         with suppress(queue.Empty):
             outcome = ended.get(timeout=POLL_S)
         check_alive()
-        done, reason = ray.get(board.read.remote(), timeout=SILENT_S)
+        done, reason, logged = ray.get(board.read.remote(), timeout=SILENT_S)
+        for name, level, message in logged:
+            logging.getLogger(name).log(level, "%s", message)
         progress.show(done)
         if reason:
             raise reason

@@ -39,7 +39,7 @@ class Evaluation:
     summary_unseen_pairs: dict[str, Summary]
 
 
-def evaluate(corpus: str, truths: Sequence[str], say: Callable[[str], None] = print) -> Evaluation:
+def evaluate(corpus: str, truths: Sequence[str], say: Callable[[str], None] = lambda line: None) -> Evaluation:
     """The numbers of every finished object, summed up; object by object they go to evaluation/<snapshot>.parquet.
 
     `truths` are X.truth folders or truth.json files, local or URLs. An object that cannot be compared with its truth,

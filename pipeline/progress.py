@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+Line = tuple[str, int, str]  # of a log: name of the logger, level, message
 SILENCE_S = 20.0  # longest time without a line
 
 
@@ -52,6 +53,7 @@ class Board:
     def __init__(self) -> None:
         self._done: dict[str, tuple[int, float]] = {}
         self._reason: Exception | None = None
+        self._logged: list[Line] = []  # since the last look
 
     def add(self, stage: str, items: int, seconds: float) -> None:
         before = self._done.get(stage, (0, 0.0))
@@ -60,9 +62,13 @@ class Board:
     def stop(self, reason: Exception) -> None:
         self._reason = self._reason or reason
 
-    def read(self) -> tuple[dict[str, tuple[int, float]], Exception | None]:
-        """Stage -> (items finished, seconds worked), and why the run must end, if it must."""
-        return self._done, self._reason
+    def log(self, line: Line) -> None:
+        self._logged.append(line)
+
+    def read(self) -> tuple[dict[str, tuple[int, float]], Exception | None, list[Line]]:
+        """Stage -> (items finished, seconds worked); why the run must end, if it must; lines since the last look."""
+        logged, self._logged = self._logged, []
+        return self._done, self._reason, logged
 
 
 def remaining_seconds(

@@ -56,7 +56,7 @@ def run(
     *,
     one_stage_at_a_time: bool = False,
     md5: Mapping[str, str] | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Every wanted object of `shards` through every stage into the corpus `out`, and the report.
 

@@ -103,5 +103,6 @@ def shard(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def corpus(shard, tmp_path_factory) -> Corpus:
-    """An undisturbed run."""
-    return run(shard, tmp_path_factory.mktemp("undisturbed") / "corpus")
+    """An undisturbed run, which writes a log beside the corpus."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return run(shard, folder / "corpus", flags=["--log-file", str(folder / "run.log")])

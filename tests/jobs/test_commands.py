@@ -1,11 +1,13 @@
 """Single commands without Ray: wrong calls end in one line before any work, and every help says all that it should."""
 
 import json
+import logging
 
 import pytest
 from typer.testing import CliRunner
 
 from jobs.cli import app
+from jobs.command import logs
 
 COMMANDS = ("run", "lift-image", "world", "demo", "evaluate", "train", "ablate", "weights")
 
@@ -23,6 +25,16 @@ def test_help_is_plain_text_that_loses_nothing():
         assert all(word in " ".join(text.split()) for word in ("Exit codes: 0 done;", "130, 143, 129 stopped by"))
     for text in (summary, call("weights", "--help").output):
         assert "..." not in text.replace("COMMAND [ARGS]...", "")
+
+
+def test_commands_that_run_cells_log_on_request_and_leave_no_handler_behind(tmp_path):
+    for name in ("run", "evaluate", "ablate", "demo"):
+        assert all(option in call(name, "--help").output for option in ("--verbose", "--log-file"))
+    before = logging.getLogger("pipeline").handlers[:]
+    with logs(verbose=False, file=tmp_path / "new" / "run.log"):
+        logging.getLogger("pipeline.cell").info("a commit")
+    assert (tmp_path / "new" / "run.log").read_text().endswith("INFO pipeline.cell: a commit\n")
+    assert logging.getLogger("pipeline").handlers == before
 
 
 @pytest.mark.parametrize(("out", "scenes"), [("world.tar", 200_000), ("world.zip", 1)])

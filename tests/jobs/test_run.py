@@ -1,6 +1,7 @@
 """`anything3d run` end to end: the corpus as other people's tools see it, resume, and running only what changed."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections import Counter
@@ -63,6 +64,14 @@ def test_the_snapshot_names_its_files_and_the_gallery_shows_the_objects(corpus):
     html = (corpus.path / "index.html").read_text()
     assert corpus.snapshot in html
     assert html.count("<section>") == body["objects"]
+
+
+def test_the_log_file_has_one_line_for_every_commit(corpus):
+    log = (corpus.path.parent / "run.log").read_text()
+    told = re.findall(r"INFO pipeline\.cell: commit: stage=(\w+) unit=(\S+) in=\d+ out=\d+ rejects=\d+ seconds=", log)
+    made = [json.loads(path.read_text()) for path in corpus.path.glob("cells/*/*/*/commit.json")]
+    assert sorted(told) == sorted((body["stage"], body["unit"]) for body in made)
+    assert "INFO" not in corpus.output  # that is what --verbose is for
 
 
 def test_a_finished_run_given_again_runs_no_cell_and_changes_nothing(shard, corpus):

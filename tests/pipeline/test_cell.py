@@ -161,6 +161,16 @@ def test_a_batch_that_raises_is_tried_item_by_item(store):
     assert rejects == {"bee": ("failed", "unexpected")}
 
 
+def test_a_commit_is_one_line_of_the_log_and_a_commit_that_is_found_is_none(store, caplog):
+    with caplog.at_level("INFO", "pipeline"):
+        commit, _ = run(store, {"cow": "skip"})
+        run(store, {"cow": "skip"})
+    (line,) = [record.message for record in caplog.records]
+    words = f"commit: stage={commit.stage} unit={commit.unit} in=6 out=5 rejects=1 seconds="
+    assert line.startswith(words)
+    assert float(line.removeprefix(words)) >= 0
+
+
 def die(root: str, trouble: dict[str, str], times: int = cell.DEATHS_BEFORE_ISOLATION) -> None:
     """Processes that work on the cell until an item kills them."""
     for _ in range(times):

@@ -69,6 +69,14 @@ def test_a_fault_of_the_machine_that_does_not_pass_ends_the_stream_and_commits_n
     assert not list((tmp_path / "out").rglob("commit.json"))
 
 
+def test_what_an_actor_logs_is_logged_by_the_driver_and_once(unit, tmp_path, caplog):
+    with caplog.at_level("INFO", "pipeline"):
+        stream(unit, "index", load([]), tmp_path / "out", [])
+    (record,) = [record for record in caplog.records if record.name.startswith("pipeline.")]
+    assert (record.name, record.levelname) == ("pipeline.cell", "INFO")
+    assert record.message.startswith(f"commit: stage=index unit={unit.name} in=1 out=1 rejects=0 seconds=")
+
+
 def test_stages_that_want_a_gpu_run_without_one_cost_none_and_say_so(unit, tmp_path):
     config, said = load([], ["resources.index.num_gpus=0.5"]), []
     (done,) = stream(unit, "index", config, tmp_path / "out", said)

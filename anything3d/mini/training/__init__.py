@@ -33,8 +33,18 @@ def train_network(
     for needed in NETWORKS[name][1]:
         if not (work / needed / "checkpoint.pt").exists():
             raise WeightsError("not_trained", f"{name} is trained on {needed}; run `anything3d train {needed}` first")
+    render(name, work, progress)
     training = training_of(name, work, seed, device)
     train(training if steps is None else replace(training, steps=steps), work, seed, device, progress)
+
+
+def render(name: str, work: Path, progress: Callable[[str], None]) -> None:
+    """Render what a network learns from, and what it is judged on, and say how far that is. It takes minutes."""
+    from anything3d.mini.training.data import render_data
+
+    looked_at = "scenes" if name == "sam" else "objects"
+    render_data(looked_at, "training", work, progress)
+    render_data(looked_at, "held-out", work, progress)
 
 
 def training_of(name: str, work: Path, seed: int, device: str) -> Training:

@@ -99,20 +99,20 @@ def render_data(name: str, split: Split, work: Path, progress: Callable[[str], N
         progress(f"rendered {name} ({split}), block {block + 1} of {blocks}")
 
 
-def load_objects(split: Split, work: Path, progress: Callable[[str], None] = print) -> Objects:
+def load_objects(split: Split, work: Path) -> Objects:
     """The objects of a split, rendered first where they are not there."""
-    return Objects(**_load("objects", split, work, progress, [field.name for field in fields(Objects)]))
+    return Objects(**_load("objects", split, work, [field.name for field in fields(Objects)]))
 
 
-def load_scenes(split: Split, work: Path, progress: Callable[[str], None] = print) -> Scenes:
+def load_scenes(split: Split, work: Path) -> Scenes:
     """The scenes of a split, rendered first where they are not there."""
-    return Scenes(**_load("scenes", split, work, progress, [field.name for field in fields(Scenes)]))
+    return Scenes(**_load("scenes", split, work, [field.name for field in fields(Scenes)]))
 
 
-def _load(name: str, split: Split, work: Path, progress: Callable[[str], None], keys: list[str]) -> dict[str, Tensor]:
+def _load(name: str, split: Split, work: Path, keys: list[str]) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
-    render_data(name, split, work, progress)
+    render_data(name, split, work, lambda line: None)
     parts = [load_file(_path(work, name, split, block)) for block in range(BLOCKS[name, split][0])]
     return {key: torch.cat([part[key] for part in parts]) for key in keys}
 
