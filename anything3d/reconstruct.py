@@ -1,13 +1,13 @@
-"""Reconstruction: a field per object, distilled from the denoiser under the cloud's depth and held to the photo.
+"""Reconstruction: a field for each object, distilled from the denoiser under the depth of the object's cloud.
 
-Each step asks the denoiser, which knows the object's concept and sees the cloud's sparse depth, how random views of the
-field should change (score distillation), and the photo how the reference view should. Batch first: all objects share
-every network call, none feels the others.
+The denoiser knows the object's concept and sees the depth of its cloud. In each step it says how random views of the
+field should change. What else a step does is the method's: `distil/sds.py` starts from the cloud and compares with the
+photo, `distil/sjc.py` does what the authors' code does. This file runs the steps, and asks the judge at the end.
+All objects of a batch share every network call, and the result of one does not depend on the others.
 
-A field that looks less like its photo than the surface of its own cloud does is not kept: the surface is.
+A field that looks less like its photo than the surface of its own cloud is not kept. The surface is kept instead.
 
-Source: Anything-3D (arXiv 2304.10261) and 3DFuse, Seo et al. 2023, for distillation under a projected cloud; Magic123,
-Qian et al. 2023, for the reference losses; Points-to-3D, Yu et al. 2023, for the cloud as initial field and guide.
+Source: Anything-3D (arXiv 2304.10261) and 3DFuse, Seo et al. 2023, for distillation under a projected cloud.
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ import torch
 from anything3d.distil.config import ReconstructConfig
 from anything3d.distil.evidence import Evidence, prepare
 from anything3d.distil.judge import Judge, Reconstructed
-from anything3d.distil.latents import to_rgb
 from anything3d.distil.losses import LossTerms
-from anything3d.distil.state import Optimizer, State
+from anything3d.distil.sds import Sds
+from anything3d.distil.sjc import Sjc
+from anything3d.distil.state import State
 from anything3d.distil.step import Step
-from anything3d.errors import ConfigError, InputError, NumericsError
+from anything3d.errors import InputError, NumericsError
 from anything3d.models.clip import Clip, load_clip
 from anything3d.models.diffusion import Denoiser, load_denoiser
 from anything3d.models.weights import Place
-from anything3d.space.field import Field
 from anything3d.space.render import MAX_POINTS
 
 __all__ = ["Evidence", "ReconstructConfig", "Reconstructed", "Reconstructor", "load_reconstructor"]
@@ -43,16 +43,11 @@ class Reconstructor:
     def __init__(
         self, config: ReconstructConfig, denoiser: Denoiser, clip: Clip | None, max_points: int = MAX_POINTS
     ) -> None:
-        if config.field.latent and config.render_size * denoiser.latent_scale != denoiser.image_size:
-            raise ConfigError(
-                "setting",
-                f"reconstruct.render_size is {config.render_size}; latents of {config.weights} are "
-                f"{denoiser.image_size // denoiser.latent_scale} a side (reconstruct.field.latent)",
-            )
         self.config = config
         self.denoiser = denoiser
         self.clip = clip
         self.max_points = max_points  # as `render` has it
+        self.method = _method(Step(config, denoiser, max_points))
 
     def __call__(
         self,
@@ -99,25 +94,19 @@ class Reconstructor:
 
         Raises: InputError("bad_checkpoint") if `state` does not `fit`.
         """
-        config, denoiser, device = self.config, self.denoiser, self.denoiser.device
-        guide, update = prepare(evidence, config, denoiser), Step(config, denoiser, self.max_points)
+        config, method, device = self.config, self.method, self.denoiser.device
+        guide = prepare(evidence, config, self.denoiser, method.size)
         if state is None:
-            start = State.begin(self._first_field(evidence, generators), generators, len(LossTerms._fields))
+            start = State.begin(method.first_field(evidence, generators), generators, len(LossTerms._fields))
         else:
             start = self.fit(state, len(evidence))
-        field, running = start.field(config.field).to(device), start.losses.to(device)
-        dropped = start.dropped.to(device)
-        rates = ((field.density_grid, config.lr_density), (field.color_grid, config.lr_color))
-        kind = torch.optim.Adamax if config.optimizer == "adamax" else torch.optim.Adam
-        optimizer: Optimizer = kind([{"params": grid, "lr": rate} for grid, rate in rates])
+        field, running, dropped = method.field(start).to(device), start.losses.to(device), start.dropped.to(device)
+        optimizer = method.optimizer(field)
         start.restore(field, optimizer, generators)
         if start.step == config.steps:
             yield start
-        coarse = guide.halved()
         for step in range(start.step, config.steps):
-            progress = step / config.steps
-            seen = coarse if progress < config.coarse_until else guide
-            terms, lost = update(seen, field, optimizer, progress, generators)
+            terms, lost = method.update(guide, field, optimizer, step / config.steps, generators)
             running = running + (terms - running) / min(step + 1, MEMORY)
             dropped = dropped + lost
             if (step + 1) % checkpoint_every == 0 or step + 1 == config.steps:
@@ -130,27 +119,25 @@ class Reconstructor:
         """
         return _check(State.from_bytes(state), n_objects, self.config)
 
-    def _first_field(self, evidence: Evidence, generators: Sequence[torch.Generator]) -> Field:
-        match self.config.start:
-            case "cloud":
-                return Field.from_cloud(evidence.cloud, self.config.field)
-            case "fog":
-                channels = self.denoiser.latent_channels if self.config.field.latent else 3
-                return Field.fog(self.config.field, generators, channels)
-            case _:
-                assert_never(self.config.start)
-
     @torch.no_grad()
     def finish(self, evidence: Evidence, state: State) -> list[Reconstructed | NumericsError]:
         """What the last state has made of each object, as `Judge` sees it, or why that is no object.
 
         Raises: WeightsError as `check_network`.
         """
-        config = self.config
-        field = state.field(config.field).to(self.denoiser.device)
-        if config.field.latent:
-            field = to_rgb(field, self.denoiser, config.background[1], config.render, self.max_points)
-        return Judge(config, self.denoiser, self.clip, self.max_points)(evidence, field, state)
+        field = self.method.in_rgb(self.method.field(state).to(self.denoiser.device))
+        judge = Judge(self.config, self.denoiser, self.clip, self.method.size, self.max_points)
+        return judge(evidence, field, state)
+
+
+def _method(shared: Step) -> Sds | Sjc:
+    match shared.config.method:
+        case "sds":
+            return Sds(shared)
+        case "sjc":
+            return Sjc(shared)
+        case _:
+            assert_never(shared.config.method)
 
 
 def _second(outcome: Reconstructed | NumericsError) -> Reconstructed | NumericsError:

@@ -55,11 +55,11 @@ class Guide:
 
 
 @torch.no_grad()
-def prepare(evidence: Evidence, config: ReconstructConfig, denoiser: Denoiser) -> Guide:
-    """The prompts are encoded once, not at every step."""
+def prepare(evidence: Evidence, config: ReconstructConfig, denoiser: Denoiser, size: int) -> Guide:
+    """The guide of views of `size` px. The prompts are encoded once, not at every step."""
     device, concept = denoiser.device, evidence.concept.to(denoiser.device)
     texts = [denoiser.encode_text(concept, prefix) for prefix in config.views.prefixes]
-    cloud, camera, size = evidence.cloud.to(device), evidence.camera.to(device), config.render_size
+    cloud, camera = evidence.cloud.to(device), evidence.camera.to(device)
     target = shrink(evidence.crops.to(device), size)
     no_words = dataclasses.replace(denoiser.embed_prompts([""] * len(concept)), adapter=concept.adapter)
     n_views = config.views.count

@@ -46,6 +46,7 @@ class Judge:
     config: ReconstructConfig
     denoiser: Denoiser
     clip: Clip | None
+    size: int  # px of the view from the reference camera
     max_points: int  # as `render` has it
 
     @torch.no_grad()
@@ -82,10 +83,10 @@ class Judge:
         """Raises: WeightsError if denoiser or CLIP, and not the objects, must be the cause of NaN or Inf."""
         config, denoiser = self.config, self.denoiser
         lost = [
-            share > config.sds.max_dropped or (share > 0 and not sound)  # of a broken VAE, one ends the field
+            share > config.max_dropped or (share > 0 and not sound)  # of a broken VAE, one ends the field
             for share, sound in zip(dropped, finite, strict=True)
         ]
-        hint = bool(config.sds.hint_scale)
+        hint = bool(config.hint_scale)
         check_network(lost, lambda: denoiser.is_sound(hint), config.weights, denoiser.dtype)
         judged = [rise for rise, sound in zip(rises, finite, strict=True) if sound and rise is not None]
         if self.clip is not None:
@@ -107,9 +108,9 @@ class Judge:
     def _opacities(self, evidence: Evidence, field: Field) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
         """Mean opacity inside the masks and, but for what may be hidden, outside, from the reference cameras."""
         config, device = self.config, self.denoiser.device
-        mask, camera = shrink(evidence.crops.to(device), config.render_size)[:, 3], evidence.camera.to(device)
+        mask, camera = shrink(evidence.crops.to(device), self.size)[:, 3], evidence.camera.to(device)
         clear = (1 - mask) * where_known(evidence.cloud.to(device), camera, mask, config.disc)
-        alpha = render(field, camera, config.render_size, config.render, max_points=self.max_points).alpha
+        alpha = render(field, camera, self.size, config.render, max_points=self.max_points).alpha
         inside, outside = ((alpha * share).sum((1, 2)) / share.sum((1, 2)).clamp_min(1e-6) for share in (mask, clear))
         return inside, outside
 
@@ -118,14 +119,13 @@ def _refusal(
     finite: bool, dropped: float, opacity: float, fog: float, rise: float | None, config: ReconstructConfig
 ) -> NumericsError | None:
     """Why a field is no object, if it is none."""
-    if dropped > config.sds.max_dropped:
-        limit = f"at most {config.sds.max_dropped:.0%} may be (reconstruct.sds.max_dropped)"
+    if dropped > config.max_dropped:
+        limit = f"at most {config.max_dropped:.0%} may be (reconstruct.max_dropped)"
         message = f"{dropped:.1%} of the denoiser's predictions are NaN or Inf, {limit}; try another dtype"
         return NumericsError("denoiser_not_finite", message)
     if not finite:
-        return NumericsError(
-            "field_not_finite", "the field has a NaN or Inf; lower reconstruct.lr_density or sds.cfg_scale"
-        )
+        message = f"the field has a NaN or Inf; lower the rates or cfg_scale of reconstruct.{config.method}"
+        return NumericsError("field_not_finite", message)
     if rise is not None and not math.isfinite(rise):
         return NumericsError("clip_not_finite", f"the CLIP similarity to the photo rises by {rise}; try another dtype")
     if opacity < config.min_opacity:

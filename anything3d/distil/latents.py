@@ -1,7 +1,5 @@
 """Latent fields told in RGB: what a Score Jacobian Chaining field of Stable Diffusion's latents looks like."""
 
-import dataclasses
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -42,7 +40,7 @@ def to_rgb(
     affine = torch.linalg.solve(x.mT @ (opacity * x) + ridge, x.mT @ (opacity * y))
     nodes = affine.mT @ _with_one(field.color_grid).flatten(2)
     color = nodes.clamp(*RGB_RANGE).logit().unflatten(2, field.color_grid.shape[2:])
-    return Field(field.density_grid.detach(), color, dataclasses.replace(field.config, latent=False))
+    return Field(field.density_grid.detach(), color, field.config)
 
 
 def _with_one(value: Float[Tensor, "B C *space"]) -> Float[Tensor, "B D *space"]:

@@ -17,7 +17,7 @@ Weight = Annotated[float, Interval(ge=0, le=10**9)]
 
 @dataclass(frozen=True, slots=True)
 class LossConfig:
-    """The weights of the losses. A weight of 0 leaves its loss without effect."""
+    """The weights of the losses of `sds`. A weight of 0 leaves its loss without effect."""
 
     # Score distillation, which is a mean over the N latents of a view. Sources that sum over them have a weight of N.
     sds: Weight = 20.0
@@ -29,8 +29,6 @@ class LossConfig:
     # to 0 at the end, as in Points-to-3D.
     silhouette: Weight = 2.0
     tv: Weight = 0.2  # Total variation: differences between neighbouring nodes.
-    emptiness: Weight = 0.0  # Thin fog, in the first half of the steps. 3DFuse takes 10000 beside an sds weight of N.
-    emptiness_late: Weight = 0.0  # Thin fog, in the second half of the steps. 3DFuse takes 200000.
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -47,16 +45,16 @@ class LossTerms(NamedTuple):
     emptiness: Float[Tensor, "B"]  # mean log(1 + 10 weight) over the samples of random views; 3DFuse
 
     def weigh(self, config: LossConfig, progress: float) -> Float[Tensor, "B"]:
-        """The weighted sum of each object's terms; `progress` runs from 0 to 1."""
+        """The sum of each object's terms, weighted as in `sds`; `progress` runs from 0 to 1."""
         weights = (
             config.sds,
             config.reference_rgb,
             config.reference_mask,
             config.silhouette * (1 - progress),
             config.tv,
-            config.emptiness if progress < 0.5 else config.emptiness_late,
         )
-        return torch.stack([weight * term for weight, term in zip(weights, self, strict=True)]).sum(0)
+        terms = (self.sds, self.reference_rgb, self.reference_mask, self.silhouette, self.tv)
+        return torch.stack([weight * term for weight, term in zip(weights, terms, strict=True)]).sum(0)
 
 
 def reference_rgb(

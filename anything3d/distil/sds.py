@@ -1,95 +1,92 @@
-"""Score distillation: which way to change latents so that the denoiser finds them likelier.
+"""The method "sds": RGB fields that start as the surface of their cloud, and are compared with cloud and photo.
 
-Source: DreamFusion, Poole et al. 2022, equation 3; weightings as in threestudio stable_diffusion_guidance.py @28d9d80
-("sds"), SJC and 3DFuse ("uniform"), Fantasia3D ("fantasia3d").
+Source: DreamFusion, Poole et al. 2022, for score distillation; Magic123, Qian et al. 2023, for the reference losses;
+Points-to-3D, Yu et al. 2023, for the cloud as the first field and as a guide.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, assert_never
 
 import torch
-from annotated_types import Interval
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from anything3d import seed
-from anything3d.errors import ConfigError
-from anything3d.models.adapter import Adapter
-from anything3d.models.diffusion import Denoiser
-from anything3d.models.finite import MAX_DROPPED
-from anything3d.settings import Share, check_ranges
-
-Weighting = Literal["sds", "uniform", "fantasia3d"]
+from anything3d.distil.evidence import Evidence, Guide
+from anything3d.distil.gradient import sample_timesteps
+from anything3d.distil.state import Optimizer, State
+from anything3d.distil.step import Seen, Step
+from anything3d.space.field import Field
 
 
 @dataclass(frozen=True, slots=True)
-class SdsConfig:
-    """How hard, and at which noise, the denoiser pulls."""
+class Sds:
+    """Score distillation of RGB fields."""
 
-    # Classifier-free guidance. DreamFusion and 3DFuse take 100.
-    cfg_scale: Annotated[float, Interval(ge=0, le=1000)] = 2.5
-    t_min: Share = 0.02  # Earliest timestep, as a share of all timesteps, in every step.
-    t_max: Share = 0.60  # Latest timestep, as a share of all timesteps, in the first step.
-    t_max_end: Share = 0.25  # The same in the last step; linear between.
-    weighting: Weighting = "sds"  # w(t): 1 - alpha_bar as in DreamFusion ("sds"), 1 ("uniform"), or Fantasia3D's.
-    hint_scale: Annotated[float, Interval(ge=0, le=100)] = 1.0  # Scale of the ControlNet's residuals; 0 gives no depth.
-    # An object is rejected if a larger share of the denoiser's predictions is NaN or Inf. They are left out.
-    max_dropped: Annotated[float, Interval(ge=0, lt=1)] = MAX_DROPPED
+    shared: Step
 
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.t_min > min(self.t_max, self.t_max_end):
-            raise ConfigError(
-                "setting",
-                f"sds.t_min is {self.t_min}; at most t_max and t_max_end, {self.t_max} and {self.t_max_end}",
-            )
+    @property
+    def size(self) -> int:
+        """Side of the views in pixels."""
+        return self.shared.config.sds.render_size
 
+    def first_field(self, evidence: Evidence, generators: Sequence[torch.Generator]) -> Field:
+        """The surfaces of the clouds."""
+        del generators
+        return Field.from_cloud(evidence.cloud, self.shared.config.field)
 
-def sample_timesteps(
-    config: SdsConfig, progress: float, n_steps: int, generators: Sequence[torch.Generator], views: int = 1
-) -> Int[Tensor, "BV"]:
-    """Timesteps of `views` views of each object, uniform between the limits at `progress`, which runs from 0 to 1."""
-    low = round(config.t_min * (n_steps - 1))
-    high = round((config.t_max + (config.t_max_end - config.t_max) * progress) * (n_steps - 1))
-    span = max(high - low, 0) + 1
-    return low + (seed.rand((views,), generators).flatten() * span).long().clamp(max=span - 1)
+    def field(self, state: State) -> Field:
+        """The field in a state."""
+        return state.field(self.shared.config.field)
 
+    def in_rgb(self, field: Field) -> Field:
+        """The field as it leaves the method."""
+        return field
 
-def weight(weighting: Weighting, alpha_bar: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
-    """w(t)."""
-    match weighting:
-        case "sds":
-            return 1 - alpha_bar
-        case "uniform":
-            return torch.ones_like(alpha_bar)
-        case "fantasia3d":
-            return alpha_bar.sqrt() * (1 - alpha_bar)
-        case _:
-            assert_never(weighting)
+    def optimizer(self, field: Field) -> Optimizer:
+        """Density and colour have rates of their own."""
+        config = self.shared.config.sds
+        rates = ((field.density_grid, config.lr_density), (field.color_grid, config.lr_color))
+        return torch.optim.Adam([{"params": grid, "lr": rate} for grid, rate in rates])
 
+    def update(
+        self,
+        guide: Guide,
+        field: Field,
+        optimizer: Optimizer,
+        progress: float,
+        generators: Sequence[torch.Generator],
+    ) -> tuple[Float[Tensor, "B L"], Int[Tensor, "B"]]:
+        """One step of all objects; their unweighted losses, and how many predictions were dropped.
 
-@torch.no_grad()
-def sds_gradient(
-    latents: Float[Tensor, "B C h w"],
-    denoiser: Denoiser,
-    texts: tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"]],
-    hint: Float[Tensor, "B 3 H W"] | None,
-    t: Int[Tensor, "B"],
-    noise: Float[Tensor, "B C h w"],
-    config: SdsConfig,
-    adapter: Adapter | None = None,
-) -> tuple[Float[Tensor, "B C h w"], Bool[Tensor, "B"]]:
-    """Gradient of the score-distillation loss with respect to the clean latents, float32, and which rows were dropped.
+        `progress` runs from 0 to 1.
+        """
+        config = self.shared.config.sds
+        if progress < config.coarse_until:
+            guide = guide.halved()
+        seen = self.shared.see(field, guide, "angle", generators, jitter=True)
+        sds, lost = self._distil(seen, guide, progress, generators)
+        terms = self.shared.measure(field, seen, guide, sds, generators)
 
-    w(t) (eps_guided - eps); the network's Jacobian is left out. `texts` is (prompt, no prompt). A prediction that is
-    not finite is dropped: its row is 0, so that one bad step does not end an object; no other row is touched. Nothing
-    here waits for the device.
-    """
-    predicted = denoiser.guided_noise(
-        denoiser.add_noise(latents, noise, t), t, texts, hint, config.cfg_scale, config.hint_scale, adapter
-    )
-    w = weight(config.weighting, denoiser.alphas_cumprod[t]).view(-1, 1, 1, 1)
-    gradient = w * (predicted - noise)
-    dropped = ~gradient.isfinite().flatten(1).all(1)
-    return torch.where(dropped.view(-1, 1, 1, 1), 0.0, gradient), dropped
+        decay = config.lr_decay**progress
+        for group, rate in zip(optimizer.param_groups, (config.lr_density, config.lr_color), strict=True):
+            group["lr"] = rate * decay
+        optimizer.zero_grad(set_to_none=True)
+        terms.weigh(config.losses, progress).sum().backward()
+        optimizer.step()
+        return torch.stack(terms, dim=1).detach(), lost
+
+    def _distil(
+        self, seen: Seen, guide: Guide, progress: float, generators: Sequence[torch.Generator]
+    ) -> tuple[Float[Tensor, "B"], Int[Tensor, "B"]]:
+        """The loss `sds` of each object, and how many of its predictions were dropped."""
+        shared, config, denoiser = self.shared, self.shared.config.sds, self.shared.denoiser
+        if config.losses.sds == 0:
+            zeros = seen.hint.new_zeros(len(generators))
+            return zeros, zeros.long()  # the baseline without a denoiser: cloud and photo alone
+        image = shared.over_greys(seen.random, config.background, generators)
+        latents = denoiser.encode_image(image).float()
+        n_steps, n_views = len(denoiser.alphas_cumprod), shared.config.views.count
+        t = sample_timesteps(config.t_limits(progress), n_steps, generators, n_views)
+        prompt = shared.prompt(guide, seen, config.cfg_scale)
+        sds, lost = shared.pull(latents, prompt, t, config.weighting, generators)
+        return sds, shared.count_lost(lost, image, len(generators))

@@ -58,9 +58,9 @@ class State:
         tensors = (density, color, *moments, _randomness(generators), losses.clone(), dropped.clone())
         return cls(step, *(tensor.cpu() for tensor in tensors))
 
-    def field(self, config: FieldConfig) -> Field:
+    def field(self, config: FieldConfig, latent: bool = False) -> Field:
         """The field in this state."""
-        return Field(self.density_grid.clone(), self.color_grid.clone(), config)
+        return Field(self.density_grid.clone(), self.color_grid.clone(), config, latent)
 
     def restore(self, field: Field, optimizer: Optimizer, generators: Sequence[torch.Generator]) -> None:
         """Put moments and randomness back into a fresh optimiser of `field`, and into `generators`."""

@@ -1,4 +1,4 @@
-"""One step of a distillation: all objects are seen, the denoiser is asked, and each object's field is updated."""
+"""What the steps of both methods have in common: objects are seen, the denoiser is asked, and losses are measured."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +11,9 @@ from anything3d import seed
 from anything3d.distil import losses
 from anything3d.distil.config import ReconstructConfig
 from anything3d.distil.evidence import Guide
+from anything3d.distil.gradient import Prompt, Weighting, sds_gradient
 from anything3d.distil.losses import LossTerms
-from anything3d.distil.sds import sample_timesteps, sds_gradient
-from anything3d.distil.state import Optimizer
-from anything3d.distil.views import NamedViews, sample_views
+from anything3d.distil.views import NamedViews, Spread, sample_views
 from anything3d.models.diffusion import Denoiser
 from anything3d.space.camera import Camera
 from anything3d.space.cloud import Cloud
@@ -24,95 +23,106 @@ from anything3d.space.render import Rendering, composite, render
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """What a step sees of B objects: V random views of each, and the view of its photo."""
+
+    views: NamedViews  # the random ones
+    random: Rendering
+    reference: Rendering
+    silhouette: Float[Tensor, "BV s s"]  # of the cloud in the random views
+    hint: Float[Tensor, "BV 3 H W"]  # the cloud's depth there, as the denoiser reads it
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
-    """What every step needs of the networks and settings; holds nothing of the objects."""
+    """The parts of a step. It has the networks and settings, and nothing of the objects."""
 
     config: ReconstructConfig
     denoiser: Denoiser
     max_points: int  # as `render` has it
 
-    def __call__(
-        self,
-        guide: Guide,
-        field: Field,
-        optimizer: Optimizer,
-        progress: float,
-        generators: Sequence[torch.Generator],
-    ) -> tuple[Float[Tensor, "B L"], Int[Tensor, "B"]]:
-        """One update of all objects; their unweighted losses, and how many predictions were dropped.
-
-        `progress` runs from 0 to 1.
-        """
+    def see(
+        self, field: Field, guide: Guide, spread: Spread, generators: Sequence[torch.Generator], *, jitter: bool
+    ) -> Seen:
+        """Every object from random views and from the photo's. With `jitter`, the samples of a ray are shifted."""
         config, n_objects, size = self.config, len(field), guide.target.shape[-1]
-
-        # See every object from random views and from the photo's
-        views = sample_views(config.views, generators, guide.target.device)
+        views = sample_views(config.views, spread, generators, guide.target.device)
         cameras = _interleave(views.camera, guide.camera, n_objects)
-        rendering = render(field, cameras, size, config.render, generators if config.jitter else None, self.max_points)
+        rendering = render(field, cameras, size, config.render, generators if jitter else None, self.max_points)
         random, reference = _separate(rendering, n_objects)
 
-        # Ask the denoiser about the random views, under the cloud's depth
         n_views = config.views.count
         cloud = Cloud(*(value.repeat_interleave(n_views, 0) for value in (guide.cloud.points, guide.cloud.colors)))
         radius = config.disc / cloud.points.shape[1] ** 0.5
         depth, _, silhouette = splat(cloud, views.camera, size, radius)
         if self.denoiser.image_size != size:  # a hint is as sharp as the denoiser can read it
             depth, _, _ = splat(cloud, views.camera, self.denoiser.image_size, radius)
-        sds, lost = self._distil(guide, random, views, depth_hint(depth), progress, generators)
+        return Seen(views, random, reference, silhouette, depth_hint(depth))
 
-        # Add up what each object lacks
-        background = seed.rand((3,), generators, guide.target.device)
-        terms = LossTerms(
-            sds=sds,
-            reference_rgb=torch.zeros_like(sds)
-            if config.field.latent
-            else losses.reference_rgb(reference, guide.target, guide.known, background),
-            reference_mask=losses.reference_mask(reference, guide.target, guide.known),
-            silhouette=losses.opacity(random, silhouette, n_objects),
-            tv=losses.total_variation(field),
-            emptiness=losses.emptiness(random, n_objects),
+    def over_greys(
+        self, rendering: Rendering, limits: tuple[float, float], generators: Sequence[torch.Generator]
+    ) -> Float[Tensor, "BV C s s"]:
+        """The random views, each over a grey (or over latents that are all equal) of its own between the limits."""
+        low, high = limits
+        shares = seed.rand((self.config.views.count, 1), generators, rendering.color.device)
+        grey = low + (high - low) * shares.flatten(0, 1)
+        return composite(rendering, grey.expand(-1, rendering.color.shape[1]))
+
+    def prompt(self, guide: Guide, seen: Seen, cfg_scale: float) -> Prompt:
+        """What the denoiser is told of the random views: the object's words behind those of the view, and the hint."""
+        n_objects, n_views = len(guide.target), self.config.views.count
+        owner = torch.arange(n_objects, device=guide.target.device).repeat_interleave(n_views)
+        return Prompt(
+            guide.texts[seen.views.prefix, owner],
+            guide.no_text[owner],
+            cfg_scale,
+            seen.hint if self.config.hint_scale else None,
+            self.config.hint_scale,
+            guide.adapter,
         )
 
-        # Update
-        _set_rates(optimizer, config, progress)
-        optimizer.zero_grad(set_to_none=True)
-        terms.weigh(config.losses, progress).sum().backward()
-        optimizer.step()
-        return torch.stack(terms, dim=1).detach(), lost
-
-    def _distil(
+    def pull(
         self,
-        guide: Guide,
-        rendering: Rendering,
-        views: NamedViews,
-        hint: Float[Tensor, "BV 3 H W"],
-        progress: float,
+        latents: Float[Tensor, "BV C h w"],
+        prompt: Prompt,
+        t: Int[Tensor, "BV"],
+        weighting: Weighting,
         generators: Sequence[torch.Generator],
-    ) -> tuple[Float[Tensor, "B"], Int[Tensor, "B"]]:
+    ) -> tuple[Float[Tensor, "B"], Int[Tensor, "BV"]]:
         """Half the mean square distance of each object's latents to where the denoiser would move them.
 
-        Its gradient is the score-distillation gradient, over the number of latents. The second is how many predictions
-        were dropped: the denoiser's of finite pictures; those of a field that is not finite are the field's fault.
+        Its gradient is the score-distillation gradient, over the number of latents. The second says of which views the
+        prediction was dropped (1, else 0).
         """
-        config, denoiser, n_objects = self.config, self.denoiser, len(generators)
-        if config.losses.sds == 0:
-            zeros = hint.new_zeros(n_objects)
-            return zeros, zeros.long()  # the baseline without a denoiser: cloud and photo alone
-        low, high = config.background
-        grey = low + (high - low) * seed.rand((config.views.count, 1), generators, hint.device).flatten(0, 1)
-        image = composite(rendering, grey.expand(-1, rendering.color.shape[1]))
-        latents = image if config.field.latent else denoiser.encode_image(image).float()
-        shape = (config.views.count, *latents.shape[1:])
-        t = sample_timesteps(config.sds, progress, len(denoiser.alphas_cumprod), generators, config.views.count)
-        noise = seed.randn(shape, generators, latents.device).flatten(0, 1)
-        owner = torch.arange(n_objects, device=latents.device).repeat_interleave(config.views.count)
-        texts = guide.texts[views.prefix, owner], guide.no_text[owner]
-        seen_hint = hint if config.sds.hint_scale else None
-        t = t.to(latents.device)
-        gradient, lost = sds_gradient(latents.detach(), denoiser, texts, seen_hint, t, noise, config.sds, guide.adapter)
-        lost &= image.detach().isfinite().flatten(1).all(1)
+        noise = seed.randn((self.config.views.count, *latents.shape[1:]), generators, latents.device).flatten(0, 1)
+        gradient, lost = sds_gradient(latents.detach(), self.denoiser, prompt, t.to(latents.device), noise, weighting)
         goal = (latents - gradient).detach()
-        return (latents - goal).square().reshape(n_objects, -1).mean(1) / 2, lost.view(n_objects, -1).sum(1)
+        return (latents - goal).square().reshape(len(generators), -1).mean(1) / 2, lost.long()
+
+    def count_lost(self, lost: Int[Tensor, "BV"], image: Float[Tensor, "BV C s s"], n_objects: int) -> Int[Tensor, "B"]:
+        """How many predictions of finite views were dropped. Those of a field that is not finite are its own fault."""
+        return (lost * image.detach().isfinite().flatten(1).all(1)).view(n_objects, -1).sum(1)
+
+    def measure(
+        self,
+        field: Field,
+        seen: Seen,
+        guide: Guide,
+        sds: Float[Tensor, "B"],
+        generators: Sequence[torch.Generator],
+    ) -> LossTerms:
+        """What each object lacks. Latents have no colour to compare with the photo's: their `reference_rgb` is 0."""
+        background = seed.rand((3,), generators, guide.target.device)
+        return LossTerms(
+            sds=sds,
+            reference_rgb=torch.zeros_like(sds)
+            if field.latent
+            else losses.reference_rgb(seen.reference, guide.target, guide.known, background),
+            reference_mask=losses.reference_mask(seen.reference, guide.target, guide.known),
+            silhouette=losses.opacity(seen.random, seen.silhouette, len(field)),
+            tv=losses.total_variation(field),
+            emptiness=losses.emptiness(seen.random, len(field)),
+        )
 
 
 def _interleave(random: Camera, reference: Camera, n_objects: int) -> Camera:
@@ -131,9 +141,3 @@ def _separate(rendering: Rendering, n_objects: int) -> tuple[Rendering, Renderin
     return Rendering(*(value[:, :-1].flatten(0, 1) for value in grouped)), Rendering(
         *(value[:, -1] for value in grouped)
     )
-
-
-def _set_rates(optimizer: Optimizer, config: ReconstructConfig, progress: float) -> None:
-    decay = config.lr_decay**progress
-    for group, rate in zip(optimizer.param_groups, (config.lr_density, config.lr_color), strict=True):
-        group["lr"] = rate * decay

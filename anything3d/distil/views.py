@@ -20,6 +20,7 @@ from anything3d.settings import check_ranges
 from anything3d.space.camera import POINT_E_DISTANCE, POINT_E_FOV_DEG, Camera, orbit
 
 FRONT, SIDE, BACK, OVERHEAD = range(4)
+Spread = Literal["area", "angle"]  # how elevations are drawn
 Elevation = Annotated[float, Interval(gt=-90, lt=90)]
 Distance = Annotated[float, Interval(gt=0, le=1000)]
 Fov = Annotated[float, Interval(gt=0, lt=180)]
@@ -31,8 +32,6 @@ class ViewConfig:
 
     count: Annotated[int, Interval(ge=1, le=10**4)] = 1  # Random views of each object in each step.
     elevation_deg: tuple[Elevation, Elevation] = (-10.0, 60.0)  # Lowest and highest view. 3DFuse takes -6.4 and 83.5.
-    # How elevations are drawn: uniform on the sphere ("area", as in 3DFuse), or uniform in degrees ("angle").
-    elevation_spread: Literal["area", "angle"] = "angle"
     # Nearest and farthest view, in canonical lengths. 3DFuse takes 2.3 for both.
     distance: tuple[Distance, Distance] = (POINT_E_DISTANCE, POINT_E_DISTANCE)
     # Narrowest and widest field of view, in degrees. 3DFuse takes 40 and 70.
@@ -67,10 +66,15 @@ class NamedViews:
     prefix: Int[Tensor, "BV"]
 
 
-def sample_views(config: ViewConfig, generators: Sequence[torch.Generator], device: torch.device | str) -> NamedViews:
-    """`config.count` random views of each object; object b's come from `generators[b]`."""
+def sample_views(
+    config: ViewConfig, spread: Spread, generators: Sequence[torch.Generator], device: torch.device | str
+) -> NamedViews:
+    """`config.count` random views of each object; object b's come from `generators[b]`.
+
+    Elevations are uniform on the sphere ("area") or uniform in degrees ("angle").
+    """
     azimuth, height, distance, fov = seed.rand((config.count, 4), generators, device).flatten(0, 1).unbind(-1)
-    azimuth, elevation = 360 * azimuth, _elevation_deg(height, config)
+    azimuth, elevation = 360 * azimuth, _elevation_deg(height, config.elevation_deg, spread)
     camera = orbit(azimuth, elevation, _between(distance, config.distance), _between(fov, config.fov_deg))
     return NamedViews(camera, name_views(azimuth, elevation, config.overhead_deg))
 
@@ -84,16 +88,16 @@ def name_views(
     return torch.where(elevation_deg > overhead_deg, OVERHEAD, around)
 
 
-def _elevation_deg(share: Float[Tensor, "N"], config: ViewConfig) -> Float[Tensor, "N"]:
-    low, high = config.elevation_deg
-    match config.elevation_spread:
+def _elevation_deg(share: Float[Tensor, "N"], limits: tuple[float, float], spread: Spread) -> Float[Tensor, "N"]:
+    low, high = limits
+    match spread:
         case "angle":
             return _between(share, (low, high))
         case "area":  # the area of a sphere between two heights grows with the sine of the elevation
             sines = math.sin(math.radians(low)), math.sin(math.radians(high))
             return torch.rad2deg(torch.asin(_between(share, sines)))
         case _:
-            assert_never(config.elevation_spread)
+            assert_never(spread)
 
 
 def _between(share: Float[Tensor, "N"], limits: tuple[float, float]) -> Float[Tensor, "N"]:

@@ -42,7 +42,6 @@ class FieldConfig:
     density_bias: Annotated[float, Interval(ge=-100, le=100)] = -1.0
     # What softplus is multiplied by, in 1 / canonical length. With 30, one voxel of raw 3 stops 92 % of the light.
     density_scale: Annotated[float, Interval(gt=0, le=10**4)] = 30.0
-    latent: bool = False  # Whether colours are the denoiser's latents, as in Score Jacobian Chaining and 3DFuse.
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -59,11 +58,13 @@ class Field(nn.Module):
         density_grid: Float[Tensor, "B 1 R R R"],
         color_grid: Float[Tensor, "B C R R R"],
         config: FieldConfig,
+        latent: bool = False,
     ) -> None:
         super().__init__()
         self.density_grid = nn.Parameter(density_grid)
         self.color_grid = nn.Parameter(color_grid)
         self.config = config
+        self.latent = latent  # whether colours are the denoiser's latents, and not RGB
 
     @classmethod
     def from_cloud(cls, cloud: Cloud, config: FieldConfig) -> "Field":
@@ -80,19 +81,19 @@ class Field(nn.Module):
         return cls(density, color, config)
 
     @classmethod
-    def fog(cls, config: FieldConfig, generators: Sequence[torch.Generator], channels: int = 3) -> "Field":
-        """Raw density 0 everywhere, random colours: a start that knows nothing. Source: 3DFuse, voxnerf."""
+    def fog(cls, config: FieldConfig, generators: Sequence[torch.Generator], channels: int) -> "Field":
+        """Raw density 0 everywhere, random latents: a start that knows nothing. Source: 3DFuse, voxnerf."""
         grid = (config.resolution,) * 3
-        return cls(torch.zeros(len(generators), 1, *grid), seed.randn((channels, *grid), generators), config)
+        colors = seed.randn((channels, *grid), generators)
+        return cls(torch.zeros(len(generators), 1, *grid), colors, config, latent=True)
 
     def __len__(self) -> int:
         return len(self.density_grid)
 
     def row(self, b: int) -> "Field":
         """Object `b` alone (a copy, B = 1)."""
-        return Field(
-            self.density_grid[b : b + 1].detach().clone(), self.color_grid[b : b + 1].detach().clone(), self.config
-        )
+        density, color = (grid[b : b + 1].detach().clone() for grid in (self.density_grid, self.color_grid))
+        return Field(density, color, self.config, self.latent)
 
     def raw_density(self, points: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N"]:
         """Interpolated raw density; outside the cube, that of the nearest face. Its level sets are those of density."""
@@ -127,14 +128,14 @@ class Field(nn.Module):
 
     def paint(self, raw: Tensor) -> Tensor:
         """The colours of raw values."""
-        return raw if self.config.latent else raw.sigmoid()
+        return raw if self.latent else raw.sigmoid()
 
     def to_bytes(self, b: int) -> bytes:
         """Object `b` as safetensors; raw grids are rounded to float16 (2^-11 relative, 0.1 % of a density)."""
         from safetensors.torch import save
 
         grids = {"density": self.density_grid[b], "color": self.color_grid[b]}
-        header = json.dumps({"format": FORMAT, **asdict(self.config)}, sort_keys=True)
+        header = json.dumps({"format": FORMAT, "latent": self.latent, **asdict(self.config)}, sort_keys=True)
         # one key only: safetensors writes several in random order
         return save({name: grid.detach().half().cpu().contiguous() for name, grid in grids.items()}, {"field": header})
 
@@ -150,7 +151,8 @@ class Field(nn.Module):
             settings = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["field"])
             if (version := settings.pop("format")) != FORMAT:
                 raise InputError("bad_field", f"format is {version!r}, this library reads {FORMAT!r}")
-            return cls(grids["density"][None].float(), grids["color"][None].float(), FieldConfig(**settings))
+            latent = settings.pop("latent")
+            return cls(grids["density"][None].float(), grids["color"][None].float(), FieldConfig(**settings), latent)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InputError("bad_field", f"{len(data)} bytes are not a field of format {FORMAT}: {error}") from error
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from anything3d import seed
-from anything3d.distil.sds import SdsConfig
+from anything3d.distil.config import SdsConfig
 from anything3d.mini import diffusion as mini_diffusion
 from anything3d.models.diffusion import load_denoiser
 from anything3d.models.weights import Place
@@ -17,10 +17,11 @@ from anything3d.space.field import FieldConfig
 from anything3d.space.render import RenderConfig
 
 CONFIG = ReconstructConfig(
-    render_size=16,
     field=FieldConfig(resolution=16),
     render=RenderConfig(samples=8),
-    sds=SdsConfig(cfg_scale=100.0, t_min=0.01, t_max=0.98, t_max_end=0.98, weighting="uniform"),  # as rough as it gets
+    sds=SdsConfig(  # as rough as it gets
+        render_size=16, cfg_scale=100.0, t_min=0.01, t_max=0.98, t_max_end=0.98, weighting="uniform"
+    ),
     min_opacity=0.0,
     max_fog=1.0,
 )

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from anything3d import seed
+from anything3d.distil.config import SdsConfig, SjcConfig
 from anything3d.distil.losses import LossConfig, LossTerms
-from anything3d.distil.sds import SdsConfig
 from anything3d.distil.state import State
 from anything3d.distil.views import ViewConfig
 from anything3d.errors import ConfigError, InputError, NumericsError, WeightsError
@@ -20,7 +20,8 @@ from anything3d.space.field import Field, FieldConfig
 from anything3d.space.render import RenderConfig, composite, render
 
 RADIUS = 0.5
-CONFIG = ReconstructConfig(steps=4, render_size=32, field=FieldConfig(resolution=16), render=RenderConfig(samples=12))
+SDS = SdsConfig(render_size=32)
+CONFIG = ReconstructConfig(steps=4, sds=SDS, field=FieldConfig(resolution=16), render=RenderConfig(samples=12))
 IDS = ["sa_1-0000", "sa_1-0001"]
 
 
@@ -40,6 +41,10 @@ def reconstructor(weights: Path) -> Reconstructor:
 def with_config(reconstructor: Reconstructor, **changes: object) -> Reconstructor:
     config = dataclasses.replace(reconstructor.config, **changes)
     return Reconstructor(config, reconstructor.denoiser, reconstructor.clip)
+
+
+def with_sds_weight(weight: float) -> SdsConfig:
+    return dataclasses.replace(SDS, losses=LossConfig(sds=weight))
 
 
 def paint(points: torch.Tensor) -> torch.Tensor:
@@ -115,7 +120,7 @@ def test_coarse_steps_see_views_of_half_the_size(reconstructor):
     """Distillation, opacity and the cloud's silhouette; what the photo tells of an edge depends on the size."""
     alone = LossConfig(reference_rgb=0.0, reference_mask=0.0)
     coarse, small, whole = (
-        with_config(reconstructor, render_size=size, coarse_until=until, losses=alone)
+        with_config(reconstructor, sds=SdsConfig(render_size=size, coarse_until=until, losses=alone))
         for size, until in ((32, 0.5), (16, 0.0), (32, 0.0))
     )
     evidence = evidence_of(reconstructor, [30.0, 200.0])
@@ -131,8 +136,7 @@ def test_photo_and_cloud_alone_reach_25_db_at_the_reference_view(reconstructor):
     fit = with_config(
         reconstructor,
         steps=40,
-        render_size=64,
-        losses=LossConfig(sds=0.0),
+        sds=SdsConfig(losses=LossConfig(sds=0.0)),
         field=FieldConfig(resolution=24),
         render=RenderConfig(24),
     )
@@ -149,7 +153,7 @@ def test_photo_and_cloud_alone_reach_25_db_at_the_reference_view(reconstructor):
 
 
 def test_what_another_object_hides_is_not_carved_away(reconstructor):
-    fit = with_config(reconstructor, steps=30, losses=LossConfig(sds=0.0))
+    fit = with_config(reconstructor, steps=30, sds=with_sds_weight(0.0))
     evidence = evidence_of(reconstructor, [30.0])
     hidden = evidence.crops.clone()
     hidden[..., 40:] = 0  # something before the ball's right side
@@ -161,9 +165,9 @@ def test_what_another_object_hides_is_not_carved_away(reconstructor):
     assert seen[14:18, 12:20].min() > 0.9
 
 
-@pytest.mark.parametrize(("start", "optimizer"), [("cloud", "adam"), ("fog", "adamax")])
-def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(reconstructor, start, optimizer):
-    reconstructor = with_config(reconstructor, start=start, optimizer=optimizer)
+@pytest.mark.parametrize("changes", [{}, {"method": "sjc", "sds": SdsConfig()}], ids=["sds", "sjc"])
+def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(reconstructor, changes):
+    reconstructor = with_config(reconstructor, **changes)
     evidence = evidence_of(reconstructor, [30.0, 120.0])
     undisturbed = list(reconstructor.run(evidence, seed.generators(0, "reconstruct", IDS), checkpoint_every=2))
     assert [state.step for state in undisturbed] == [2, 4]
@@ -186,8 +190,8 @@ def test_an_object_gets_in_a_batch_what_it_gets_alone(reconstructor):
 
 def test_distillation_moves_the_field(reconstructor):
     evidence = evidence_of(reconstructor, [30.0])
-    with_sds = last_state(with_config(reconstructor, losses=LossConfig(sds=100.0)), evidence, IDS[:1])
-    without = last_state(with_config(reconstructor, losses=LossConfig(sds=0.0)), evidence, IDS[:1])
+    with_sds = last_state(with_config(reconstructor, sds=with_sds_weight(100.0)), evidence, IDS[:1])
+    without = last_state(with_config(reconstructor, sds=with_sds_weight(0.0)), evidence, IDS[:1])
     assert with_sds.losses[0, 0] > 0
     assert (with_sds.color_grid - without.color_grid).abs().max() > 0.05
 
@@ -218,7 +222,7 @@ class Broken(nn.Module):
 
 
 def broken(reconstructor: Reconstructor, max_dropped: float = 0.05, **where: object) -> Reconstructor:
-    lenient = with_config(reconstructor, sds=SdsConfig(max_dropped=max_dropped), min_opacity=0.0, max_fog=1.0)
+    lenient = with_config(reconstructor, max_dropped=max_dropped, min_opacity=0.0, max_fog=1.0)
     denoiser = dataclasses.replace(reconstructor.denoiser, unet=Broken(reconstructor.denoiser.unet, **where))
     return Reconstructor(lenient.config, denoiser, None)
 
@@ -315,7 +319,7 @@ def test_a_state_of_an_older_layout_is_no_state(reconstructor):
 @pytest.mark.parametrize(("raw", "reason"), [(-20.0, "field_empty"), (20.0, "field_fog")])
 def test_a_field_that_is_no_object_is_refused(reconstructor, raw, reason):
     evidence = evidence_of(reconstructor, [30.0, 120.0])
-    state = last_state(with_config(reconstructor, steps=1, losses=LossConfig(sds=0.0)), evidence, IDS)
+    state = last_state(with_config(reconstructor, steps=1, sds=with_sds_weight(0.0)), evidence, IDS)
     state.density_grid[0] = raw
     refused, kept = reconstructor.finish(evidence, state)
     assert isinstance(refused, NumericsError)
@@ -343,6 +347,7 @@ def test_bytes_that_are_no_state_are_refused(size):
     "make",
     [
         lambda: ReconstructConfig(steps=0),
+        lambda: ReconstructConfig(max_dropped=1.0),
         lambda: FieldConfig(half=0.0),
         lambda: RenderConfig(samples=0),
         lambda: ViewConfig(distance=(2.0, 1.0)),
@@ -352,3 +357,12 @@ def test_bytes_that_are_no_state_are_refused(size):
 def test_settings_out_of_range_are_refused(make):
     with pytest.raises(ConfigError, match="setting"):
         make()
+
+
+@pytest.mark.parametrize(
+    ("settings", "section"),
+    [({"sjc": SjcConfig(lr=0.1)}, "sjc"), ({"method": "sjc", "sds": SdsConfig(cfg_scale=7.0)}, "sds")],
+)
+def test_settings_of_the_other_method_are_refused(settings, section):
+    with pytest.raises(ConfigError, match=f"setting: reconstruct.{section} has settings, but reconstruct.method is"):
+        ReconstructConfig(**settings)

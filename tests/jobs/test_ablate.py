@@ -17,7 +17,7 @@ settings = []
 
 [[variant]]
 name = "without SDS"
-settings = ["reconstruct.losses.sds=0"]
+settings = ["reconstruct.sds.losses.sds=0"]
 """
 
 

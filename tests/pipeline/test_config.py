@@ -2,6 +2,7 @@
 
 import pytest
 
+from anything3d.distil.config import SjcConfig
 from anything3d.errors import ConfigError, WeightsError
 from anything3d.models.published import PUBLISHED
 from anything3d.models.weights import packaged
@@ -33,12 +34,12 @@ def test_mini_is_what_the_classes_say():
 def test_paper_is_in_the_authors_numbers():
     """Distances as 3DFuse has them: its field spans 2 of 1.5 / 2.3 canonical lengths, its splats 0.02 of 2 sides."""
     paper = load([read_preset("paper")]).reconstruct
+    assert (paper.method, paper.sjc) == ("sjc", SjcConfig())
     canonical = 1.5 / 2.3
     assert paper.field.half * canonical == pytest.approx(1, abs=1e-3)
     assert paper.field.density_scale == pytest.approx(canonical, abs=1e-3)
     assert paper.disc / 4096**0.5 == pytest.approx(0.02 / 2)
-    assert paper.losses.sds == 64 * 64 * 4
-    assert [round(share * 999) for share in (paper.sds.t_min, paper.sds.t_max)] == [10, 969]
+    assert [round(share * 999) for share in (paper.sjc.t_min, paper.sjc.t_max)] == [10, 969]
 
 
 def test_later_layers_win_and_settings_win_over_all():
@@ -127,7 +128,7 @@ def test_sam_is_needed_only_where_it_is_used():
         "index.max_member_bytes=-1",
         "reconstruct.views.fov_deg=[40.0, 180.0]",
         "reconstruct.sds.cfg_scale=nan",
-        "reconstruct.losses.tv=inf",
+        "reconstruct.sds.losses.tv=inf",
     ],
 )
 def test_a_setting_out_of_range_is_refused_before_anything_starts(setting):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from anything3d.caption import CaptionConfig
-from anything3d.distil.sds import SdsConfig
+from anything3d.distil.config import SdsConfig
 from anything3d.models.weights import Place, digest, licence
 from anything3d.reconstruct import ReconstructConfig
 from pipeline.config import Config, changed, fingerprint

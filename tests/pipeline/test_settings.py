@@ -39,12 +39,13 @@ QUICK = (
     *("caption.max_tokens=4", "invert.steps=1", "invert.samples=1", "invert.held_out=1"),
     *("lift.candidates=1", "lift.steps=2", "lift.upsampler_steps=1", "lift.azimuths=2", "lift.elevations=2"),
     *("lift.draft_match_px=8", "lift.match_px=8"),
-    *("reconstruct.steps=2", "reconstruct.render_size=16", "reconstruct.field.resolution=8"),
+    *("reconstruct.steps=2", "reconstruct.sds.render_size=16", "reconstruct.field.resolution=8"),
     *("reconstruct.render.samples=8", "mesh.resolution=8"),
     *("score.size_px=16", "score.views=1", "score.points=64", "score.samples=8"),
 )
 WITH = {  # settings without which another one has no effect
     "invert.lora.": ("invert.lora.steps=1",),
+    "reconstruct.sjc.": ("reconstruct.method=sjc", "reconstruct.sds.render_size=64"),  # nothing of the other method
     "caption.top_p": ("caption.decoding=nucleus",),
     "caption.samples": ("caption.decoding=nucleus",),
 }

@@ -22,7 +22,7 @@ CONFIG = load(
         *("segment.crop_size=64", "segment.max_edges=4", "segment.min_area_px=64", "invert.steps=3"),
         *("lift.candidates=2", "lift.steps=3", "lift.upsampler_steps=2", "mesh.resolution=24"),
         *("reconstruct.steps=6", "resources.reconstruct.checkpoint_every=2", "reconstruct.min_opacity=0.0"),
-        *("reconstruct.max_fog=1.0", "reconstruct.max_fall=2.0", "reconstruct.render_size=16"),
+        *("reconstruct.max_fog=1.0", "reconstruct.max_fall=2.0", "reconstruct.sds.render_size=16"),
         *("score.points=256", "score.size_px=16", "score.views=2"),
     ],
 )

@@ -8,8 +8,6 @@ from torch import nn
 
 from anything3d import seed
 from anything3d.distil.latents import to_rgb
-from anything3d.distil.losses import LossConfig
-from anything3d.errors import ConfigError
 from anything3d.models.diffusion import Denoiser, load_denoiser
 from anything3d.models.weights import Place
 from anything3d.reconstruct import Evidence, ReconstructConfig, Reconstructed, Reconstructor
@@ -18,19 +16,9 @@ from anything3d.space.cloud import Cloud
 from anything3d.space.field import Field, FieldConfig, nodes
 from anything3d.space.render import RenderConfig, composite, render
 
-FIELD = FieldConfig(resolution=16, latent=True)
+FIELD = FieldConfig(resolution=16)
 RENDER = RenderConfig(samples=24)
-CONFIG = ReconstructConfig(
-    steps=4,
-    render_size=16,
-    coarse_until=0.0,
-    start="fog",
-    min_opacity=0.0,
-    max_fog=1.0,
-    field=FIELD,
-    render=RENDER,
-    losses=LossConfig(reference_rgb=0.0),
-)
+CONFIG = ReconstructConfig(method="sjc", steps=4, min_opacity=0.0, max_fog=1.0, field=FIELD, render=RENDER)
 IDS = ["sa_1-0000", "sa_1-0001"]
 
 
@@ -44,7 +32,7 @@ def balls(latents: torch.Tensor) -> Field:
     """Balls of radius 0.45 with these latents, "B 4 R R R"."""
     inside = nodes(FIELD.resolution, FIELD.half).norm(dim=-1) < 0.45
     density = torch.where(inside, 6.0, -6.0).expand(len(latents), 1, -1, -1, -1)
-    return Field(density.clone(), latents, FIELD)
+    return Field(density.clone(), latents, FIELD, latent=True)
 
 
 def test_colours_are_exact_if_the_decoder_is_affine(denoiser):
@@ -60,7 +48,7 @@ def test_colours_are_exact_if_the_decoder_is_affine(denoiser):
     found = to_rgb(balls(latents), dataclasses.replace(denoiser, decode=decode), 1.0, RENDER)
     expected = torch.einsum("dc,bczyx->bdzyx", matrix, latents) + offset[:, None, None, None]
     torch.testing.assert_close(found.color_grid.sigmoid(), expected / 2 + 0.5, rtol=0, atol=2e-3)
-    assert not found.config.latent
+    assert not found.latent
     assert torch.equal(found.density_grid, balls(latents).density_grid)
 
 
@@ -109,19 +97,4 @@ def test_a_latent_field_is_distilled_without_the_vae_and_leaves_in_rgb(denoiser)
         assert found.field.color_grid.shape == (1, 3, 16, 16, 16)
         assert found.losses["reference_rgb"] == 0
         assert found.losses["sds"] > 0
-        assert not Field.from_bytes(found.field.to_bytes(0)).config.latent
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"start": "cloud"}, {"losses": LossConfig()}, {"coarse_until": 0.5}],
-    ids=["colours of the cloud", "colours of the photo", "another size"],
-)
-def test_what_latents_cannot_be_compared_with_is_refused(changes):
-    with pytest.raises(ConfigError, match=r"reconstruct\.field\.latent"):
-        dataclasses.replace(CONFIG, **changes)
-
-
-def test_views_of_another_size_than_latents_are_refused(denoiser):
-    with pytest.raises(ConfigError, match=r"render_size is 64; latents of diffusion are 16 a side"):
-        Reconstructor(dataclasses.replace(CONFIG, render_size=64), denoiser, None)
+        assert not Field.from_bytes(found.field.to_bytes(0)).latent

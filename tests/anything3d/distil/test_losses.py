@@ -66,8 +66,6 @@ def test_terms_are_weighted_by_their_names_and_the_silhouette_fades():
         reference_mask=3.0,
         silhouette=4.0,
         tv=5.0,
-        emptiness=6.0,
-        emptiness_late=7.0,
     )
-    assert terms.weigh(weights, 0.0).item() == 654321
-    assert terms.weigh(weights, 1.0).item() == 750321
+    assert terms.weigh(weights, 0.0).item() == 54321
+    assert terms.weigh(weights, 1.0).item() == 50321

@@ -22,7 +22,7 @@ def test_prefixes_stand_in_the_order_of_the_numbers():
 
 def test_cameras_stay_within_their_ranges():
     config = ViewConfig(count=200, elevation_deg=(-10.0, 45.0), distance=(1.5, 2.5), fov_deg=(30.0, 60.0))
-    views = sample_views(config, seed.generators(0, "views", ["a", "b"]), "cpu")
+    views = sample_views(config, "angle", seed.generators(0, "views", ["a", "b"]), "cpu")
     azimuth, elevation = angles(views.camera)
     distance = views.camera.pose[:, :3, 3].norm(dim=-1)
     assert len(views.camera) == 400
@@ -35,17 +35,17 @@ def test_cameras_stay_within_their_ranges():
 def test_area_spread_has_uniform_sines_and_angle_spread_uniform_angles():
     generators = seed.generators(0, "views", ["a"])
     limits = (0.0, 89.99)
-    area = ViewConfig(count=4000, elevation_deg=limits, elevation_spread="area")
-    angle = ViewConfig(count=4000, elevation_deg=limits, elevation_spread="angle")
+    config = ViewConfig(count=4000, elevation_deg=limits)
     below_30 = [
-        (angles(sample_views(c, generators, "cpu").camera)[1] < 30).float().mean().item() for c in (area, angle)
+        (angles(sample_views(config, spread, generators, "cpu").camera)[1] < 30).float().mean().item()
+        for spread in ("area", "angle")
     ]
     assert below_30 == pytest.approx([0.5, 1 / 3], abs=0.03)  # sin 30 = 1 / 2
 
 
 def test_views_of_an_object_do_not_depend_on_its_neighbours():
     config = ViewConfig(count=2)
-    together = sample_views(config, seed.generators(0, "views", ["a", "b"]), "cpu")
-    alone = sample_views(config, seed.generators(0, "views", ["b"]), "cpu")
+    together = sample_views(config, "angle", seed.generators(0, "views", ["a", "b"]), "cpu")
+    alone = sample_views(config, "angle", seed.generators(0, "views", ["b"]), "cpu")
     assert torch.equal(together.camera.pose[2:], alone.camera.pose)
     assert torch.equal(together.prefix[2:], alone.prefix)

@@ -153,9 +153,10 @@ def test_bytes_that_are_no_field_are_refused(damage):
 
 def test_a_fog_has_one_density_and_colours_of_its_generators():
     config = FieldConfig(resolution=4, density_scale=2.0)
-    fog = Field.fog(config, generators(0, "reconstruct", ["a", "b"]))
+    fog = Field.fog(config, generators(0, "reconstruct", ["a", "b"]), channels=4)
+    assert (fog.latent, fog.color_grid.shape[1]) == (True, 4)
     density, color = fog.density_color(nodes(4, 0.3).reshape(1, -1, 3).expand(2, -1, -1))
     assert density.unique().tolist() == pytest.approx([2 * math.log1p(math.exp(-1))])
     assert not torch.equal(color[0], color[1])
-    again = Field.fog(config, generators(0, "reconstruct", ["b"]))
+    again = Field.fog(config, generators(0, "reconstruct", ["b"]), channels=4)
     assert torch.equal(again.color_grid[0], fog.color_grid[1])

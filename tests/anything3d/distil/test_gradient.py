@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from anything3d import seed
-from anything3d.distil.sds import SdsConfig, sample_timesteps, sds_gradient, weight
+from anything3d.distil.config import SdsConfig, SjcConfig
+from anything3d.distil.gradient import Prompt, sample_timesteps, sds_gradient, weight
 from anything3d.errors import ConfigError
 from anything3d.mini import diffusion as mini
 from anything3d.models.diffusion import Denoiser, load_denoiser
@@ -81,8 +82,7 @@ def texts(denoiser: Denoiser, rows: int = 3) -> tuple[torch.Tensor, torch.Tensor
 )
 def test_gradient_is_the_weighted_difference_of_predicted_and_added_noise(constant, weighting, expected):
     latents, noise = normal(0, 3, 4, 16, 16), normal(1, 3, 4, 16, 16)
-    config = SdsConfig(cfg_scale=7.5, weighting=weighting)
-    gradient, _ = sds_gradient(latents, constant, texts(constant), None, T, noise, config)
+    gradient, _ = sds_gradient(latents, constant, Prompt(*texts(constant), 7.5), T, noise, weighting)
     by_hand = expected.view(3, 1, 1, 1) * (CONSTANT - noise.double())
     torch.testing.assert_close(gradient.double(), by_hand, rtol=1e-4, atol=1e-5)
 
@@ -92,7 +92,7 @@ def test_gradient_is_the_closed_form_where_the_network_is_sure_of_the_clean_late
     """The noise cancels: w sqrt(alpha_bar / (1 - alpha_bar)) (z - z_guided), with z_guided = z_u + s (z_c - z_u)."""
     latents, noise = normal(0, 3, 4, 16, 16).double(), normal(1, 3, 4, 16, 16).double()
     text, no_text = normal(2, 3, 16, 64).double(), normal(3, 3, 16, 64).double()
-    gradient, _ = sds_gradient(latents, believer, (text, no_text), None, T, noise, SdsConfig(cfg_scale=cfg_scale))
+    gradient, _ = sds_gradient(latents, believer, Prompt(text, no_text, cfg_scale), T, noise, "sds")
     guided = no_text[:, 0, :4] + cfg_scale * (text[:, 0, :4] - no_text[:, 0, :4])
     slope = ((1 - ALPHA_BAR) * ALPHA_BAR).sqrt().view(3, 1, 1, 1)  # w = 1 - alpha_bar
     assert gradient.dtype == torch.float64
@@ -102,8 +102,7 @@ def test_gradient_is_the_closed_form_where_the_network_is_sure_of_the_clean_late
 def test_gradient_follows_guidance_and_hint(denoiser):
     latents, noise, hint = normal(0, 3, 4, 16, 16), normal(1, 3, 4, 16, 16), normal(2, 3, 3, 64, 64).sigmoid()
     text, no_text = texts(denoiser)
-    config = SdsConfig(cfg_scale=5.0, hint_scale=0.5)
-    gradient, _ = sds_gradient(latents, denoiser, (text, no_text), hint, T, noise, config)
+    gradient, _ = sds_gradient(latents, denoiser, Prompt(text, no_text, 5.0, hint, 0.5), T, noise, "sds")
     with torch.no_grad():
         noisy = denoiser.add_noise(latents, noise, T)
         with_text = denoiser.predict_noise(noisy, T, text, hint, 0.5)
@@ -114,7 +113,7 @@ def test_gradient_follows_guidance_and_hint(denoiser):
 
 def test_the_denoiser_is_not_differentiated(denoiser):
     latents = normal(0, 3, 4, 16, 16).requires_grad_()
-    gradient, _ = sds_gradient(latents, denoiser, texts(denoiser), None, T, normal(1, 3, 4, 16, 16), SdsConfig())
+    gradient, _ = sds_gradient(latents, denoiser, Prompt(*texts(denoiser), 2.5), T, normal(1, 3, 4, 16, 16), "sds")
     assert not gradient.requires_grad
     assert latents.grad is None
 
@@ -122,10 +121,10 @@ def test_the_denoiser_is_not_differentiated(denoiser):
 def test_descending_the_gradient_leads_to_what_the_denoiser_believes(constant):
     """Noise predicted as a constant c: the mean gradient is w c, so latents move by exactly that, on average."""
     latents = torch.zeros(3, 4, 16, 16)
-    config, total = SdsConfig(weighting="uniform"), torch.zeros(3)
+    prompt, total = Prompt(*texts(constant), 2.5), torch.zeros(3)
     for draw in range(40):
         noise = normal(draw, 3, 4, 16, 16)
-        total += sds_gradient(latents, constant, texts(constant), None, T, noise, config)[0].mean((1, 2, 3))
+        total += sds_gradient(latents, constant, prompt, T, noise, "uniform")[0].mean((1, 2, 3))
     standard_error = 1 / (40 * 1024) ** 0.5
     torch.testing.assert_close(total / 40, torch.full((3,), CONSTANT), rtol=0, atol=4 * standard_error)
 
@@ -133,9 +132,9 @@ def test_descending_the_gradient_leads_to_what_the_denoiser_believes(constant):
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_a_prediction_that_is_not_finite_gives_no_gradient_and_leaves_the_others_alone(denoiser, broken):
     latents, noise = normal(0, 3, 4, 16, 16), normal(1, 3, 4, 16, 16)
-    sound, _ = sds_gradient(latents, denoiser, texts(denoiser), None, T, noise, SdsConfig())
+    sound, _ = sds_gradient(latents, denoiser, Prompt(*texts(denoiser), 2.5), T, noise, "sds")
     latents[1, 0, 3, 3] = broken
-    guarded, dropped = sds_gradient(latents, denoiser, texts(denoiser), None, T, noise, SdsConfig())
+    guarded, dropped = sds_gradient(latents, denoiser, Prompt(*texts(denoiser), 2.5), T, noise, "sds")
     assert (guarded[1] == 0).all()
     torch.testing.assert_close(guarded[[0, 2]], sound[[0, 2]])
     assert dropped.tolist() == [False, True, False]
@@ -153,7 +152,7 @@ class OneBadValue(nn.Module):
 def test_a_prediction_is_dropped_as_a_whole(denoiser):
     latents, noise = normal(0, 3, 4, 16, 16), normal(1, 3, 4, 16, 16)
     network = dataclasses.replace(denoiser, unet=OneBadValue())
-    gradient, dropped = sds_gradient(latents, network, texts(denoiser), None, T, noise, SdsConfig())
+    gradient, dropped = sds_gradient(latents, network, Prompt(*texts(denoiser), 2.5), T, noise, "sds")
     assert (gradient[1] == 0).all()
     assert (gradient[[0, 2]] != 0).all()
     assert dropped.tolist() == [False, True, False]
@@ -161,7 +160,7 @@ def test_a_prediction_is_dropped_as_a_whole(denoiser):
 
 @pytest.mark.parametrize(("progress", "highest"), [(0.0, 599), (0.5, 425), (1.0, 250)])
 def test_timesteps_fill_a_range_whose_top_falls(progress, highest):
-    t = sample_timesteps(SdsConfig(), progress, 1000, seed.generators(0, "t", ["a", "b"]), views=4000)
+    t = sample_timesteps(SdsConfig().t_limits(progress), 1000, seed.generators(0, "t", ["a", "b"]), views=4000)
     assert t.shape == (8000,)
     assert t.min() == 20
     assert t.max() == highest
@@ -170,8 +169,8 @@ def test_timesteps_fill_a_range_whose_top_falls(progress, highest):
 
 
 def test_timesteps_of_an_object_are_its_own():
-    both = sample_timesteps(SdsConfig(), 0.3, 1000, seed.generators(0, "t", ["a", "b"]), views=3)
-    alone = sample_timesteps(SdsConfig(), 0.3, 1000, seed.generators(0, "t", ["b"]), views=3)
+    both = sample_timesteps(SdsConfig().t_limits(0.3), 1000, seed.generators(0, "t", ["a", "b"]), views=3)
+    alone = sample_timesteps(SdsConfig().t_limits(0.3), 1000, seed.generators(0, "t", ["b"]), views=3)
     assert both[3:].tolist() == alone.tolist()
 
 
@@ -183,8 +182,14 @@ def test_weights_at_the_ends_of_the_schedule():
 
 
 @pytest.mark.parametrize(
-    "setting", [{"t_min": 0.3}, {"t_min": -0.1}, {"t_max": 1.1}, {"cfg_scale": -1.0}, {"max_dropped": 1.0}]
+    "setting", [{"t_min": 0.3}, {"t_min": -0.1}, {"t_max": 1.1}, {"cfg_scale": -1.0}, {"background": (1.0, 0.0)}]
 )
-def test_settings_out_of_range_are_refused(setting):
+def test_settings_of_sds_out_of_range_are_refused(setting):
     with pytest.raises(ConfigError, match="setting"):
         SdsConfig(**setting)
+
+
+@pytest.mark.parametrize("setting", [{"t_min": 0.98}, {"lr": 0.0}, {"cfg_scale": -1.0}])
+def test_settings_of_sjc_out_of_range_are_refused(setting):
+    with pytest.raises(ConfigError, match="setting"):
+        SjcConfig(**setting)
