@@ -1,1 +1,1 @@
-"""What only `reconstruct` uses: score distillation, its losses, its views and its saved state."""
+"""What only `reconstruct` uses: score distillation, its two methods, its losses, its views and its checkpoint."""

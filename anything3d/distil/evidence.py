@@ -1,4 +1,4 @@
-"""What is known of objects before they have a field, and the form in which every step of a distillation reads it."""
+"""What is known about objects before they have a field, in the form that every step of a distillation reads."""
 
 import dataclasses
 from dataclasses import dataclass

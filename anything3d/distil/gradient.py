@@ -1,4 +1,4 @@
-"""Score distillation: which way to change latents so that the denoiser finds them likelier.
+"""Score distillation: how latents should change so that the denoiser finds them more likely.
 
 Source: DreamFusion, Poole et al. 2022, equation 3; weightings as in threestudio stable_diffusion_guidance.py @28d9d80
 ("sds"), SJC and 3DFuse ("uniform"), Fantasia3D ("fantasia3d").

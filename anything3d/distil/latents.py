@@ -1,4 +1,4 @@
-"""Latent fields told in RGB: what a Score Jacobian Chaining field of Stable Diffusion's latents looks like."""
+"""RGB of a field of latents: what a Score Jacobian Chaining field of Stable Diffusion's latents looks like."""
 
 import torch
 from jaxtyping import Float

@@ -1,4 +1,4 @@
-"""What a reconstruction is asked to be: each loss is a mean per object, so that objects of a batch do not interact."""
+"""The losses of a reconstruction. Each is a mean for each object, so that the objects of a batch do not interact."""
 
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple

@@ -1,6 +1,7 @@
-"""Checkpoints: the whole inner state of a reconstruction between two steps, and its bytes.
+"""The checkpoint of a reconstruction: its whole inner state between two steps, as bytes.
 
-Resumed from one, a run goes on as if it had never stopped: bit for bit on a CPU with the same number of threads.
+A run that resumes from a checkpoint continues as if it had never stopped. On a CPU with the same number of threads, the
+results are equal bit for bit.
 """
 
 from collections.abc import Sequence

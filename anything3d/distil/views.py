@@ -1,7 +1,7 @@
-"""Random views of an object for distillation, and what a prompt calls them.
+"""Random views of an object for distillation, and the words that describe them in a prompt.
 
-Source: DreamFusion, Poole et al. 2022, view-dependent prompts; ranges as in 3DFuse's pose sampling unless a line says
-otherwise.
+Source: DreamFusion, Poole et al. 2022, view-dependent prompts. The ranges are those of 3DFuse's pose sampling unless a
+line says otherwise.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Meshes in the canonical frame (camera.py), what can be said of them, and the files that they travel in."""
+"""Meshes in the canonical frame (camera.py), facts about them, and the files in which they are stored: GLB and PLY."""
 
 import io
 from dataclasses import dataclass
