@@ -26,7 +26,7 @@ from anything3d.models.pointe import PointDenoiser, SamplerConfig, check_clip, l
 from anything3d.models.weights import Place
 from anything3d.photo.pixels import WHITE, over
 from anything3d.settings import check_ranges
-from anything3d.space.cloud import Cloud, distinct_points, normalise
+from anything3d.space.cloud import Cloud, distinct_points, normalise, rounded
 from anything3d.space.reference import Matches, ReferenceCamera, direction_grid, directions_near, search, small_crops
 
 MIN_POINTS = 8  # distinct points of a cloud that can be called a shape
@@ -156,7 +156,7 @@ class PointELifter:
         dropped = (~drafts.isfinite().flatten(2).all(2)).float().mean(1).tolist()
         finite = cloud.is_finite()
         self._check_networks(dropped, finite.tolist())
-        lifted = _lifted(cloud, view, chosen, self.config.distance)
+        lifted = _lifted(rounded(cloud), view, chosen, self.config.distance)
         judged = zip(lifted, has_mask.tolist(), dropped, finite.tolist(), has_shape.tolist(), strict=True)
         return [_outcome(*row) for row in judged]
 

@@ -7,7 +7,7 @@ of them say just that.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 import torch
@@ -76,18 +76,19 @@ class Segmenter:
         ]
 
     def at(self, image: UInt8[Tensor, "H W 3"], prompt: Sequence[float]) -> Segmented:
-        """The object at a point (x, y) or in a box (x, y, x, y), pixels of the photo, as `config.source` says.
+        """The object at a point (x, y) or in a box (x, y, x, y), pixels of the photo.
 
         Whoever points at it has chosen it: nothing is asked of its size or place.
 
         Raises: InputError prompt_outside, empty_mask; NumericsError sam_not_finite; WeightsError as `check_network`.
         """
         assert self.sam is not None
-        _check_prompt(prompt, image.shape[0], image.shape[1])
+        check_prompt(prompt, image.shape[0], image.shape[1])
         prompts = [torch.tensor([prompt], dtype=torch.float32)]
         ((predicted,),) = self.sam.prompt([image], prompts, self.images_per_batch, 1)
         self._check_network(self.sam, [not predicted.is_finite])
-        object_mask = _predicted(predicted, prompt_name(prompt), self.config)
+        source: Source = "sam-points" if len(prompt) == 2 else "sam-boxes"
+        object_mask = _predicted(predicted, prompt_name(prompt), replace(self.config, source=source))
         if isinstance(object_mask, NumericsError):
             raise object_mask
         if object_mask.area_px == 0:
@@ -221,7 +222,8 @@ def _promptable(entry: Annotation | InputError, source: Source) -> Annotation | 
     return entry
 
 
-def _check_prompt(prompt: Sequence[float], height: int, width: int) -> None:
+def check_prompt(prompt: Sequence[float], height: int, width: int) -> None:
+    """Raises: InputError("prompt_outside") if a point or a box does not lie in a photo of this size, in pixels."""
     x, y = prompt[0::2], prompt[1::2]
     inside = all(0 <= value < width for value in x) and all(0 <= value < height for value in y)
     if not inside or (len(prompt) == 4 and not (x[0] < x[1] and y[0] < y[1])):

@@ -73,7 +73,7 @@ class Judge:
         found: list[Reconstructed | NumericsError] = []
         for b, (sound, lost, opacity, fog, terms, rise) in enumerate(rows):
             worse = rise is not None and rise < -config.max_fall
-            kept = (surface if worse else field).row(b).cpu()
+            kept = (surface if worse else field).row(b).rounded().cpu()
             losses = dict(zip(LossTerms._fields, terms, strict=True))
             made = Reconstructed(kept, "cloud" if worse else "field", rise, losses, opacity, fog, lost)
             found.append(_refusal(sound, lost, opacity, fog, rise, config) or made)

@@ -37,6 +37,21 @@ class Concept:
         return Concept(self.tokens.to(device), self.embeddings.to(device), adapter)
 
 
+def join(concepts: Sequence[Concept]) -> Concept:
+    """Concepts as one batch. All of them have an adapter of the same layers, or none has one."""
+    adapters = [concept.adapter.layers for concept in concepts if concept.adapter is not None]
+    assert len(adapters) in (0, len(concepts)), f"{len(adapters)} of {len(concepts)} concepts have an adapter"
+    layers = {
+        name: Factors(torch.cat([one[name].down for one in adapters]), torch.cat([one[name].up for one in adapters]))
+        for name in (adapters[0] if adapters else ())
+    }
+    return Concept(
+        torch.cat([concept.tokens for concept in concepts]),
+        torch.cat([concept.embeddings for concept in concepts]),
+        Adapter(layers) if adapters else None,
+    )
+
+
 def concept_to_bytes(concept: Concept) -> bytes:
     """One concept (B = 1) as safetensors: tokens [L] int64, embeddings [L, C] float32; down/LAYER, up/LAYER float32."""
     from safetensors.torch import save

@@ -92,7 +92,12 @@ def crops_from_png(pngs: Sequence[bytes]) -> Float[Tensor, "B 4 S S"]:
     crops = [decode_png(data) for data in pngs]
     if wrong := [crop.shape[-1] for crop in crops if crop.shape[-1] != 4]:
         raise InputError("image_mode", f"a crop with {wrong[0]} channels; RGBA expected")
-    return torch.stack(crops).permute(0, 3, 1, 2) / 255
+    return as_batch(crops)
+
+
+def as_batch(crops: Sequence[UInt8[Tensor, "S S 4"]]) -> Float[Tensor, "B 4 S S"]:
+    """Crops of one size as networks take them: RGBA in [0, 1]."""
+    return torch.stack([*crops]).permute(0, 3, 1, 2) / 255
 
 
 def encode_png(pixels: UInt8[Tensor, "H W C"]) -> bytes:

@@ -105,8 +105,17 @@ def from_plies(files: Sequence[bytes]) -> Cloud:
 
     Raises: InputError as `from_ply`.
     """
-    clouds = [from_ply(data) for data in files]
+    return join([from_ply(data) for data in files])
+
+
+def join(clouds: Sequence[Cloud]) -> Cloud:
+    """Clouds of equally many points as one batch."""
     return Cloud(torch.cat([cloud.points for cloud in clouds]), torch.cat([cloud.colors for cloud in clouds]))
+
+
+def rounded(cloud: Cloud) -> Cloud:
+    """The cloud as its PLY has it: the colours are rounded to 8 bits."""
+    return Cloud(cloud.points.float(), (cloud.colors.float().clamp(0, 1) * 255).round() / 255)
 
 
 def _parse_header(data: bytes) -> tuple[int, list[tuple[str, str]], int]:

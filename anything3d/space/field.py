@@ -130,6 +130,10 @@ class Field(nn.Module):
         """The colours of raw values."""
         return raw if self.latent else raw.sigmoid()
 
+    def rounded(self) -> "Field":
+        """The fields as `to_bytes` has them: the raw grids are rounded to float16, and are float32 again."""
+        return Field(self.density_grid.detach().half().float(), self.color_grid.detach().half().float(), self.config)
+
     def to_bytes(self, b: int) -> bytes:
         """Object `b` as safetensors; raw grids are rounded to float16 (2^-11 relative, 0.1 % of a density)."""
         from safetensors.torch import save

@@ -1,0 +1,300 @@
+"""The method of Anything-3D: seven verbs, one after the other, on a batch of photos.
+
+`lift_photos` is the whole method. Every verb takes a batch and gives one outcome for each object: a value, or the error
+that stopped the object. An object that has stopped stays in the batch as its error, and the later verbs skip it. The
+stages of the pipeline call the same verbs with the same random numbers, so that they give the same values.
+
+Source: Anything-3D, Shen et al. 2023 (arXiv 2304.10261).
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from anything3d.caption import BACKENDS as CAPTIONERS
+from anything3d.caption import CaptionConfig, Captioned, Captioner, load_captioner
+from anything3d.errors import Anything3DError, InputError, NumericsError, Skipped
+from anything3d.invert import InvertConfig, Inverted, Inverter, load_inverter
+from anything3d.lift import BACKENDS as LIFTERS
+from anything3d.lift import LiftConfig, Lifted, Lifter, load_lifter
+from anything3d.mesh import MeshConfig, extract
+from anything3d.models import concept
+from anything3d.models.weights import Place
+from anything3d.photo.annotation import Annotation
+from anything3d.photo.image import as_batch
+from anything3d.reconstruct import (
+    CHECKPOINT_EVERY,
+    Evidence,
+    ReconstructConfig,
+    Reconstructed,
+    Reconstructor,
+    load_reconstructor,
+)
+from anything3d.score import Reconstruction, ScoreConfig, Scored, Scorer, load_scorer
+from anything3d.seed import generators
+from anything3d.segment import (
+    SegmentConfig,
+    Segmented,
+    Segmenter,
+    load_segmenter,
+    name_of,
+)
+from anything3d.space import cloud
+from anything3d.space.mesh import Mesh, to_glb
+from anything3d.space.reference import stack
+from anything3d.space.render import MAX_POINTS
+
+Point = tuple[float, float]  # x, y; pixels of the photo from its top left corner
+Box = tuple[float, float, float, float]  # left, top, right, bottom; pixels, likewise
+Outcome = TypeVar("Outcome")
+Outcomes = Mapping[str, Outcome | Anything3DError]  # object id -> what a verb says of the object, or why it stopped
+Say = Callable[[str], None]  # hears of every verb before it runs, and of the checkpoints of long ones
+OF_ONE_OBJECT = (InputError, Skipped, NumericsError)  # the errors that say nothing of other objects
+
+
+@dataclass(frozen=True, slots=True)
+class MethodConfig:
+    """What the verbs do. The defaults load the packaged mini networks, which know the mini world only."""
+
+    seed: int = 0  # Start of all randomness.
+    segment: SegmentConfig = field(default_factory=lambda: SegmentConfig(source="sam-grid"))
+    caption: CaptionConfig = field(default_factory=CaptionConfig)
+    invert: InvertConfig = field(default_factory=InvertConfig)
+    lift: LiftConfig = field(default_factory=LiftConfig)
+    reconstruct: ReconstructConfig = field(default_factory=ReconstructConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Names of the weights that `load_method` loads, each once."""
+        names = [*CAPTIONERS[self.caption.backend].weights(self.caption)]
+        names += [*LIFTERS[self.lift.backend].weights(self.lift)]
+        names += [self.invert.weights, self.reconstruct.weights, self.score.clip_weights]
+        if self.segment.source != "annotations":
+            names.append(self.segment.weights)
+        if self.reconstruct.judges:
+            names.append(self.reconstruct.clip_weights)
+        return tuple(sorted(set(names)))
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What changes memory and time, and no result."""
+
+    images_per_batch: int = 4  # photos that SAM encodes at once
+    prompts_per_batch: int = 32  # prompts of one photo that SAM decodes at once
+    batch_clouds: int = 16  # drafts of clouds in one call of Point-E
+    max_points: int = MAX_POINTS  # of rays that are rendered at once
+    checkpoint_every: int = CHECKPOINT_EVERY  # steps of `reconstruct` after which progress is told
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A photo, and which of its objects are wanted."""
+
+    name: str  # The ids of its objects begin with it, and their random numbers come from their ids.
+    pixels: UInt8[Tensor, "H W 3"]  # sRGB
+    wanted: Point | Box | Literal["most prominent", "all"] = "most prominent"
+    annotations: Sequence[Annotation | InputError] = ()  # for "all", where `SegmentConfig.source` starts from them
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """One object of a photo: its mask and its crop."""
+
+    photo: Photo
+    segmented: Segmented
+
+
+@dataclass(frozen=True, slots=True)
+class Object3D:
+    """One object all the way: what each verb says of it."""
+
+    id: str
+    photo: Photo
+    segmented: Segmented  # its mask in the photo, and its crop
+    captioned: Captioned
+    inverted: Inverted  # its concept
+    lifted: Lifted  # its cloud, and the camera from which the crop sees it
+    reconstructed: Reconstructed  # its field
+    mesh: Mesh
+    scored: Scored
+
+    @property
+    def glb(self) -> bytes:
+        """The mesh as binary glTF 2.0."""
+        return to_glb(self.mesh)
+
+
+def lift_photos(photos: Sequence[Photo], method: "Method") -> Outcomes[Object3D]:
+    """Every wanted object of the photos by its id, or the error that stopped it.
+
+    All objects share the calls of the networks, but no object changes another one. The photos' names must differ. A
+    photo without any object has one error, under its own name.
+
+    Raises: WeightsError if a network gives NaN or Inf for every object.
+    """
+    objects = method.segment(photos)
+    captioned = each(method.caption, objects)
+    inverted = each(method.invert, objects, captioned)
+    lifted = each(method.lift, objects)
+    reconstructed = each(method.reconstruct, objects, inverted, lifted)
+    meshes = each(method.mesh, reconstructed)
+    scored = each(method.score, objects, lifted, reconstructed, meshes)
+    return each(collect, objects, captioned, inverted, lifted, reconstructed, meshes, scored)
+
+
+def each(verb: Callable[..., Sequence[Outcome | Anything3DError]], *columns: Outcomes[Any]) -> Outcomes[Outcome]:
+    """What the verb says of every object that has a value in all columns; of every other one, its first error.
+
+    The verb is called once, with the ids of these objects and a list of values for each column.
+    """
+    rows = {name: [column[name] for column in columns] for name in columns[0]}
+    errors = {
+        name: value for name, row in rows.items() for value in reversed(row) if isinstance(value, Anything3DError)
+    }
+    sound = [name for name in rows if name not in errors]
+    outcomes = verb(sound, *([column[name] for name in sound] for column in columns)) if sound else []
+    made = dict(zip(sound, outcomes, strict=True))
+    return {name: made[name] if name in made else errors[name] for name in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """The loaded networks, and one function for each verb, which takes ids and a list for every value that it needs."""
+
+    config: MethodConfig
+    segmenter: Segmenter
+    captioner: Captioner
+    inverter: Inverter
+    lifter: Lifter
+    reconstructor: Reconstructor
+    scorer: Scorer
+    checkpoint_every: int
+    say: Say = lambda line: None
+
+    def segment(self, photos: Sequence[Photo]) -> Outcomes[Object]:
+        """The wanted objects of every photo."""
+        self.say("segment")
+        return {name: outcome for photo in photos for name, outcome in self._objects(photo).items()}
+
+    def caption(self, ids: Sequence[str], objects: Sequence[Object]) -> Sequence[Captioned | NumericsError]:
+        """One sentence on every crop."""
+        self.say("caption")
+        return self.captioner(crops_of(objects), self._randomness("caption", ids))
+
+    def invert(
+        self, ids: Sequence[str], objects: Sequence[Object], captions: Sequence[Captioned]
+    ) -> Sequence[Inverted | NumericsError]:
+        """The concept of every object, which begins at its caption."""
+        self.say("invert")
+        texts, keywords = [one.text for one in captions], [one.keyword for one in captions]
+        return self.inverter(crops_of(objects), texts, self._randomness("invert", ids), keywords)
+
+    def lift(self, ids: Sequence[str], objects: Sequence[Object]) -> Sequence[Lifted | Anything3DError]:
+        """The cloud of every crop, and the camera from which the crop sees it."""
+        self.say("lift")
+        return self.lifter(crops_of(objects), self._randomness("lift", ids))
+
+    def reconstruct(
+        self, ids: Sequence[str], objects: Sequence[Object], concepts: Sequence[Inverted], clouds: Sequence[Lifted]
+    ) -> Sequence[Reconstructed | NumericsError]:
+        """The field of every object. One whose field is no object is tried again with a second seed."""
+        self.say("reconstruct")
+        evidence = Evidence(
+            crops=crops_of(objects),
+            concept=concept.join([inverted.concept for inverted in concepts]),
+            cloud=cloud.join([lifted.cloud for lifted in clouds]),
+            camera=stack([lifted.reference for lifted in clouds]),
+        )
+        first, again = (self._randomness(name, ids) for name in ("reconstruct", "reconstruct/again"))
+        count, total = itertools.count(1), -(-self.config.reconstruct.steps // self.checkpoint_every)
+
+        def save(state: bytes) -> None:
+            del state  # a photo is lifted in one go
+            self.say(f"reconstruct, checkpoint {next(count)} of {total}")
+
+        return self.reconstructor(evidence, first, again, save=save, checkpoint_every=self.checkpoint_every)
+
+    def mesh(self, ids: Sequence[str], fields: Sequence[Reconstructed]) -> Sequence[Mesh | NumericsError]:
+        """The surface of every field."""
+        del ids
+        self.say("mesh")
+        return [extract(made.field, self.config.mesh)[0] for made in fields]
+
+    def score(
+        self,
+        ids: Sequence[str],
+        objects: Sequence[Object],
+        clouds: Sequence[Lifted],
+        fields: Sequence[Reconstructed],
+        meshes: Sequence[Mesh],
+    ) -> Sequence[Scored | NumericsError]:
+        """The scores of every object against its own photo."""
+        self.say("score")
+        made = [
+            Reconstruction(crop, stack([lifted.reference]), lifted.cloud, reconstructed.field, mesh)
+            for crop, lifted, reconstructed, mesh in zip(crops_of(objects), clouds, fields, meshes, strict=True)
+        ]
+        return self.scorer(made, [None] * len(ids), self._randomness("score", ids))
+
+    def _objects(self, photo: Photo) -> dict[str, Object | Anything3DError]:
+        """The wanted objects of one photo by their ids; an error is under the id of its object, or the photo's name."""
+        try:
+            match photo.wanted:
+                case "all":
+                    outcomes = self.segmenter([photo.pixels], [photo.annotations])[0]
+                case "most prominent":
+                    outcomes = [self.segmenter.most_prominent(photo.pixels)]
+                case prompt:
+                    outcomes = [self.segmenter.at(photo.pixels, prompt)]
+        except OF_ONE_OBJECT as error:
+            return {photo.name: error}
+        if not outcomes:
+            return {photo.name: Skipped("no_mask", f"{photo.name} has no mask")}
+        objects: dict[str, Object | Anything3DError] = {}
+        for index, one in enumerate(outcomes):
+            name = one.mask.name if isinstance(one, Segmented) else name_of(self.config.segment.source, index)
+            objects[f"{photo.name}-{name}"] = Object(photo, one) if isinstance(one, Segmented) else one
+        return objects
+
+    def _randomness(self, verb: str, ids: Sequence[str]) -> list[torch.Generator]:
+        return generators(self.config.seed, verb, ids)
+
+
+def crops_of(objects: Sequence[Object]) -> Float[Tensor, "B 4 S S"]:
+    """Crops as networks take them: RGBA in [0, 1]."""
+    return as_batch([one.segmented.crop.rgba for one in objects])
+
+
+def collect(ids: Sequence[str], objects: Sequence[Object], *outcomes: Sequence[Any]) -> list[Object3D]:
+    """What the verbs say, object by object."""
+    rows = zip(ids, objects, *outcomes, strict=True)
+    return [Object3D(name, one.photo, one.segmented, *rest) for name, one, *rest in rows]
+
+
+def load_method(config: MethodConfig, place: Place, pace: Pace = Pace()) -> Method:
+    """All networks of the method, ready for use.
+
+    Raises: WeightsError if weights are missing or damaged; ConfigError if settings and networks do not fit.
+    """
+    return Method(
+        config,
+        replace(
+            load_segmenter(config.segment, place),
+            images_per_batch=pace.images_per_batch,
+            prompts_per_batch=pace.prompts_per_batch,
+        ),
+        load_captioner(config.caption, place),
+        load_inverter(config.invert, place),
+        load_lifter(config.lift, place, pace.batch_clouds),
+        load_reconstructor(config.reconstruct, place, pace.max_points),
+        load_scorer(config.score, place),
+        pace.checkpoint_every,
+    )
