@@ -26,9 +26,10 @@ def lift_image(
     with errors_as_one_line():
         import time
 
-        from anything3d.models.device import hide_progress_bars
-        from pipeline import photo as single
-        from pipeline.stages import note
+        from anything3d.models.device import cores, hide_progress_bars, use_threads
+        from anything3d.single import lift_image as lift
+        from pipeline.photo import files, method_config, pace
+        from pipeline.remark import remark
 
         started = time.monotonic()
         hide_progress_bars()
@@ -37,19 +38,23 @@ def lift_image(
             print(f"[{time.monotonic() - started:5.1f} s] {stage}", flush=True)
 
         chosen = read_settings(preset, config, settings)
-        if warning := note(chosen):
+        method = method_config(chosen)
+        if warning := remark(method.weights):
             print(warning, flush=True)
-        lifted = single.lift_image(photo, point=point, box=box, config=chosen, device=device, say=say)
+        use_threads(cores())
+        made = lift(photo, point=point, box=box, config=method, place=chosen.place(device), pace=pace(chosen), say=say)
         out.mkdir(parents=True, exist_ok=True)
-        for name, data in lifted.files().items():
+        for name, data in files(made, photo.name, chosen.reconstruct.steps, warning).items():
             (out / name).write_bytes(data)
             if name.endswith(".html"):
                 say(f"done: {out / name}")
-        caption, score = lifted.rows.caption, lifted.rows.score
-        named = repr(caption.caption) if caption else lifted.rows.object_id
-        print(f"{named}; from the photo's side {score.reference_psnr_db:.1f} dB, IoU {score.reference_mask_iou:.2f}")
-        if lifted.note:
-            print(lifted.note)
+        scored = made.scored
+        print(
+            f"{made.captioned.text!r}; from the photo's side {scored.reference_psnr_db:.1f} dB, "
+            f"IoU {scored.reference_mask_iou:.2f}"
+        )
+        if warning:
+            print(warning)
 
 
 if __name__ == "__main__":

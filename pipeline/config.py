@@ -27,7 +27,17 @@ from anything3d.score import ScoreConfig
 from anything3d.segment import SegmentConfig
 from anything3d.settings import check_ranges
 from anything3d.space.render import MAX_POINTS
-from pipeline.shard import IndexConfig
+
+
+@dataclass(frozen=True, slots=True)
+class IndexConfig:
+    """Which members of a shard are taken."""
+
+    # The largest photo or annotation file, in bytes. A larger one is rejected. SA-1B's largest have a few MB.
+    max_member_bytes: Annotated[int, Interval(ge=1, le=2**40)] = 64 << 20
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True)

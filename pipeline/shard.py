@@ -3,29 +3,14 @@
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Annotated
 
 import obstore
-from annotated_types import Interval
 
 from anything3d.errors import MachineError
-from anything3d.settings import check_ranges
 from pipeline.location import open_store, split
 
 WINDOW = 8 << 20  # bytes fetched at once while a shard is read from end to end
 WINDOWS_AHEAD = 3  # fetched while one is looked at
-
-
-@dataclass(frozen=True, slots=True)
-class IndexConfig:
-    """Which members of a shard are taken."""
-
-    # The largest photo or annotation file, in bytes. A larger one is rejected. SA-1B's largest have a few MB.
-    max_member_bytes: Annotated[int, Interval(ge=1, le=2**40)] = 64 << 20
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class Shard:

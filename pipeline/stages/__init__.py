@@ -10,10 +10,11 @@ from typing import Any, Protocol
 from anything3d import caption, lift
 from anything3d.backend import Backend
 from anything3d.models.device import use_threads
-from anything3d.models.weights import Place, digest, licence, packaged, trained
+from anything3d.models.weights import Place, digest, licence
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.cell import Recipe
 from pipeline.config import Config, fingerprint
+from pipeline.remark import remark
 from pipeline.stages.caption import CaptionStage
 from pipeline.stages.index import IndexStage
 from pipeline.stages.invert import InvertStage
@@ -81,10 +82,6 @@ BACKENDS: Mapping[str, Mapping[str, Backend[Any, Any]]] = {  # stage -> what its
     "caption": caption.BACKENDS,
     "lift": lift.BACKENDS,
 }
-ONLY_MINI = (
-    "The packaged mini networks know only the mini world. On photographs the results mean nothing; use --preset"
-    " default."
-)
 
 
 def needed(config: Config) -> list[type[Stage]]:
@@ -136,7 +133,4 @@ def weights_of(config: Config) -> list[str]:
 
 def note(config: Config, mini_world: bool = False) -> str:
     """What whoever looks at the results has to know about the networks that made them; `mini_world`: and of what."""
-    names = weights_of(config)
-    if untrained := [name for name in names if not trained(name)]:
-        return f"Untrained networks (random weights, results mean nothing): {', '.join(untrained)}."
-    return "" if mini_world or not any(map(packaged, names)) else ONLY_MINI
+    return remark(weights_of(config), mini_world)

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from anything3d.errors import InputError
 from anything3d.models.weights import Place
 from pipeline.batch import Checkpoint, Outcome
-from pipeline.config import Config
-from pipeline.shard import IndexConfig, Shard
+from pipeline.config import Config, IndexConfig
+from pipeline.shard import Shard
 from pipeline.source import stem
 from pipeline.tar import Member, Piece, scan
 from pipeline.unit import Unit

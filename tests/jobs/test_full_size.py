@@ -6,10 +6,11 @@ import time
 import pytest
 import torch
 
+from anything3d import lift_image
 from anything3d.mini.world import write_world
 from jobs.command import read_preset
 from pipeline.config import load
-from pipeline.photo import lift_image
+from pipeline.photo import method_config, pace
 from pipeline.stages import weights_of
 from tests.full_size import write_random
 
@@ -39,11 +40,12 @@ def test_default_runs_at_full_size(tmp_path, capsys):
     lifted = lift_image(
         tmp_path / "photo.jpg",
         point=(128, 160),
-        config=config,
-        device="cuda",
+        config=method_config(config),
+        place=config.place("cuda"),
+        pace=pace(config),
         say=lambda stage: begun.setdefault(stage, time.perf_counter()),
     )
     seconds = (begun["mesh"] - begun["reconstruct"]) / STEPS
     with capsys.disabled():
         print(f"\n{seconds:.3f} s a step, {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of GPU memory at most")
-    assert lifted.rows.mesh.faces > 0
+    assert len(lifted.mesh.faces) > 0

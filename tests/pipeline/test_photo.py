@@ -12,11 +12,12 @@ import trimesh
 from PIL import Image
 from typer.testing import CliRunner
 
+from anything3d import lift_image
 from anything3d.errors import ConfigError, InputError
 from anything3d.mini.world import write_world
 from jobs.cli import app
 from pipeline.config import load
-from pipeline.photo import lift_image
+from pipeline.photo import files, method_config, pace
 
 QUICK = (
     "invert.steps=2",
@@ -74,12 +75,15 @@ def test_without_a_prompt_the_most_prominent_object_is_taken_and_the_same_again(
     path, _ = photo
     said = []
     loose = ("segment.min_predicted_iou=0.0", "segment.min_stability=0.0", "segment.max_edges=4")
-    first, again = (lift_image(path, config=load([], [*QUICK, *loose]), say=said.append) for _ in range(2))
-    assert first.rows.segment.source == "sam-grid"
+    config = load([], [*QUICK, *loose])
+    first, again = (
+        lift_image(path, config=method_config(config), pace=pace(config), say=said.append) for _ in range(2)
+    )
+    assert first.segmented.mask.source == "sam-grid"
     assert said[: len(said) // 2] == said[len(said) // 2 :]
-    stages = ["segment", "caption", "invert", "lift", "reconstruct", "reconstruct, checkpoint 1 of 1", "mesh", "score"]
-    assert said[: len(said) // 2] == stages
-    assert first.files() == again.files()
+    verbs = ["segment", "caption", "invert", "lift", "reconstruct", "reconstruct, checkpoint 1 of 1", "mesh", "score"]
+    assert said[: len(said) // 2] == ["load the networks", *verbs]
+    assert files(first, path.name, 4, "") == files(again, path.name, 4, "")
 
 
 def test_what_cannot_be_lifted_says_why(photo, tmp_path):
@@ -123,6 +127,15 @@ def test_a_device_that_is_not_there_is_one_line_before_anything_loads(photo, tmp
         assert "segment" not in done.stdout
 
 
-def test_it_does_without_ray():
-    code = "import sys, pipeline.photo; sys.exit('ray' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+def test_a_photo_needs_neither_arrow_nor_storage_nor_ray():
+    code = """
+import sys
+from anything3d import lift_image
+from jobs.command import read_settings
+from pipeline import photo, remark
+
+read_settings("default", None, None)
+print([name for name in ("pyarrow", "obstore", "ray") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "[]"

@@ -9,13 +9,14 @@ from functools import partial
 import pytest
 import torch
 
+from anything3d import lift_image
 from anything3d.errors import NumericsError
 from anything3d.mini.world import write_world
 from anything3d.photo.image import decode_png, encode_png
 from pipeline import cell
 from pipeline.batch import NoCheckpoint
 from pipeline.config import Config, load
-from pipeline.photo import lift_image
+from pipeline.photo import method_config, object_rows
 from pipeline.source import digest
 from pipeline.stages import STAGES, needed, recipes
 from pipeline.stages import load as load_stage
@@ -130,7 +131,8 @@ def evidence(tmp_path_factory):
     (folder / "photo.jpg").write_bytes(jpg)
     quick = ["invert.steps=0", "lift.candidates=1", "lift.steps=3", "lift.upsampler_steps=2", "reconstruct.steps=1"]
     limits = ["reconstruct.min_opacity=0.0", "reconstruct.max_fog=1.0", "score.points=256"]
-    rows = lift_image(folder / "photo.jpg", point=(128, 160), config=load([], [*quick, *limits])).rows
+    config = method_config(load([], [*quick, *limits]))
+    rows = object_rows(lift_image(folder / "photo.jpg", point=(128, 160), config=config), "photo.jpg", 1)
     read = (rows.segment, rows.invert, rows.lift)
     return [tuple(replace(row, object_id=f"o-{name}") for row in read) for name in range(6)]
 

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from anything3d.errors import InputError
-from pipeline.shard import WINDOW, IndexConfig, Shard
+from pipeline.config import IndexConfig
+from pipeline.shard import WINDOW, Shard
 from pipeline.stages.index import pair
 from pipeline.tar import Member, Piece, scan
 from schemas.records import ImageRecord
