@@ -75,9 +75,10 @@ def prepare(evidence: Evidence, config: ReconstructConfig, denoiser: Denoiser, s
 
 
 def where_known(cloud: Cloud, camera: Camera, mask: Float[Tensor, "B s s"], disc: float) -> Float[Tensor, "B s s"]:
-    """1 where the photo tells what there is of the object; 0 where the cloud is seen outside the mask.
+    """The weight of the photo's losses at each pixel, 0 or 1.
 
-    There, something may stand before the object. Within RIM of the cloud's outline it is rather the cloud that errs.
+    It is 0 where the cloud is seen outside the mask by more than RIM: another object may stand in front of it there. It
+    is 1 everywhere else. Within RIM of the cloud's outline, the cloud is more likely to be wrong than the mask.
     """
     size = mask.shape[-1]
     _, _, silhouette = splat(cloud, camera, size, disc / cloud.points.shape[1] ** 0.5)
