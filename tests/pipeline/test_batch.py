@@ -1,9 +1,7 @@
 """Faults of the machine: tried again, with fewer items where memory ran out, and never a verdict on an item."""
 
-import gc
 import os
 import signal
-import warnings
 
 import pytest
 import torch
@@ -65,14 +63,6 @@ OUT_OF_MEMORY = [
     RuntimeError("DefaultCPUAllocator: can't allocate memory"),
     RuntimeError("unable to mmap 12 bytes from file <sd.pt>: Cannot allocate memory (12)"),
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def garbage_of_others():
-    """Collected here, where it is nobody's fault: what runs out of memory collects it too, and would be blamed."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        gc.collect()
 
 
 @pytest.fixture(autouse=True)
