@@ -180,6 +180,13 @@ def die(root: str, trouble: dict[str, str], times: int = cell.DEATHS_BEFORE_ISOL
         assert process.exitcode == -signal.SIGKILL
 
 
+def leave_deaths(store: Store, unit: Unit) -> None:
+    """Write what processes leave that died at the unit's cell, as those of `die` do."""
+    dead = {**ledger.whoami(), "process_started": "1"}
+    for number in range(cell.DEATHS_BEFORE_ISOLATION):
+        store.write(f"{cell.folder_of(LENGTHS, unit)}/attempts/{number}.json", json.dumps(dead).encode())
+
+
 def run_in(root: str, trouble: dict[str, str]) -> None:
     run(Store(root), trouble)
 
@@ -210,7 +217,7 @@ def run_together(root: str, trouble: dict[str, str]) -> dict[str, int]:
 
 def test_kills_change_no_row(store, tmp_path):
     """After two deaths the batch runs in a process of its own, and still as the batch that it is."""
-    die(store.root, {"dog": "kill"})
+    leave_deaths(store, after_words(store))
     assert run_together(store.root, {}) == dict.fromkeys(["ant", "bee", "cow", "dog", "elk", "fox"], 6)
 
 
@@ -220,7 +227,7 @@ def test_those_who_do_nothing_wrong_are_computed_together(store, tmp_path, troub
     sick = {"dog": trouble}
     if trouble == "raise":
         assert run_together(str(tmp_path / "other"), sick) == dict.fromkeys(["ant", "bee", "cow", "elk", "fox"], 5)
-    die(store.root, {"dog": "kill"})
+    leave_deaths(store, after_words(store))
     assert run_together(store.root, sick) == dict.fromkeys(["ant", "bee", "cow", "elk", "fox"], 5)
 
 
@@ -313,15 +320,13 @@ def test_a_cell_that_was_killed_goes_on_from_its_checkpoint_with_all_of_its_item
 def test_a_batch_in_which_everybody_kills_is_all_rejected(store):
     sick = {"ant": "kill", "bee": "kill"}
     (two,) = slices(after_words(store), ("ant", "bee"), 2)
-    for name in ("first", "second"):
-        dead = {**ledger.whoami(), "process_started": "1"}
-        store.write(f"{cell.folder_of(LENGTHS, two)}/attempts/{name}.json", json.dumps(dead).encode())
+    leave_deaths(store, two)
     assert cell.run(LENGTHS, two, store, partial(lengths, sick))[0].counts["crashed"] == 2
 
 
 def test_an_isolated_process_ends_with_the_one_that_started_it(tmp_path):
     """SIGKILL asks nobody: the process of the isolated items has to see for itself that it is alone."""
-    die(str(tmp_path), {"dog": "kill"})
+    leave_deaths(Store(str(tmp_path)), after_words(Store(str(tmp_path))))
     process = get_context("spawn").Process(target=run_in_with, args=(str(tmp_path), str(tmp_path / "fifo")))
     os.mkfifo(tmp_path / "fifo")
     process.start()
