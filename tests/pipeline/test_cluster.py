@@ -27,9 +27,16 @@ def local_ray():
     disconnect()  # and not ray.shutdown(): a command that ends later in this process must not find a session
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    path = tmp_path_factory.mktemp("world") / "world.tar"
+    write_world(path, scenes=1, seed=5, size=96)
+    return path
+
+
 @pytest.fixture
-def unit(tmp_path):
-    write_world(tmp_path / "world.tar", scenes=1, seed=5, size=96)
+def unit(small, tmp_path):
+    shutil.copy(small, tmp_path)
     return shard_unit(str(tmp_path / "world.tar"))
 
 
