@@ -1,6 +1,7 @@
 """Runs of the real command in processes of their own, on a small mini-world shard, with few steps."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -21,7 +22,10 @@ QUICK = (
     "resources.reconstruct.checkpoint_every=4",
     "reconstruct.min_opacity=0.0",
     "reconstruct.max_fog=1.0",
+    "mesh.resolution=32",
     "score.points=512",
+    "score.size_px=32",
+    "score.views=2",
 )
 OBJECTS = 4
 
@@ -82,6 +86,13 @@ def run(
     )
     assert done.returncode == code, done.stdout[-4000:] + done.stderr[-4000:]
     return Corpus(out, done.stdout + done.stderr)
+
+
+def unfinished(corpus: Corpus, out: Path, stages: Sequence[str]) -> None:
+    """Write to `out` what a run leaves that was ended before `stages`: the cells of all others, and no snapshot."""
+    for folder in (corpus.path / "cells").iterdir():
+        if folder.name not in stages:
+            shutil.copytree(folder, out / "cells" / folder.name)
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:

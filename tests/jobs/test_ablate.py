@@ -1,4 +1,7 @@
-"""`anything3d ablate` on a corpus that the real networks make: what variants share runs once."""
+"""`anything3d ablate` on a corpus that the real networks make: what variants share runs once.
+
+The second variant changes the captioning: the corpus then holds both, and `run` finds the first one's snapshot again.
+"""
 
 import json
 import shutil
@@ -7,7 +10,7 @@ import sys
 
 import pytest
 
-from tests.jobs.conftest import OBJECTS, QUICK, ROOT, environment
+from tests.jobs.conftest import OBJECTS, QUICK, ROOT, environment, run
 
 pytestmark = pytest.mark.slow
 VARIANTS = """
@@ -16,9 +19,13 @@ name = "full"
 settings = []
 
 [[variant]]
-name = "without SDS"
-settings = ["reconstruct.sds.losses.sds=0"]
+name = "two tokens"
+settings = ["caption.min_tokens=1", "caption.max_tokens=2"]
 """
+
+
+def snapshot_now(corpus):
+    return json.loads((corpus / "snapshot.json").read_text())["id"]
 
 
 def test_variants_share_what_they_can_and_are_compared_object_by_object(shard, corpus, tmp_path):
@@ -35,10 +42,14 @@ def test_variants_share_what_they_can_and_are_compared_object_by_object(shard, c
     assert done.returncode == 0, done.stdout + done.stderr
     made = {stage: len(list((copy / "cells" / stage).iterdir())) for stage in before}
     again = {stage for stage in before if made[stage] > before[stage]}
-    assert again == {"reconstruct", "mesh", "score"}  # the first variant was there, the second shares the rest
-    full, bare = json.loads((tmp_path / "ablation.json").read_text())
-    assert (full["name"], bare["name"]) == ("full", "without SDS")
+    # The first variant was there. Of the second one, what does not read captions is shared.
+    assert again == {"caption", "invert", "reconstruct", "mesh", "score"}
+    full, short = json.loads((tmp_path / "ablation.json").read_text())
+    assert (full["name"], short["name"]) == ("full", "two tokens")
     assert full["gain"]["reference_psnr_db"]["mean"] == 0
-    expected = full["summary"]["reference_psnr_db"]["mean"] - bare["summary"]["reference_psnr_db"]["mean"]
-    assert bare["gain"]["reference_psnr_db"]["mean"] == pytest.approx(expected)
-    assert "| full minus without SDS |" in done.stdout
+    expected = full["summary"]["reference_psnr_db"]["mean"] - short["summary"]["reference_psnr_db"]["mean"]
+    assert short["gain"]["reference_psnr_db"]["mean"] == pytest.approx(expected)
+    assert "| full minus two tokens |" in done.stdout
+    assert snapshot_now(copy) != corpus.snapshot
+    back = run(shard, copy)
+    assert (back.cells_run, back.snapshot, snapshot_now(copy)) == (0, corpus.snapshot, corpus.snapshot)
