@@ -4,6 +4,7 @@ The thresholds lie safely below what docs/mini-models.md reports for many more o
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ LARGE_PX = 40  # longer side of the box of an object that the grid shall find
 FOUND_IOU = 0.75
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeldOut:
     objects: Objects
     scenes: Scenes
@@ -131,16 +132,19 @@ def decoded_psnr(folder, held_out):
         return float(psnr_db(denoiser.decode_latents(denoiser.encode_image(white)), white).mean())
 
 
+@cache
+def drawn(folder, held_out):
+    return diffusion_training.judge_pictures(load_denoiser(str(folder / "diffusion"), Place()), held_out.objects)
+
+
 def drawn_outlines(folder, held_out):
     """IoU of drawn and true outlines, under caption and depth."""
-    denoiser = load_denoiser(str(folder / "diffusion"), Place())
-    return diffusion_training.judge_pictures(denoiser, held_out.objects)["outline_iou"]
+    return drawn(folder, held_out)["outline_iou"]
 
 
 def drawn_colors(folder, held_out):
     """Share of drawn pictures in the caption's colour."""
-    denoiser = load_denoiser(str(folder / "diffusion"), Place())
-    return diffusion_training.judge_pictures(denoiser, held_out.objects)["color_accuracy"]
+    return drawn(folder, held_out)["color_accuracy"]
 
 
 def inversions_that_help(folder, held_out):
@@ -167,6 +171,7 @@ def colors_that_inversion_finds(folder, held_out):
     return hits / 8
 
 
+@cache
 def drafts(folder, held_out):
     network, seen_by = load_point_denoiser(str(folder / "pointe"), Place()), load_clip(str(folder / "clip"), Place())
     return pointe_training.judge_drafts(network, seen_by, held_out.objects, 8)

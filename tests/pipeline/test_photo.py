@@ -27,8 +27,12 @@ QUICK = (
     "reconstruct.steps=4",
     "reconstruct.min_opacity=0.0",
     "reconstruct.max_fog=1.0",
+    "reconstruct.sds.render_size=16",
     "segment.grid_points=4",
+    "mesh.resolution=32",
     "score.points=256",
+    "score.size_px=32",
+    "score.views=2",
 )
 SUFFIXES = {"json", "png", "mask.png", "cloud.ply", "glb", "turntable.webp", "html"}
 
