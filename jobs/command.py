@@ -144,7 +144,7 @@ def read_preset(name: str) -> str:
 
     known = sorted(path.stem for path in PRESETS.glob("*.toml"))
     if name not in known:
-        raise ConfigError("preset", f"no preset {name!r}; known: {', '.join(known)}")
+        raise ConfigError("preset", f"There is no preset {name!r}. Known are {', '.join(known)}.")
     return (PRESETS / f"{name}.toml").read_text()
 
 

@@ -81,7 +81,7 @@ def read_ids(path: Path) -> frozenset[str]:
     from anything3d.errors import SourceError
 
     if not (found := frozenset(path.read_text().split())):
-        raise SourceError("no_ids", f"{path} names no image and no object; leave --ids out for all of them")
+        raise SourceError("no_ids", f"{path} names no photo and no object. Leave --ids out if all are wanted.")
     return found
 
 

@@ -78,7 +78,9 @@ def where(names: Names = None, preset: Preset = "mini", config: ConfigFile = Non
     with errors_as_one_line():
         chosen = _settings(preset, config, settings)
         if unknown := sorted({name for name in names or () if name not in PUBLISHED}):
-            raise ConfigError("weights_name", f"{', '.join(unknown)}: not published; known: {', '.join(PUBLISHED)}")
+            raise ConfigError(
+                "weights_name", f"Nobody publishes {', '.join(unknown)}. Known are {', '.join(PUBLISHED)}."
+            )
     for name in names or _needed(chosen):
         if packaged(name):
             continue

@@ -51,9 +51,9 @@ def read_variants(text: str, layers: Sequence[str], settings: Sequence[str]) -> 
         entries = tomllib.loads(text)["variant"]
         named = [(str(entry["name"]), [str(line) for line in entry["settings"]]) for entry in entries]
     except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
-        raise ConfigError("variants", f"need [[variant]] entries with name and settings: {error!r}") from error
+        raise ConfigError("variants", f"Every [[variant]] of the file needs a name and settings: {error!r}") from error
     if len({name for name, _ in named}) != len(named) or not named:
-        raise ConfigError("variants", "need at least one [[variant]], and names that differ")
+        raise ConfigError("variants", "The file needs one [[variant]] at least, and names that differ.")
     variants = [Variant(name, tuple(layers), (*settings, *own)) for name, own in named]
     for variant in variants:
         variant.config(seed=0)

@@ -229,7 +229,7 @@ class _Apart:
                 self._pool.submit(self._call.ready).result()
             except BrokenProcessPool as error:
                 self._end()
-                raise MachineError(FAULT, "a process was killed while it loaded its networks") from error
+                raise MachineError(FAULT, "A process was killed while it loaded its networks.") from error
             except BaseException:
                 self._end()
                 raise

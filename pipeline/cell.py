@@ -155,7 +155,9 @@ def join(recipe: Recipe, unit: Unit, store: Store) -> tuple[list[str], list[Any]
     for name, record in zip(stages, recipe.records, strict=True):
         commit = store.commit_at(unit.inputs[name].path)
         if commit is None:
-            raise DamagedCell("commit_gone", f"{store.root}/{unit.inputs[name].path}/commit.json has gone")
+            raise DamagedCell(
+                "commit_gone", f"{store.root}/{unit.inputs[name].path}/commit.json has gone while the run was at work."
+            )
         ids = photo_of if record is ImageRecord else dict(zip(unit.ids, unit.ids, strict=True))
         rows = {getattr(row, fields(record)[0].name): row for row in store.read_part(commit.rows, record, ids.values())}
         tables.append({item: rows[key] for item, key in ids.items() if key in rows})
@@ -173,7 +175,7 @@ def sort_outcomes(
     Raises: Bug if an item has neither, or a row appears twice.
     """
     if len(outcomes) != len(ids):
-        raise Bug("not_balanced", f"{stage}: {len(ids)} items, {len(outcomes)} outcomes")
+        raise Bug("not_balanced", f"{stage} was given {len(ids)} items and gave {len(outcomes)} outcomes.")
     rows: list[Any] = []
     rejects: list[RejectRecord] = []
     for item, outcome, tries in zip(ids, outcomes, attempts, strict=True):
@@ -183,11 +185,11 @@ def sort_outcomes(
             rejects += [row for row in outcome if isinstance(row, RejectRecord)]
             rows += [row for row in outcome if not isinstance(row, RejectRecord)]
         else:
-            raise Bug("not_balanced", f"{stage}: {item} has neither a row nor a reject")
+            raise Bug("not_balanced", f"{stage} gave neither a row nor a reject of {item}.")
     keys = [getattr(row, fields(row)[0].name) for row in rows]
     if len(set(keys)) != len(keys):
         twice = sorted({key for key in keys if keys.count(key) > 1})[:5]
-        raise Bug("not_balanced", f"{stage}: rows with the same id: {twice}")
+        raise Bug("not_balanced", f"{stage} gave more than one row of {twice}.")
     return rows, rejects
 
 

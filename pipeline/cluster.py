@@ -55,8 +55,8 @@ def share(config: Config, stages: Sequence[str], say: Callable[[str], None]) -> 
         parts = ", ".join(f"{name} {w.workers} x {w.num_gpus}" for name, w in wanted.items() if w.num_gpus)
         raise ConfigError(
             "gpus",
-            f"the stages want {total} GPUs ({parts}), the cluster has {gpus}; lower resources.<stage>.workers"
-            " or num_gpus, run with --one-stage-at-a-time, or raise min_workers in cluster.yaml",
+            f"The stages want {total} GPUs ({parts}), and the cluster has {gpus}. Lower resources.<stage>.workers"
+            " or num_gpus, give --one-stage-at-a-time, or raise min_workers in cluster.yaml.",
         )
     return wanted
 
@@ -81,7 +81,10 @@ def stream(
         used = replace(recipe, num_gpus=own.num_gpus)
         weights = weights_digests(recipe.stage, config)
         if recipes_now(config)[recipe.stage].fingerprint != recipe.fingerprint:
-            raise WeightsError("weights_differ", f"files of {', '.join(weights)} were written since the run began")
+            raise WeightsError(
+                "weights_differ",
+                f"Files of {', '.join(weights)} were written since the run began. Give the same command again.",
+            )
         device = "cuda" if own.num_gpus else "cpu"
         data = data.map(
             StageActor,
@@ -97,7 +100,7 @@ def stream(
     except RayTaskError:
         raise  # a bug, with its traceback
     except RayError as error:
-        raise MachineError("ray", f"Ray failed: {last_words(error)}") from error
+        raise MachineError("ray", f"Ray failed: {last_words(error)} Give the same command again.") from error
 
 
 def weights_digests(stage: str, config: Config) -> dict[str, str]:
@@ -153,8 +156,8 @@ class StageActor:
         if wrong := sorted(name for name, sha256 in self._weights.items() if here[name] != sha256):
             raise WeightsError(
                 "weights_differ",
-                f"{', '.join(wrong)} on {socket.gethostname()} are not what the driver has; copy the same files to all"
-                " nodes, below resources.weights_root",
+                f"{', '.join(wrong)} on {socket.gethostname()} are not what the driver has. Copy the same files to all"
+                " nodes, below resources.weights_root.",
             )
 
 

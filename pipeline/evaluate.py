@@ -61,8 +61,8 @@ def evaluate(corpus: str, truths: Sequence[str], say: Callable[[str], None] = la
         if rows and without_truth == len(rows):
             raise SourceError(
                 "truth_fits_nothing",
-                f"none of the {len(rows)} objects of {corpus} is in {', '.join(known.path for known in given)}; "
-                "give the truth of the shards that it was made from",
+                f"None of the {len(rows)} objects of {corpus} is in {', '.join(known.path for known in given)}. "
+                "Give the truth of the shards that the corpus was made from.",
             )
         Store(corpus).write(f"evaluation/{snapshot.id}.parquet", parquet_bytes(to_table(rows, EvaluationRecord)))
     return Evaluation(

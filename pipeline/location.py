@@ -133,7 +133,9 @@ def explained(location: str) -> Iterator[None]:
     except (BaseError, OSError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise StorageError(
-            "storage", f"{location}: {said}; is there such a place, and do the credentials in the environment reach it?"
+            "storage",
+            f"{location}: {said}."
+            " Check that there is such a place, and that the credentials in the environment reach it.",
         ) from error
 
 

@@ -64,7 +64,7 @@ def shard_unit(shard: str, md5: Mapping[str, str] = MappingProxyType({}), licenc
             "licence": Input("", OURS if is_mini_world(said) else licence),
         }
     if not inputs["shard"].digest:
-        raise SourceError("no_shard", f"{shard} is not there")
+        raise SourceError("no_shard", f"{shard} is not there. Correct its location, or restore it.")
     return Unit(stem(shard), (stem(shard),), inputs)
 
 
@@ -107,7 +107,9 @@ def _commit(unit: Unit, stage: str, store: Store) -> Commit:
     """The commit of a cell that the unit has come through."""
     commit = store.commit_at(unit.inputs[stage].path)
     if commit is None:
-        raise DamagedCell("commit_gone", f"{store.root}: the {stage} cell of {unit.name} has gone")
+        raise DamagedCell(
+            "commit_gone", f"{store.root}: the {stage} cell of {unit.name} has gone while the run was at work."
+        )
     return commit
 
 

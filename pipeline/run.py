@@ -163,7 +163,10 @@ class Walk:
         for had, has in zip(before, after, strict=True):
             for name in stages:
                 if name not in has.commits:
-                    raise DamagedCell("commit_gone", f"{self.store.root}: the {name} cell of {has.unit.name} has gone")
+                    raise DamagedCell(
+                        "commit_gone",
+                        f"{self.store.root}: the {name} cell of {has.unit.name} has gone while the run was at work.",
+                    )
                 self.report.commits.setdefault(name, []).append(has.commits[name])
                 existed = self.existed.setdefault((has.unit.name, name), name in had.commits)
                 self.report.made[name] = self.report.made.get(name, 0) + (not existed)

@@ -127,7 +127,9 @@ def check_alive() -> None:
         return
     for name, process in _session.vital.items():
         if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-            raise MachineError("ray", f"Ray's {name} (process {process.pid}) died; was it killed, or out of memory?")
+            raise MachineError(
+                "ray", f"Ray's {name} (process {process.pid}) died. See whether it was killed, or out of memory."
+            )
     _session.look()  # their children are found as long as they live
 
 
@@ -160,7 +162,8 @@ def _start(session: Session) -> None:
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
     raise MachineError(
-        "ray_start", f"Ray did not start in {len(START_LIMITS_S)} tries: {last_words(failed)}; is the machine too busy?"
+        "ray_start",
+        f"Ray did not start in {len(START_LIMITS_S)} tries: {last_words(failed)} See whether the machine is too busy.",
     ) from failed
 
 
@@ -168,7 +171,7 @@ def _join(address: str) -> None:
     """Join the cluster at `address`."""
     if address.startswith(("http://", "https://")):
         raise ConfigError(
-            "ray_address", f"{address} is where `ray job submit` sends jobs; to join a cluster, give its host:port"
+            "ray_address", f"{address} is where `ray job submit` sends jobs. To join a cluster, give its host:port."
         )
     host, _, port = address.rpartition(":")
     try:
@@ -178,7 +181,9 @@ def _join(address: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), JOIN_S).close()
         ray.init(address=address, logging_level=logging.WARNING)
     except ValueError as error:
-        raise ConfigError("ray_address", f"RAY_ADDRESS {address!r}: {last_words(error)}") from error
+        raise ConfigError(
+            "ray_address", f"RAY_ADDRESS is {address!r}, which Ray does not take: {last_words(error)}"
+        ) from error
     except Exception as error:
         raise MachineError("ray_unreachable", f"no Ray cluster answers at {address}: {last_words(error)}") from error
 

@@ -53,6 +53,8 @@ class Shard:
         data, wanted = fetched.result(), min(WINDOW, self.size - offset)
         if len(data) != wanted:
             raise MachineError(
-                "shard_changed", f"{self.location}: {len(data)} bytes at byte {offset} instead of {wanted}; run again"
+                "shard_changed",
+                f"{self.location}: {len(data)} bytes came at byte {offset} instead of {wanted}."
+                " Give the same command again.",
             )
         return data

@@ -37,10 +37,14 @@ def expand(patterns: list[str]) -> list[str]:
     for shard in unique:
         if not 0 < len(stem(shard).encode()) <= MAX_NAME_BYTES:
             raise SourceError(
-                "shard_names", f"{shard}: shards are known by their names, of 1 to {MAX_NAME_BYTES} bytes before .tar"
+                "shard_names",
+                f"{shard} has no usable name."
+                f" A shard is known by its name, of 1 to {MAX_NAME_BYTES} bytes before .tar.",
             )
         if (other := by_stem.setdefault(stem(shard), shard)) != shard:
-            raise SourceError("shard_names", f"{other} and {shard} have the same name; shards are known by their names")
+            raise SourceError(
+                "shard_names", f"{other} and {shard} have the same name. A shard is known by its name: rename one."
+            )
     return unique
 
 
@@ -56,8 +60,8 @@ def absolute(location: str) -> str:
     if JOB in os.environ and not at.key.startswith("/"):
         raise ConfigError(
             "relative_path",
-            f"{location!r} inside a Ray job, whose working folder is a temporary copy; give an absolute path that all"
-            " nodes see, or a URL",
+            f"{location!r} inside a Ray job is in a temporary copy of the working folder. Give an absolute path that"
+            " all nodes see, or a URL.",
         )
     return str(Path(at.key).absolute())
 
@@ -108,14 +112,17 @@ def read(location: str) -> bytes:
 def read_md5(location: str) -> dict[str, str]:
     """File name -> MD5 in hexadecimal, of a list as md5sum prints it (SA-1B's checklist.chk is one).
 
-    Raises: SourceError if a line of the list is no MD5 and name, or contradicts another one; StorageError if there is
-    no such list.
+    Raises: SourceError if a line of the list is no MD5 and name, or contradicts another one, or there is
+    no list; StorageError if its storage cannot be reached.
     """
     location = absolute(location)
     with explained(location):
-        listed = Shard(location)
+        try:
+            listed = Shard(location)
+        except FileNotFoundError as error:
+            raise SourceError("md5_list", f"There is no list at {location}.") from error
         if listed.size > MAX_LIST_BYTES:
-            raise SourceError("md5_list", f"{location} has {listed.size} bytes; a list has {MAX_LIST_BYTES} at most")
+            raise SourceError("md5_list", f"{location} has {listed.size} bytes. A list may have {MAX_LIST_BYTES}.")
         data = listed.read(0, listed.size)
     md5s: dict[str, str] = {}
     for number, line in enumerate(data.decode("utf-8-sig", "replace").splitlines(), 1):
@@ -130,7 +137,7 @@ def read_md5(location: str) -> dict[str, str]:
         if md5s.setdefault(match[2], match[1].lower()) != match[1].lower():
             raise SourceError("md5_list", f"{location}, line {number}: {match[2]} has another MD5 in an earlier line")
     if not md5s:
-        raise SourceError("md5_list", f"{location} names no file")
+        raise SourceError("md5_list", f"{location} names no file. Give a list as md5sum prints it.")
     return md5s
 
 
@@ -141,7 +148,7 @@ def _spelled(pattern: str) -> list[str]:
     try:
         spelled = list(braceexpand(pattern, escape=False))
     except ValueError as error:
-        raise SourceError("no_shard", f"{pattern!r}: no such file, and its braces are no range: {error}") from error
+        raise SourceError("no_shard", f"{pattern!r} is no file, and its braces are no range: {error}") from error
     return [shard for location in spelled for shard in _matches(location)]
 
 
@@ -154,7 +161,7 @@ def _matches(pattern: str) -> list[str]:
         return [location]
     matches = _listed(location) if url else _globbed(location)
     if not matches:
-        raise SourceError("no_shard", f"{pattern!r} matches no file")
+        raise SourceError("no_shard", f"{pattern!r} matches no file. Correct the path or the pattern.")
     return matches
 
 

@@ -159,7 +159,7 @@ def scan(shard: Shard, whole: Digest | None = None) -> Iterator[Piece]:
         end = piece.end
         yield piece
     if end != shard.size:
-        raise Bug("not_balanced", f"{shard.location}: of {shard.size} bytes, {end} are accounted for")
+        raise Bug("not_balanced", f"{shard.location}: of {shard.size} bytes, {end} are accounted for.")
 
 
 def _pieces(data: _Pass) -> Iterator[Piece]:

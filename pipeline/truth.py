@@ -32,7 +32,9 @@ def read_truth(path: str, digest: str) -> truth.Truth:
     """
     data = source.read(path)
     if hashlib.sha256(data).hexdigest() != digest:
-        raise SourceError("truth_changed", f"{path} is not what it was when the run began; run the same command again")
+        raise SourceError(
+            "truth_changed", f"{path} is not what it was when the run began. Give the same command again."
+        )
     with _named(path):
         return truth_file.read(data)
 
@@ -58,7 +60,9 @@ def read_target(shown: Shown, truth_path: str) -> truth.Target:
     try:
         surface, views = source.read(f"{folder}/{item.surface}"), source.read(f"{folder}/{item.views}")
     except FileNotFoundError as error:
-        raise SourceError("bad_truth", f"{truth_path} names {item.surface} and {item.views}; one is missing") from error
+        raise SourceError(
+            "bad_truth", f"{truth_path} names {item.surface} and {item.views}; one of the two is missing."
+        ) from error
     with _named(truth_path):
         return truth.target(shown.plan, item, surface, views)
 
@@ -81,7 +85,7 @@ def given_truth(location: str) -> GivenTruth:
             digest = source.content_digest(path)
             return GivenTruth(path, digest, read_truth(path, digest))
         except FileNotFoundError as error:
-            raise SourceError("no_truth", f"no {path}; give a folder X.truth or a truth.json") from error
+            raise SourceError("no_truth", f"There is no {path}. Give a folder X.truth or a truth.json.") from error
 
 
 def truth_by_photo(given: Sequence[GivenTruth]) -> dict[str, GivenTruth]:
@@ -90,7 +94,9 @@ def truth_by_photo(given: Sequence[GivenTruth]) -> dict[str, GivenTruth]:
     for known in given:
         for image_id in known.says.images:
             if (other := by_photo.setdefault(image_id, known)) is not known:
-                raise SourceError("truth_twice", f"{image_id} is in {other.path} and in {known.path}; give one of them")
+                raise SourceError(
+                    "truth_twice", f"{image_id} is in {other.path} and in {known.path}. Give one of them."
+                )
     return by_photo
 
 

@@ -123,7 +123,11 @@ def publish(
         if not (gone := missing(store, snapshot)):
             return Published(identity, len(finished), table.num_rows, ())
         log.warning("%s: another run has removed %s; writing it again", store.root, ", ".join(gone[:3]))
-    raise MachineError("view", f"{store.root}: {', '.join(gone[:3])} vanish as often as they are written; run again")
+    raise MachineError(
+        "view",
+        f"{store.root}: {', '.join(gone[:3])} vanish as often as they are written."
+        " Let other runs end, and give the same command again.",
+    )
 
 
 def snapshot_of(

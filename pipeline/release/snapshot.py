@@ -131,11 +131,13 @@ def newest(corpus: str) -> Snapshot:
         try:
             return Snapshot.from_json(source.read(path))
         except FileNotFoundError as error:
-            raise SourceError("no_snapshot", f"no {path}; give the --out of a finished `anything3d run`") from error
+            raise SourceError(
+                "no_snapshot", f"There is no {path}. Give the --out of a finished `anything3d run`."
+            ) from error
         except ValueError as error:
             raise SourceError(
                 "no_snapshot",
-                f"{path} is damaged or of an earlier version ({error}); give the command of the run again",
+                f"{path} is damaged or of an earlier version ({error}). Give the command of the run again.",
             ) from error
 
 
@@ -152,7 +154,9 @@ def released_cells(store: Store, snapshot: Snapshot) -> Iterator[dict[str, Commi
 def _commit(store: Store, folder: str) -> Commit:
     commit = store.commit_at(folder)
     if commit is None:
-        raise SourceError("no_commit", f"{store.root}/{folder}/commit.json has gone; was the corpus cleaned?")
+        raise SourceError(
+            "no_commit", f"{store.root}/{folder}/commit.json has gone. Give the command of the run again."
+        )
     return commit
 
 

@@ -112,7 +112,7 @@ def test_what_an_error_says_to_do_can_be_done(tmp_path):
     assert done.output.count(f"mv {tmp_path}/blip-large/") == len(PUBLISHED["blip-large"].files)
     code, output = weights("where", names=("blip-larg",))
     assert code == 2
-    assert "weights_name: blip-larg: not published; known: sam-vit-b" in output
+    assert "weights_name: Nobody publishes blip-larg. Known are sam-vit-b" in output
 
 
 def test_settings_of_a_file_count(tmp_path):

@@ -158,7 +158,7 @@ def test_a_truth_that_fits_no_object_is_refused_and_nothing_is_written(world, sa
     done = CliRunner().invoke(app, ["evaluate", str(world.corpus), "--truth", str(tmp_path)])
     assert done.exit_code == 2
     last = done.stderr.splitlines()[-1]
-    assert "truth_fits_nothing: none of the 4 objects" in last
+    assert "truth_fits_nothing: None of the 4 objects" in last
     assert f"{tmp_path}/truth.json" in last
     assert table(world) == before
 

@@ -5,7 +5,7 @@ import tarfile
 
 import pytest
 
-from anything3d.errors import ConfigError, SourceError, StorageError
+from anything3d.errors import ConfigError, SourceError
 from pipeline.source import absolute, digest, expand, read_md5, stem
 
 MD5S = "78d0f487c735a3de86ae6e1b0ff24ea9  sa_000000.tar\n\nD41D8CD98F00B204E9800998ECF8427E *./day/sa_000001.tar\r\n"
@@ -39,7 +39,7 @@ def test_a_list_that_is_none_is_refused_with_the_line(tmp_path, text, said):
     with pytest.raises(SourceError, match=f"^md5_list: .*{re.escape(said)}") as caught:
         read_md5(str(path))
     assert "\n" not in str(caught.value)
-    with pytest.raises(StorageError, match=r"^storage: "):
+    with pytest.raises(SourceError, match=r"^md5_list: There is no list at "):
         read_md5(str(tmp_path / "none.chk"))
 
 
