@@ -9,7 +9,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from anything3d.errors import Anything3DError, ConfigError
+from anything3d.errors import Anything3DError, ConfigError, SourceError
 from anything3d.method import Box, Method, MethodConfig, Object3D, Pace, Photo, Point, Say, lift_photos, load_method
 from anything3d.models.device import check_device
 from anything3d.models.weights import Place
@@ -39,8 +39,8 @@ def lift_image(
     before it runs, and of the checkpoints of long ones.
 
     Raises: InputError if the photo, or what is pointed at, is no good; NumericsError if a verb gives the object up;
-    WeightsError; ConfigError if both a point and a box are given, or there is no such device; OSError if there is no
-    such file.
+    WeightsError; ConfigError if both a point and a box are given, or there is no such device; SourceError if there is
+    no such file.
     """
     if point and box:
         raise ConfigError("prompt", "a point and a box are given; give one of them")
@@ -63,8 +63,12 @@ def _read(photo: str | Path | bytes | Pixels, limits: ImageLimits) -> UInt8[Tens
         return torch.as_tensor(photo)
     if isinstance(photo, bytes):
         return decode_upright(photo, limits)
-    with Path(photo).open("rb") as file:  # not more than is looked at: the path may be of anything
-        return decode_upright(file.read(limits.max_bytes + 1), limits)
+    try:
+        with Path(photo).open("rb") as file:
+            data = file.read(limits.max_bytes + 1)  # not more than is looked at: the path may be of anything
+    except FileNotFoundError as error:
+        raise SourceError("no_photo", f"There is no photo {photo}. Correct the path.") from error
+    return decode_upright(data, limits)
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from anything3d import lift_image
-from anything3d.errors import ConfigError, InputError
+from anything3d.errors import ConfigError, InputError, SourceError
 from anything3d.mini.world import write_world
 from jobs.cli import app
 from pipeline.config import load
@@ -96,6 +96,8 @@ def test_what_cannot_be_lifted_says_why(photo, tmp_path):
         lift_image(path, point=point, box=(0, 0, 9, 9))
     with pytest.raises(InputError, match="prompt_outside"):
         lift_image(path, point=(256, 0))
+    with pytest.raises(SourceError, match=r"no_photo: .*none\.jpg"):
+        lift_image(tmp_path / "none.jpg", point=point)
     huge = tmp_path / "huge.jpg"
     with huge.open("wb") as file:
         file.write(path.read_bytes())
