@@ -92,11 +92,11 @@ def test_a_field_that_looks_less_like_its_photo_than_its_cloud_is_replaced_by_th
     assert (same.kept, black.kept) == ("field", "cloud")
     assert same.rise == pytest.approx(0, abs=1e-5)
     assert black.rise < -0.05
-    assert torch.equal(black.field.color_grid, surface.color_grid[1:])
+    assert torch.equal(black.field.color_grid, surface.rounded().color_grid[1:])
     for lenient in (with_config(reconstructor, max_fall=1.9), Reconstructor(CONFIG, reconstructor.denoiser, None)):
         _, kept = lenient.finish(evidence, state)
         assert kept.kept == "field"
-        assert torch.equal(kept.field.color_grid, colors[1:])
+        assert torch.equal(kept.field.color_grid, colors[1:].half().float())
 
 
 def test_a_concept_s_adapter_reaches_the_distillation(reconstructor):
@@ -325,7 +325,7 @@ def test_a_field_that_is_no_object_is_refused(reconstructor, raw, reason):
     assert isinstance(refused, NumericsError)
     assert refused.reason == reason
     assert isinstance(kept, Reconstructed)
-    assert torch.equal(kept.field.density_grid, state.field(reconstructor.config.field).row(1).density_grid)
+    assert torch.equal(kept.field.density_grid, state.field(reconstructor.config.field).row(1).rounded().density_grid)
 
 
 def test_checkpoints_of_another_batch_are_refused(reconstructor):
