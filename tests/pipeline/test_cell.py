@@ -165,7 +165,7 @@ def test_a_commit_is_one_line_of_the_log_and_a_commit_that_is_found_is_none(stor
     with caplog.at_level("INFO", "pipeline"):
         commit, _ = run(store, {"cow": "skip"})
         run(store, {"cow": "skip"})
-    (line,) = [record.message for record in caplog.records]
+    (_, line) = [record.message for record in caplog.records]  # the first one is of the stage that this one reads
     words = f"commit: stage={commit.stage} unit={commit.unit} in=6 out=5 rejects=1 seconds="
     assert line.startswith(words)
     assert float(line.removeprefix(words)) >= 0
