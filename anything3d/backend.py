@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-Need = Literal["crop", "caption", "concept", "cloud"]  # what a backend may ask of an object
+Need = Literal["crop", "photo", "caption", "concept", "cloud"]  # what a backend may ask of an object
 Config = TypeVar("Config")  # the stage's section
 Verb = TypeVar("Verb")  # what the stage calls: a Captioner, a Lifter, a Reconstructor
 

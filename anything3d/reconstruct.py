@@ -11,11 +11,13 @@ Source: Anything-3D (arXiv 2304.10261) and 3DFuse, Seo et al. 2023, for distilla
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import assert_never
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, assert_never, runtime_checkable
 
 import torch
 
+from anything3d.backend import Backend
 from anything3d.distil.config import ReconstructConfig
 from anything3d.distil.evidence import Evidence, prepare
 from anything3d.distil.judge import Judge, Reconstructed
@@ -28,25 +30,74 @@ from anything3d.errors import InputError, NumericsError
 from anything3d.models.clip import Clip, load_clip
 from anything3d.models.diffusion import Denoiser, load_denoiser
 from anything3d.models.weights import Place
+from anything3d.space.mesh import Mesh
+from anything3d.space.reference import ReferenceCamera
 from anything3d.space.render import MAX_POINTS
 
-__all__ = ["Evidence", "ReconstructConfig", "Reconstructed", "Reconstructor", "load_reconstructor"]
+__all__ = [
+    "BACKENDS",
+    "Distiller",
+    "Evidence",
+    "FinishedMesh",
+    "ReconstructConfig",
+    "Reconstructed",
+    "Reconstructor",
+    "load_distiller",
+    "load_reconstructor",
+]
 
 MEMORY = 20  # steps over which losses are averaged
 CHECKPOINT_EVERY = 40  # steps
 SEEDLESS = ("denoiser_not_finite", "clip_not_finite")  # reasons that another seed does not change
 
 
-class Reconstructor:
+@dataclass(frozen=True, slots=True)
+class FinishedMesh:
+    """One object of a backend that makes its surface itself, in the canonical frame (`mesh.checked` refuses others)."""
+
+    mesh: Mesh
+    reference: ReferenceCamera | None  # from where the crop sees the mesh; None: as it sees the cloud of `lift`
+
+
+@runtime_checkable
+class Reconstructor(Protocol):
+    """What a backend of `reconstruct` loads."""
+
+    def __call__(
+        self,
+        evidence: Evidence,
+        generators: Sequence[torch.Generator],
+        again: Sequence[torch.Generator],
+        saved: bytes | None = None,
+        save: Callable[[bytes], None] = lambda state: None,
+    ) -> list[Reconstructed | FinishedMesh | NumericsError]:
+        """The field or the mesh of each object, or why there is none.
+
+        `generators` and `again` are one per object, for a first and, if a backend tries twice, a second attempt. A
+        backend whose call takes long gives its inner state to `save` now and then; `saved` is what it gave last. A
+        backend that does not need the cloud says from where the crop sees what it has made.
+        """
+
+    def fit(self, saved: bytes, n_objects: int) -> object:
+        """Raises: InputError("bad_checkpoint") if a call with so many objects cannot go on from `saved`."""
+
+
+class Distiller:
     """Runs the distillation; holds the networks and nothing of the objects. Without a CLIP every field is kept."""
 
     def __init__(
-        self, config: ReconstructConfig, denoiser: Denoiser, clip: Clip | None, max_points: int = MAX_POINTS
+        self,
+        config: ReconstructConfig,
+        denoiser: Denoiser,
+        clip: Clip | None,
+        max_points: int = MAX_POINTS,
+        checkpoint_every: int = CHECKPOINT_EVERY,
     ) -> None:
         self.config = config
         self.denoiser = denoiser
         self.clip = clip
         self.max_points = max_points  # as `render` has it
+        self.checkpoint_every = checkpoint_every  # steps
         self.method = _method(Step(config, denoiser, max_points))
 
     def __call__(
@@ -56,8 +107,7 @@ class Reconstructor:
         again: Sequence[torch.Generator],
         saved: bytes | None = None,
         save: Callable[[bytes], None] = lambda state: None,
-        checkpoint_every: int = CHECKPOINT_EVERY,
-    ) -> list[Reconstructed | NumericsError]:
+    ) -> list[Reconstructed | FinishedMesh | NumericsError]:
         """What becomes of each object. One whose field is no object is tried a second time, from another seed.
 
         `generators` and `again` are one per object, for the first attempt and for the second. The first attempt begins
@@ -66,9 +116,9 @@ class Reconstructor:
 
         Raises: InputError("bad_checkpoint") if `saved` does not `fit`; WeightsError as `check_network`.
         """
-        for state in self.run(evidence, generators, saved, checkpoint_every):
+        for state in self.run(evidence, generators, saved, self.checkpoint_every):
             save(state.to_bytes())
-        outcomes = self.finish(evidence, state)
+        outcomes: list[Reconstructed | FinishedMesh | NumericsError] = [*self.finish(evidence, state)]
         failed = [
             b
             for b, outcome in enumerate(outcomes)
@@ -147,10 +197,19 @@ def _second(outcome: Reconstructed | NumericsError) -> Reconstructed | NumericsE
     return dataclasses.replace(outcome, attempts=2)
 
 
-def load_reconstructor(config: ReconstructConfig, place: Place, max_points: int = MAX_POINTS) -> Reconstructor:
-    """A reconstructor with the denoiser `config.weights` and, to judge fields, the CLIP `config.clip_weights`."""
+def load_reconstructor(
+    config: ReconstructConfig, place: Place, max_points: int = MAX_POINTS, checkpoint_every: int = CHECKPOINT_EVERY
+) -> Reconstructor:
+    """What `config.backend` names, ready to be called. Raises: as its `load`."""
+    return BACKENDS[config.backend].load(config, place, max_points, checkpoint_every)
+
+
+def load_distiller(
+    config: ReconstructConfig, place: Place, max_points: int = MAX_POINTS, checkpoint_every: int = CHECKPOINT_EVERY
+) -> Distiller:
+    """A distiller with the denoiser `config.weights` and, to judge fields, the CLIP `config.clip_weights`."""
     clip = load_clip(config.clip_weights, place) if config.judges else None
-    return Reconstructor(config, load_denoiser(config.weights, place), clip, max_points)
+    return Distiller(config, load_denoiser(config.weights, place), clip, max_points, checkpoint_every)
 
 
 def _check(state: State, n_objects: int, config: ReconstructConfig) -> State:
@@ -164,3 +223,12 @@ def _check(state: State, n_objects: int, config: ReconstructConfig) -> State:
             f"{grid}; drop it and start again",
         )
     return state
+
+
+def _weights(config: ReconstructConfig) -> tuple[str, ...]:
+    return (config.weights, config.clip_weights) if config.judges else (config.weights,)
+
+
+BACKENDS: Mapping[str, Backend[ReconstructConfig, Reconstructor]] = {
+    "sds": Backend(weights=_weights, load=load_distiller, needs=("crop", "concept", "cloud")),
+}

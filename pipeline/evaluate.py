@@ -17,7 +17,8 @@ from pipeline import source
 from pipeline.commit import Commit
 from pipeline.location import explained
 from pipeline.release.snapshot import Snapshot, newest, read_objects, released_cells
-from pipeline.stages.score import ScoreStage, reconstruction
+from pipeline.rows import reconstruction
+from pipeline.stages.score import ScoreStage
 from pipeline.store import Store
 from pipeline.truth import GivenTruth, Shown, find_truth, given_truth, read_target, truth_by_photo
 from schemas.arrow import parquet_bytes, to_table
@@ -107,14 +108,11 @@ def truth_numbers(
     """The score row, if its cell read the same truth; else the same numbers anew; None if there can be none."""
     if cell.inputs["truth"] == known.digest:
         return rows.score
-    if rows.lift is None:
-        say(f"{rows.object_id} cannot be compared with this truth: it has no cloud, whose camera says where it stands")
-        return None
-    item = (rows.segment, rows.lift, rows.reconstruct, rows.mesh)
+    made = reconstruction(rows.segment, rows.reconstruct, rows.mesh, rows.lift)
     target = read_target(shown, known.path)
     try:
         generator = generators(SEED, ScoreStage.name, [rows.object_id])[0]
-        return against_truth(reconstruction(item), target, ScoreConfig(), generator)
+        return against_truth(made, target, ScoreConfig(), generator)
     except NumericsError as error:
         say(f"{rows.object_id} cannot be compared with its truth: {error}")
         return None

@@ -3,18 +3,23 @@
 Stages write these rows, and so does the report of a single photo. This file imports neither Arrow nor storage.
 """
 
+import json
 from collections.abc import Sequence
 
 from anything3d.caption import Captioned
+from anything3d.errors import Bug
 from anything3d.invert import Inverted
 from anything3d.lift import Lifted
 from anything3d.models.concept import concept_to_bytes
-from anything3d.photo.image import encode_png, encode_webp
-from anything3d.reconstruct import Reconstructed
-from anything3d.score import Scored
+from anything3d.photo.image import crops_from_png, encode_png, encode_webp
+from anything3d.reconstruct import FinishedMesh, Reconstructed
+from anything3d.score import Reconstruction, Scored
 from anything3d.segment import Segmented
-from anything3d.space import cloud
-from anything3d.space.mesh import Mesh, facts, to_glb, to_ply
+from anything3d.space.cloud import from_ply
+from anything3d.space.cloud import to_ply as cloud_to_ply
+from anything3d.space.field import Field
+from anything3d.space.mesh import Mesh, facts, from_glb, to_glb, to_ply
+from anything3d.space.reference import ReferenceCamera, stack
 from schemas.records import (
     CaptionRecord,
     CloudRecord,
@@ -26,6 +31,7 @@ from schemas.records import (
 )
 
 TURNTABLE_FPS = 6.0
+CAMERA_COLUMNS = ("azimuth_deg", "elevation_deg", "distance", "focal_x", "focal_y", "centre_x", "centre_y")
 
 
 def object_row(object_id: str, image_id: str, shard: str, size: Sequence[int], found: Segmented) -> ObjectRecord:
@@ -63,22 +69,24 @@ def concept_row(object_id: str, inverted: Inverted) -> ConceptRecord:
 
 def cloud_row(object_id: str, lifted: Lifted) -> CloudRecord:
     """The cloud as a file, and the reference camera in numbers."""
-    reference = lifted.reference
     return CloudRecord(
         object_id,
-        cloud.to_ply(lifted.cloud),
+        cloud_to_ply(lifted.cloud),
         lifted.cloud.points.shape[1],
         lifted.candidate,
         lifted.match,
-        reference.azimuth_deg,
-        reference.elevation_deg,
-        reference.distance,
-        *reference.intrinsics,
+        **camera_columns(lifted.reference),
     )
 
 
-def field_row(object_id: str, made: Reconstructed, steps: int) -> FieldRecord:
-    """The field as a file, and what the judge measured."""
+def field_row(object_id: str, made: Reconstructed | FinishedMesh, steps: int) -> FieldRecord:
+    """The field as a file, and what the judge measured; or the mesh as a file. `steps` are those of a distillation."""
+    camera = None if made.reference is None else json.dumps(camera_columns(made.reference))
+    if isinstance(made, FinishedMesh):
+        glb = to_glb(made.mesh)
+        return FieldRecord(
+            object_id, None, 0, 1, "mesh", None, None, None, None, None, None, own_mesh=glb, own_camera=camera
+        )
     return FieldRecord(
         object_id,
         made.field.to_bytes(0),
@@ -86,12 +94,46 @@ def field_row(object_id: str, made: Reconstructed, steps: int) -> FieldRecord:
         made.attempts,
         made.kept,
         made.rise,
-        made.losses["sds"],
-        made.losses["reference_rgb"],
-        made.losses["reference_mask"],
+        made.losses.get("sds"),
+        made.losses.get("reference_rgb"),
+        made.losses.get("reference_mask"),
         made.opacity,
         made.fog,
         made.dropped,
+        own_camera=camera,
+    )
+
+
+def camera_columns(reference: ReferenceCamera) -> dict[str, float]:
+    """A reference camera in the columns of CloudRecord."""
+    values = (reference.azimuth_deg, reference.elevation_deg, reference.distance, *reference.intrinsics)
+    return dict(zip(CAMERA_COLUMNS, values, strict=True))
+
+
+def reference_camera(cloud: CloudRecord | None, made: FieldRecord | None = None) -> ReferenceCamera:
+    """From where the crop sees the object: as the backend of reconstruct says, or else as lift has found it.
+
+    Raises: Bug if neither says it.
+    """
+    if made is not None and made.own_camera is not None:
+        known = json.loads(made.own_camera)
+    elif cloud is not None:
+        known = {name: getattr(cloud, name) for name in CAMERA_COLUMNS}
+    else:
+        raise Bug("no_camera", "a backend of reconstruct that does not need the cloud has to give the reference camera")
+    azimuth, elevation, distance, *intrinsics = (known[name] for name in CAMERA_COLUMNS)
+    focal_x, focal_y, centre_x, centre_y = intrinsics
+    return ReferenceCamera(azimuth, elevation, distance, (focal_x, focal_y, centre_x, centre_y))
+
+
+def reconstruction(row: ObjectRecord, made: FieldRecord, mesh: MeshRecord, cloud: CloudRecord | None) -> Reconstruction:
+    """One object as its rows have it."""
+    return Reconstruction(
+        crop=crops_from_png([row.crop_png])[0],
+        reference=stack([reference_camera(cloud, made)]),
+        cloud=None if cloud is None else from_ply(cloud.cloud_ply),
+        field=None if made.field is None else Field.from_bytes(made.field),
+        mesh=from_glb(mesh.glb),
     )
 
 

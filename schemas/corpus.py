@@ -100,7 +100,7 @@ def _columns(records: Mapping[str, type[Any]]) -> Iterator[Column]:
         hints = get_type_hints(record, include_extras=True)
         for own in fields(record):
             kind, about, *marks = get_args(hints[own.name])
-            if kind is bytes or own.name == "object_id":
+            if bytes in (kind, *get_args(kind)) or own.name == "object_id":
                 continue
             name = f"{stage}_{own.name}" if OF_ITS_STAGE in marks else own.name
             yield Column(name, stage, own.name, kind, about, stage in OPTIONAL)

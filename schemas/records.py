@@ -91,23 +91,43 @@ class CloudRecord:
 
 @dataclass(frozen=True, slots=True)
 class FieldRecord:
-    """reconstruct: the distilled radiance Field."""
+    """reconstruct: the radiance Field, or the mesh of a backend that makes its surface itself."""
 
     object_id: Annotated[str, "the object"]
-    field: Annotated[bytes, "safetensors: voxel grids of density and colour, half side of their cube"]
+    field: Annotated[
+        bytes | None,
+        "null if own_mesh is there; safetensors: voxel grids of density and colour, half side of their cube",
+    ]
     steps: Annotated[int, "optimiser steps", OF_ITS_STAGE]
     attempts: Annotated[int, "1; 2 if the field collapsed at first and another seed was tried", OF_ITS_STAGE]
-    kept: Annotated[Literal["field", "cloud"], "cloud: the cloud's own surface, as distillation had made it worse"]
+    kept: Annotated[
+        Literal["field", "cloud", "mesh"],
+        "cloud: the cloud's own surface, as distillation had made it worse; mesh: the backend's own",
+    ]
     likeness_rise: Annotated[
         float | None,
         "null if not judged; CLIP similarity to the crop, of the field less the cloud's surface",
     ]
-    sds_loss: Annotated[float, "half the mean square of the distillation gradient, last 20 steps"]
-    reference_rgb_loss: Annotated[float, "mean square colour error at the reference view, last 20 steps"]
-    reference_mask_loss: Annotated[float, "mean square opacity error at the reference view, last 20 steps"]
-    opacity: Annotated[float, "0 to 1, mean inside the mask at the reference view, of what was distilled"]
-    fog: Annotated[float, "0 to 1, mean outside it, likewise"]
+    sds_loss: Annotated[
+        float | None, "null if not distilled; half the mean square of the distillation gradient, last 20 steps"
+    ]
+    reference_rgb_loss: Annotated[
+        float | None, "null if not distilled; mean square colour error at the reference view, last 20 steps"
+    ]
+    reference_mask_loss: Annotated[
+        float | None, "null if not distilled; mean square opacity error at the reference view, last 20 steps"
+    ]
+    opacity: Annotated[
+        float | None,
+        "null if not distilled; 0 to 1, mean inside the mask at the reference view, of what was distilled",
+    ]
+    fog: Annotated[float | None, "null if not distilled; 0 to 1, mean outside it, likewise"]
     dropped: Annotated[float, "0 to 1, share of the denoiser's predictions that were NaN or Inf and left out"] = 0.0
+    own_mesh: Annotated[bytes | None, "null if field is there; binary glTF 2.0, as the backend has made it"] = None
+    own_camera: Annotated[
+        str | None,
+        "null if the camera is that of lift; JSON: the backend's own reference camera, in the names and units of lift",
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)

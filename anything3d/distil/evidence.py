@@ -1,13 +1,15 @@
 """What is known about objects before they have a field, in the form that every step of a distillation reads."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from anything3d.distil.config import ReconstructConfig
+from anything3d.errors import Bug
 from anything3d.models.adapter import Adapter
 from anything3d.models.concept import Concept
 from anything3d.models.diffusion import Denoiser
@@ -21,19 +23,44 @@ RIM = 0.05  # of the image side
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that is known of B objects before they have a field."""
+    """All that is known of B objects before they have a shape. What a backend does not need is None."""
 
     crops: Float[Tensor, "B 4 S S"]  # RGBA in [0, 1], straight alpha
-    concept: Concept
-    cloud: Cloud
-    camera: Camera  # reference: from where the crop sees the canonical object
+    concept: Concept | None = None
+    cloud: Cloud | None = None
+    camera: Camera | None = None  # reference: from where the crop sees the cloud
+    captions: Sequence[str] | None = None
+    photos: Sequence[UInt8[Tensor, "H W 3"]] | None = None  # the whole photos
 
     def __len__(self) -> int:
         return len(self.crops)
 
     def rows(self, index: Int[Tensor, "N"]) -> "Evidence":
         """What is known of these objects alone."""
-        return Evidence(self.crops[index], self.concept[index], self.cloud[index], self.camera[index])
+        listed = index.tolist()
+        return Evidence(
+            self.crops[index],
+            None if self.concept is None else self.concept[index],
+            None if self.cloud is None else self.cloud[index],
+            None if self.camera is None else self.camera[index],
+            None if self.captions is None else [self.captions[b] for b in listed],
+            None if self.photos is None else [self.photos[b] for b in listed],
+        )
+
+    def seen_cloud(self, device: torch.device) -> tuple[Cloud, Camera]:
+        """The cloud, and the camera from which the crop sees it.
+
+        Raises: Bug if they were left out: the backend that asks for the cloud has not named it among its needs.
+        """
+        if self.cloud is None or self.camera is None:
+            raise Bug("missing_evidence", "a backend of reconstruct asks for the cloud, none of its needs")
+        return self.cloud.to(device), self.camera.to(device)
+
+    def known_concept(self, device: torch.device) -> Concept:
+        """Raises: Bug if it was left out."""
+        if self.concept is None:
+            raise Bug("missing_evidence", "a backend of reconstruct asks for the concept, none of its needs")
+        return self.concept.to(device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +84,9 @@ class Guide:
 @torch.no_grad()
 def prepare(evidence: Evidence, config: ReconstructConfig, denoiser: Denoiser, size: int) -> Guide:
     """The guide of views of `size` px. The prompts are encoded once, not at every step."""
-    device, concept = denoiser.device, evidence.concept.to(denoiser.device)
+    device, concept = denoiser.device, evidence.known_concept(denoiser.device)
     texts = [denoiser.encode_text(concept, prefix) for prefix in config.views.prefixes]
-    cloud, camera = evidence.cloud.to(device), evidence.camera.to(device)
+    cloud, camera = evidence.seen_cloud(device)
     target = shrink(evidence.crops.to(device), size)
     no_words = dataclasses.replace(denoiser.embed_prompts([""] * len(concept)), adapter=concept.adapter)
     n_views = config.views.count

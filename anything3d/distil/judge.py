@@ -1,7 +1,8 @@
 """The verdict on distilled fields: whether each is an object, and whether it is better than its own cloud."""
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +20,7 @@ from anything3d.models.diffusion import Denoiser
 from anything3d.models.finite import check_network
 from anything3d.quality.likeness import likeness
 from anything3d.space.field import Field
-from anything3d.space.reference import shrink
+from anything3d.space.reference import ReferenceCamera, shrink
 from anything3d.space.render import render
 
 Kept = Literal["field", "cloud"]  # what was distilled, or the surface of the cloud
@@ -27,16 +28,17 @@ Kept = Literal["field", "cloud"]  # what was distilled, or the surface of the cl
 
 @dataclass(frozen=True, slots=True)
 class Reconstructed:
-    """One object's field (B = 1) and the running means of its unweighted losses at the end."""
+    """One object's field (B = 1), and what a distillation says of it. Another backend leaves out what it cannot say."""
 
     field: Field
-    kept: Kept
-    rise: float | None  # of the CLIP similarity to the photo, from the cloud's surface to the field
-    losses: dict[str, float]  # by the names of LossTerms
-    opacity: float  # of what was distilled: mean inside the crop's mask, from the reference camera
-    fog: float  # the same, mean outside it, but for what may be hidden
-    dropped: float  # share of the denoiser's predictions that were not finite and left out, 0..1
+    kept: Kept = "field"
+    rise: float | None = None  # of the CLIP similarity to the photo, from the cloud's surface to the field
+    losses: Mapping[str, float] = dataclasses.field(default_factory=dict)  # unweighted, running means; names: LossTerms
+    opacity: float | None = None  # of what was distilled: mean inside the crop's mask, from the reference camera
+    fog: float | None = None  # the same, mean outside it, but for what may be hidden
+    dropped: float = 0.0  # share of the denoiser's predictions that were not finite and left out, 0..1
     attempts: int = 1  # 2 if the first field was no object and another seed was tried
+    reference: ReferenceCamera | None = None  # from where the crop sees the field; None: as it sees the cloud of `lift`
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,8 @@ class Judge:
         if self.clip is None:
             return field, [None] * len(field)
         device = self.denoiser.device
-        surface, camera = Field.from_cloud(evidence.cloud.to(device), field.config), evidence.camera.to(device)
+        cloud, camera = evidence.seen_cloud(device)
+        surface = Field.from_cloud(cloud, field.config)
         after, before = (
             likeness(shown, camera, evidence.crops, self.clip, self.config.render, self.max_points)
             for shown in (field, surface)
@@ -108,8 +111,9 @@ class Judge:
     def _opacities(self, evidence: Evidence, field: Field) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
         """Mean opacity inside the masks and, but for what may be hidden, outside, from the reference cameras."""
         config, device = self.config, self.denoiser.device
-        mask, camera = shrink(evidence.crops.to(device), self.size)[:, 3], evidence.camera.to(device)
-        clear = (1 - mask) * where_known(evidence.cloud.to(device), camera, mask, config.disc)
+        cloud, camera = evidence.seen_cloud(device)
+        mask = shrink(evidence.crops.to(device), self.size)[:, 3]
+        clear = (1 - mask) * where_known(cloud, camera, mask, config.disc)
         alpha = render(field, camera, self.size, config.render, max_points=self.max_points).alpha
         inside, outside = ((alpha * share).sum((1, 2)) / share.sum((1, 2)).clamp_min(1e-6) for share in (mask, clear))
         return inside, outside

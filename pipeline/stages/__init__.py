@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Protocol
 
-from anything3d import caption, lift
+from anything3d import caption, lift, reconstruct
 from anything3d.backend import Backend
 from anything3d.models.device import use_threads
 from anything3d.models.weights import Place, digest, licence
@@ -81,6 +81,7 @@ BY_NAME = {stage.name: stage for stage in STAGES}
 BACKENDS: Mapping[str, Mapping[str, Backend[Any, Any]]] = {  # stage -> what its setting `backend` can be
     "caption": caption.BACKENDS,
     "lift": lift.BACKENDS,
+    "reconstruct": reconstruct.BACKENDS,
 }
 
 

@@ -10,8 +10,6 @@ from anything3d.lift import BACKENDS, LiftConfig, load_lifter
 from anything3d.models.weights import Place
 from anything3d.photo.image import crops_from_png
 from anything3d.seed import generators
-from anything3d.space.camera import Camera
-from anything3d.space.reference import ReferenceCamera, stack
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.rows import cloud_row
@@ -45,15 +43,3 @@ class LiftStage:
             lifted if isinstance(lifted, Anything3DError) else [cloud_row(row.object_id, lifted)]
             for row, lifted in zip(objects, outcomes, strict=True)
         ]
-
-
-def reference_cameras(rows: Sequence[CloudRecord]) -> Camera:
-    """The cameras that see the objects as their crops do."""
-    return stack(
-        [
-            ReferenceCamera(
-                row.azimuth_deg, row.elevation_deg, row.distance, (row.focal_x, row.focal_y, row.centre_x, row.centre_y)
-            )
-            for row in rows
-        ]
-    )

@@ -1,14 +1,15 @@
-"""The stage mesh makes the surface of every field, as GLB and PLY.
+"""The stage mesh makes the surface of every field, or checks the mesh that a backend has made, as GLB and PLY.
 
 Source: marching cubes, Lorensen and Cline 1987.
 """
 
 from collections.abc import Sequence
 
-from anything3d.errors import Anything3DError
-from anything3d.mesh import MeshConfig, extract
+from anything3d.errors import Anything3DError, NumericsError
+from anything3d.mesh import MeshConfig, checked, extract
 from anything3d.models.weights import Place
 from anything3d.space.field import Field
+from anything3d.space.mesh import Mesh, from_glb
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.rows import mesh_row
@@ -38,6 +39,13 @@ class MeshStage:
     def __call__(self, items: Sequence[tuple[FieldRecord]], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
         outcomes: list[Outcome] = []
         for (row,) in items:
-            mesh = extract(Field.from_bytes(row.field), self._config)[0]
+            mesh = self._mesh(row)
             outcomes.append(mesh if isinstance(mesh, Anything3DError) else [mesh_row(row.object_id, mesh)])
         return outcomes
+
+    def _mesh(self, row: FieldRecord) -> Mesh | NumericsError:
+        """The surface of the field, or the backend's own mesh."""
+        if row.own_mesh is not None:
+            return checked(from_glb(row.own_mesh))
+        assert row.field is not None, f"{row.object_id} has neither a field nor a mesh"
+        return extract(Field.from_bytes(row.field), self._config)[0]

@@ -1,27 +1,38 @@
-"""The stage reconstruct distils a radiance field from the denoiser, under the cloud, and compares it with the crop.
+"""The stage reconstruct makes a radiance field, or a mesh, of every object, out of what its backend needs.
 
 Source: SDS, Poole et al. 2022.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from anything3d.backend import Need
 from anything3d.errors import InputError, NumericsError
 from anything3d.models.concept import concepts_from_bytes
 from anything3d.models.weights import Place
+from anything3d.photo.annotated import AnnotatedPhoto
 from anything3d.photo.image import crops_from_png
-from anything3d.reconstruct import Evidence, ReconstructConfig, load_reconstructor
+from anything3d.reconstruct import BACKENDS, Evidence, ReconstructConfig, load_reconstructor
 from anything3d.seed import generators
 from anything3d.space.cloud import from_plies
+from anything3d.space.reference import stack
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
-from pipeline.rows import field_row
-from pipeline.stages.lift import reference_cameras
+from pipeline.rows import field_row, reference_camera
+from pipeline.shard import Shard
+from pipeline.stages.segment import read_photo
 from pipeline.unit import Unit
-from schemas.records import CloudRecord, ConceptRecord, FieldRecord, ObjectRecord
+from schemas.records import FieldRecord, ImageRecord
 
 log = logging.getLogger(__name__)
-Item = tuple[ObjectRecord, ConceptRecord, CloudRecord]
+STAGE_OF: Mapping[Need, str] = {  # what a backend may need -> the stage whose rows have it
+    "crop": "segment",
+    "photo": "index",
+    "caption": "caption",
+    "concept": "invert",
+    "cloud": "lift",
+}
 
 
 class ReconstructStage:
@@ -31,38 +42,50 @@ class ReconstructStage:
 
     def __init__(self, config: Config, place: Place) -> None:
         self._seed, self._steps = config.seed, config.reconstruct.steps
+        self._limits, self._reads = config.segment.limits, self.reads(config)
         own = config.resources.reconstruct
-        self._every = own.checkpoint_every
-        self._reconstructor = load_reconstructor(config.reconstruct, place, own.max_points)
+        self._reconstructor = load_reconstructor(config.reconstruct, place, own.max_points, own.checkpoint_every)
 
     @staticmethod
     def reads(config: Config) -> tuple[str, ...]:
-        del config
-        return ("segment", "invert", "lift")
+        needs = BACKENDS[config.reconstruct.backend].needs
+        return ("segment", *(STAGE_OF[need] for need in needs if need != "crop"))
 
     @staticmethod
     def weights(config: ReconstructConfig) -> tuple[str, ...]:
-        return (config.weights, config.clip_weights) if config.judges else (config.weights,)
+        return BACKENDS[config.backend].weights(config)
 
-    def __call__(self, items: Sequence[Item], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
-        objects, concepts, clouds = zip(*items, strict=True)
-        evidence = Evidence(
-            crops=crops_from_png([row.crop_png for row in objects]),
-            concept=concepts_from_bytes([row.concept for row in concepts]),
-            cloud=from_plies([row.cloud_ply for row in clouds]),
-            camera=reference_cameras(clouds),
-        )
-        ids = [row.object_id for row in objects]
+    def __call__(self, items: Sequence[tuple[Any, ...]], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
+        rows = dict(zip(self._reads, zip(*items, strict=True), strict=True))
+        ids = [row.object_id for row in rows["segment"]]
         first, again = (generators(self._seed, name, ids) for name in (self.name, f"{self.name}/again"))
         saved = self._saved(checkpoint, len(ids))
-        outcomes = self._reconstructor(evidence, first, again, saved, checkpoint.save, self._every)
+        outcomes = self._reconstructor(self._evidence(rows, unit), first, again, saved, checkpoint.save)
         return [
             outcome if isinstance(outcome, NumericsError) else [field_row(name, outcome, self._steps)]
             for name, outcome in zip(ids, outcomes, strict=True)
         ]
 
+    def _evidence(self, rows: Mapping[str, Sequence[Any]], unit: Unit) -> Evidence:
+        """What the backend needs, out of the rows by stage."""
+        clouds, concepts = rows.get("lift"), rows.get("invert")
+        return Evidence(
+            crops=crops_from_png([row.crop_png for row in rows["segment"]]),
+            concept=concepts_from_bytes([row.concept for row in concepts]) if concepts else None,
+            cloud=from_plies([row.cloud_ply for row in clouds]) if clouds else None,
+            camera=stack([reference_camera(row) for row in clouds]) if clouds else None,
+            captions=[row.caption for row in rows["caption"]] if "caption" in rows else None,
+            photos=[self._photo(row, unit).image for row in rows["index"]] if "index" in rows else None,
+        )
+
+    def _photo(self, row: ImageRecord, unit: Unit) -> AnnotatedPhoto:
+        photo = read_photo(row, Shard(unit.inputs["shard"].path), self._limits)
+        if isinstance(photo, InputError):  # segment has read the same bytes
+            raise photo
+        return photo
+
     def _saved(self, checkpoint: Checkpoint, n_objects: int) -> bytes | None:
-        """What was saved, if a run can go on from it."""
+        """What was saved, if a call can go on from it."""
         saved = checkpoint.load()
         try:
             if saved is not None:

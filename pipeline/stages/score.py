@@ -4,21 +4,17 @@ from collections.abc import Sequence
 
 from anything3d.errors import Anything3DError
 from anything3d.models.weights import Place
-from anything3d.photo.image import crops_from_png
-from anything3d.score import Reconstruction, ScoreConfig, Scored, load_scorer
+from anything3d.score import ScoreConfig, Scored, load_scorer
 from anything3d.seed import generators
-from anything3d.space.cloud import from_ply
-from anything3d.space.field import Field
-from anything3d.space.mesh import from_glb
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
-from pipeline.rows import score_row
-from pipeline.stages.lift import reference_cameras
+from pipeline.rows import reconstruction, score_row
+from pipeline.stages.reconstruct import ReconstructStage
 from pipeline.truth import Shown, find_truth, read_target, read_truth
 from pipeline.unit import Unit
 from schemas.records import CloudRecord, FieldRecord, MeshRecord, ObjectRecord, ScoreRecord
 
-Item = tuple[ObjectRecord, CloudRecord, FieldRecord, MeshRecord]
+Item = tuple[ObjectRecord, FieldRecord, MeshRecord] | tuple[ObjectRecord, FieldRecord, MeshRecord, CloudRecord]
 
 
 class ScoreStage:
@@ -32,8 +28,8 @@ class ScoreStage:
 
     @staticmethod
     def reads(config: Config) -> tuple[str, ...]:
-        del config
-        return ("segment", "lift", "reconstruct", "mesh", "truth")
+        lift = ("lift",) if "lift" in ReconstructStage.reads(config) else ()
+        return ("segment", "reconstruct", "mesh", *lift, "truth")
 
     @staticmethod
     def weights(config: ScoreConfig) -> tuple[str, ...]:
@@ -44,23 +40,12 @@ class ScoreStage:
         shown = [find_truth(row, read_truth(known.path, known.digest)) if known.digest else None for row in rows]
         targets = [read_target(true, known.path) if true else None for true in shown]
         randomness = generators(self._seed, self.name, [row.object_id for row in rows])
-        outcomes = self._scorer([reconstruction(item) for item in items], targets, randomness)
+        made = [reconstruction(row, shape, mesh, cloud[0] if cloud else None) for row, shape, mesh, *cloud in items]
+        outcomes = self._scorer(made, targets, randomness)
         return [
             scored if isinstance(scored, Anything3DError) else [_row(row.object_id, scored, true)]
             for row, scored, true in zip(rows, outcomes, shown, strict=True)
         ]
-
-
-def reconstruction(item: Item) -> Reconstruction:
-    """One object as its rows have it."""
-    row, cloud, field, mesh = item
-    return Reconstruction(
-        crop=crops_from_png([row.crop_png])[0],
-        reference=reference_cameras([cloud]),
-        cloud=from_ply(cloud.cloud_ply),
-        field=Field.from_bytes(field.field),
-        mesh=from_glb(mesh.glb),
-    )
 
 
 def _row(object_id: str, scored: Scored, true: Shown | None) -> ScoreRecord:

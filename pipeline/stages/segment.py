@@ -10,6 +10,7 @@ from dataclasses import replace
 from anything3d.errors import Anything3DError, InputError, MachineError, Skipped
 from anything3d.models.weights import Place
 from anything3d.photo.annotated import AnnotatedPhoto, read_annotated
+from anything3d.photo.image import ImageLimits
 from anything3d.segment import SegmentConfig, Segmented, load_segmenter, name_of
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
@@ -52,7 +53,7 @@ class SegmentStage:
         ]
 
     def _some(self, rows: Sequence[ImageRecord], shard: Shard) -> Iterator[Outcome]:
-        read = [self._read(row, shard) for row in rows]
+        read = [read_photo(row, shard, self._config.limits) for row in rows]
         sound = [photo for photo in read if isinstance(photo, AnnotatedPhoto)]
         segmented = iter(self._segmenter([photo.image for photo in sound], [photo.entries for photo in sound]))
         for row, photo in zip(rows, read, strict=True):
@@ -60,22 +61,6 @@ class SegmentStage:
                 yield self._outcome(row, photo.image.shape[:2], next(segmented))
             else:
                 yield photo
-
-    def _read(self, row: ImageRecord, shard: Shard) -> AnnotatedPhoto | InputError:
-        """The photo and its annotations, or what is wrong with them.
-
-        Raises: MachineError("shard_changed") if the bytes are not those that were indexed.
-        """
-        ranges = [(row.jpg_offset, row.jpg_size), (row.json_offset, row.json_size)]
-        jpg, json = shard.read_ranges(ranges)
-        if [hashlib.sha256(data).hexdigest() for data in (jpg, json)] != [row.jpg_sha256, row.json_sha256]:
-            raise MachineError(
-                "shard_changed",
-                f"{shard.location}: the bytes of {row.image_id} are not those that were indexed. If the shard was"
-                " written meanwhile, run again. If it was not, its storage is damaged: restore the shard, which indexes"
-                " it anew",
-            )
-        return read_annotated(jpg, json, row.image_id, self._config.limits)
 
     def _outcome(
         self, row: ImageRecord, size: Sequence[int], segmented: Sequence[Segmented | Anything3DError]
@@ -89,3 +74,20 @@ class SegmentStage:
             else object_row(item, row.image_id, row.shard, size, result)
             for item, result in zip(ids, segmented, strict=True)
         ]
+
+
+def read_photo(row: ImageRecord, shard: Shard, limits: ImageLimits) -> AnnotatedPhoto | InputError:
+    """The photo and its annotations, or what is wrong with them.
+
+    Raises: MachineError("shard_changed") if the bytes are not those that were indexed.
+    """
+    ranges = [(row.jpg_offset, row.jpg_size), (row.json_offset, row.json_size)]
+    jpg, json = shard.read_ranges(ranges)
+    if [hashlib.sha256(data).hexdigest() for data in (jpg, json)] != [row.jpg_sha256, row.json_sha256]:
+        raise MachineError(
+            "shard_changed",
+            f"{shard.location}: the bytes of {row.image_id} are not those that were indexed. If the shard was"
+            " written meanwhile, run again. If it was not, its storage is damaged: restore the shard, which indexes"
+            " it anew",
+        )
+    return read_annotated(jpg, json, row.image_id, limits)

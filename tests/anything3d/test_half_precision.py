@@ -10,7 +10,7 @@ from anything3d.distil.config import SdsConfig
 from anything3d.mini import diffusion as mini_diffusion
 from anything3d.models.diffusion import load_denoiser
 from anything3d.models.weights import Place
-from anything3d.reconstruct import Evidence, ReconstructConfig, Reconstructed, Reconstructor
+from anything3d.reconstruct import Distiller, Evidence, ReconstructConfig, Reconstructed
 from anything3d.space.camera import orbit
 from anything3d.space.cloud import Cloud
 from anything3d.space.field import FieldConfig
@@ -57,7 +57,7 @@ def test_all_steps_of_16_bits_stay_finite(tmp_path, device, dtype, steps):
     # The gradient's own guard would hide a NaN from the field: look at what the network says
     denoiser.unet.register_forward_hook(lambda _, __, out: finite.append(out[0].isfinite().all()))
     evidence = ball(denoiser)
-    reconstructor = Reconstructor(dataclasses.replace(CONFIG, steps=steps), denoiser, None)
+    reconstructor = Distiller(dataclasses.replace(CONFIG, steps=steps), denoiser, None)
     *_, last = reconstructor.run(evidence, seed.generators(0, "reconstruct", ["object"]))
     assert denoiser.dtype == getattr(torch, dtype)
     assert len(finite) == steps

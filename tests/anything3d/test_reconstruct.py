@@ -13,7 +13,7 @@ from anything3d.distil.views import ViewConfig
 from anything3d.errors import ConfigError, InputError, NumericsError, WeightsError
 from anything3d.mini import diffusion as mini_diffusion
 from anything3d.models.weights import Place
-from anything3d.reconstruct import Evidence, ReconstructConfig, Reconstructed, Reconstructor, load_reconstructor
+from anything3d.reconstruct import Distiller, Evidence, ReconstructConfig, Reconstructed, load_distiller
 from anything3d.space.camera import POINT_E_DISTANCE, POINT_E_FOV_DEG, Camera, orbit, rays
 from anything3d.space.cloud import Cloud
 from anything3d.space.field import Field, FieldConfig
@@ -34,13 +34,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reconstructor(weights: Path) -> Reconstructor:
-    return load_reconstructor(dataclasses.replace(CONFIG, weights=str(weights)), Place())
+def reconstructor(weights: Path) -> Distiller:
+    return load_distiller(dataclasses.replace(CONFIG, weights=str(weights)), Place())
 
 
-def with_config(reconstructor: Reconstructor, **changes: object) -> Reconstructor:
+def with_config(reconstructor: Distiller, **changes: object) -> Distiller:
     config = dataclasses.replace(reconstructor.config, **changes)
-    return Reconstructor(config, reconstructor.denoiser, reconstructor.clip)
+    return Distiller(config, reconstructor.denoiser, reconstructor.clip)
 
 
 def with_sds_weight(weight: float) -> SdsConfig:
@@ -61,7 +61,7 @@ def ball_crop(camera: Camera, size: int = 128) -> torch.Tensor:
     return torch.cat([paint(surface), (inside > 0).float()[..., None]], dim=-1).permute(0, 3, 1, 2)
 
 
-def evidence_of(reconstructor: Reconstructor, azimuths: list[float]) -> Evidence:
+def evidence_of(reconstructor: Distiller, azimuths: list[float]) -> Evidence:
     """Painted balls seen from these azimuths, with noisy clouds of one colour."""
     n = len(azimuths)
     value = torch.ones(n)
@@ -73,7 +73,7 @@ def evidence_of(reconstructor: Reconstructor, azimuths: list[float]) -> Evidence
     return Evidence(ball_crop(camera), concept, Cloud(points.contiguous(), colors), camera)
 
 
-def last_state(reconstructor: Reconstructor, evidence: Evidence, ids: list[str], state: bytes | None = None) -> State:
+def last_state(reconstructor: Distiller, evidence: Evidence, ids: list[str], state: bytes | None = None) -> State:
     *_, last = reconstructor.run(evidence, seed.generators(0, "reconstruct", ids), state)
     return last
 
@@ -93,7 +93,7 @@ def test_a_field_that_looks_less_like_its_photo_than_its_cloud_is_replaced_by_th
     assert same.rise == pytest.approx(0, abs=1e-5)
     assert black.rise < -0.05
     assert torch.equal(black.field.color_grid, surface.rounded().color_grid[1:])
-    for lenient in (with_config(reconstructor, max_fall=1.9), Reconstructor(CONFIG, reconstructor.denoiser, None)):
+    for lenient in (with_config(reconstructor, max_fall=1.9), Distiller(CONFIG, reconstructor.denoiser, None)):
         _, kept = lenient.finish(evidence, state)
         assert kept.kept == "field"
         assert torch.equal(kept.field.color_grid, colors[1:].half().float())
@@ -221,10 +221,10 @@ class Broken(nn.Module):
         return (answer,)
 
 
-def broken(reconstructor: Reconstructor, max_dropped: float = 0.05, **where: object) -> Reconstructor:
+def broken(reconstructor: Distiller, max_dropped: float = 0.05, **where: object) -> Distiller:
     lenient = with_config(reconstructor, max_dropped=max_dropped, min_opacity=0.0, max_fog=1.0)
     denoiser = dataclasses.replace(reconstructor.denoiser, unet=Broken(reconstructor.denoiser.unet, **where))
-    return Reconstructor(lenient.config, denoiser, None)
+    return Distiller(lenient.config, denoiser, None)
 
 
 @pytest.mark.parametrize("azimuths", [[30.0], [30.0, 120.0]], ids=["alone", "batch"])
@@ -238,7 +238,7 @@ def test_a_denoiser_that_says_nan_of_all_objects_ends_the_run(reconstructor, azi
 
 @pytest.mark.parametrize("part", ["unet", "controlnet", "vae"])
 def test_whichever_network_is_broken_the_run_ends(weights, part):
-    worker = load_reconstructor(dataclasses.replace(CONFIG, weights=str(weights), max_fall=2.0), Place())
+    worker = load_distiller(dataclasses.replace(CONFIG, weights=str(weights), max_fall=2.0), Place())
     denoiser = worker.denoiser
     with torch.no_grad():
         if part == "unet":
@@ -248,7 +248,7 @@ def test_whichever_network_is_broken_the_run_ends(weights, part):
     if part == "vae":
         encode = denoiser.encode
         denoiser = dataclasses.replace(denoiser, encode=lambda pixels: encode(pixels) * torch.inf)
-    worker = Reconstructor(worker.config, denoiser, None)
+    worker = Distiller(worker.config, denoiser, None)
     evidence = evidence_of(worker, [30.0])
     with pytest.raises(WeightsError, match="weights_not_finite"):
         worker.finish(evidence, last_state(worker, evidence, IDS[:1]))
@@ -294,7 +294,7 @@ def test_dropped_predictions_are_counted_across_a_restart(reconstructor):
 
 
 def test_a_similarity_that_is_nan_is_no_verdict_for_the_field(weights):
-    worker = load_reconstructor(dataclasses.replace(CONFIG, weights=str(weights), max_fog=1.0), Place())
+    worker = load_distiller(dataclasses.replace(CONFIG, weights=str(weights), max_fog=1.0), Place())
     with torch.no_grad():
         worker.clip.visual_projection.weight.fill_(torch.nan)
     evidence = evidence_of(worker, [30.0])

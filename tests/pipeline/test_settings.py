@@ -24,7 +24,7 @@ from anything3d.models.diffusion import load_denoiser
 from anything3d.models.sam import load_sam
 from anything3d.models.weights import Place
 from anything3d.photo.image import decode_image, encode_png
-from anything3d.reconstruct import Evidence, Reconstructor
+from anything3d.reconstruct import Distiller, Evidence
 from anything3d.score import Reconstruction, Scorer
 from anything3d.segment import Segmenter
 from anything3d.space.camera import orbit
@@ -197,7 +197,7 @@ def run_reconstruct(config):
     denoiser = network(load_denoiser, "diffusion")
     evidence = Evidence(crop(), denoiser.embed_prompts(["a red ball"]), ball(), camera())
     clip = None if config.max_fall else network(load_clip, "clip")  # it takes longer than the two steps
-    reconstructor = Reconstructor(config, denoiser, clip)
+    reconstructor = Distiller(config, denoiser, clip)
     *_, state = reconstructor.run(evidence, generators())
     return reconstructor.finish(evidence, state)
 

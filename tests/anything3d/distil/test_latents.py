@@ -10,7 +10,7 @@ from anything3d import seed
 from anything3d.distil.latents import to_rgb
 from anything3d.models.diffusion import Denoiser, load_denoiser
 from anything3d.models.weights import Place
-from anything3d.reconstruct import Evidence, ReconstructConfig, Reconstructed, Reconstructor
+from anything3d.reconstruct import Distiller, Evidence, ReconstructConfig, Reconstructed
 from anything3d.space.camera import POINT_E_DISTANCE, POINT_E_FOV_DEG, orbit
 from anything3d.space.cloud import Cloud
 from anything3d.space.field import Field, FieldConfig, nodes
@@ -84,7 +84,7 @@ def test_a_latent_field_is_distilled_without_the_vae_and_leaves_in_rgb(denoiser)
     def no_encoder(pixels: torch.Tensor) -> torch.Tensor:
         raise AssertionError("latents are rendered, not encoded")
 
-    reconstructor = Reconstructor(CONFIG, dataclasses.replace(denoiser, encode=no_encoder), None)
+    reconstructor = Distiller(CONFIG, dataclasses.replace(denoiser, encode=no_encoder), None)
     evidence = evidence_of(denoiser)
     states = list(reconstructor.run(evidence, seed.generators(0, "reconstruct", IDS), checkpoint_every=2))
     assert states[-1].color_grid.shape == (2, 4, 16, 16, 16)
