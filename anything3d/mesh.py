@@ -67,6 +67,11 @@ def extract(field: Field, config: MeshConfig) -> list[Mesh | NumericsError]:
     return meshes
 
 
+def surface(shape: Field | Mesh, config: MeshConfig) -> Mesh | NumericsError:
+    """The mesh of one object, which is a field or a finished mesh, or why there is none (see `extract`, `checked`)."""
+    return checked(shape) if isinstance(shape, Mesh) else extract(shape, config)[0]
+
+
 def checked(mesh: Mesh) -> Mesh | NumericsError:
     """A finished mesh as it is, or why it is none of the canonical frame (camera.py). Nothing is repaired.
 

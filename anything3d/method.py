@@ -22,14 +22,16 @@ from anything3d.errors import Anything3DError, InputError, NumericsError, Skippe
 from anything3d.invert import InvertConfig, Inverted, Inverter, load_inverter
 from anything3d.lift import BACKENDS as LIFTERS
 from anything3d.lift import LiftConfig, Lifted, Lifter, load_lifter
-from anything3d.mesh import MeshConfig, extract
+from anything3d.mesh import MeshConfig, surface
 from anything3d.models import concept
 from anything3d.models.weights import Place
 from anything3d.photo.annotation import Annotation
 from anything3d.photo.image import as_batch
+from anything3d.reconstruct import BACKENDS as RECONSTRUCTORS
 from anything3d.reconstruct import (
     CHECKPOINT_EVERY,
     Evidence,
+    FinishedMesh,
     ReconstructConfig,
     Reconstructed,
     Reconstructor,
@@ -45,6 +47,7 @@ from anything3d.segment import (
     name_of,
 )
 from anything3d.space import cloud
+from anything3d.space.field import Field
 from anything3d.space.mesh import Mesh, to_glb
 from anything3d.space.reference import stack
 from anything3d.space.render import MAX_POINTS
@@ -75,11 +78,10 @@ class MethodConfig:
         """Names of the weights that `load_method` loads, each once."""
         names = [*CAPTIONERS[self.caption.backend].weights(self.caption)]
         names += [*LIFTERS[self.lift.backend].weights(self.lift)]
-        names += [self.invert.weights, self.reconstruct.weights, self.score.clip_weights]
+        names += [*RECONSTRUCTORS[self.reconstruct.backend].weights(self.reconstruct)]
+        names += [self.invert.weights, self.score.clip_weights]
         if self.segment.source != "annotations":
             names.append(self.segment.weights)
-        if self.reconstruct.judges:
-            names.append(self.reconstruct.clip_weights)
         return tuple(sorted(set(names)))
 
 
@@ -122,7 +124,7 @@ class Object3D:
     captioned: Captioned
     inverted: Inverted  # its concept
     lifted: Lifted  # its cloud, and the camera from which the crop sees it
-    reconstructed: Reconstructed  # its field
+    reconstructed: Reconstructed | FinishedMesh  # its field, or the mesh of a backend that makes none
     mesh: Mesh
     scored: Scored
 
@@ -144,7 +146,7 @@ def lift_photos(photos: Sequence[Photo], method: "Method") -> Outcomes[Object3D]
     captioned = each(method.caption, objects)
     inverted = each(method.invert, objects, captioned)
     lifted = each(method.lift, objects)
-    reconstructed = each(method.reconstruct, objects, inverted, lifted)
+    reconstructed = each(method.reconstruct, objects, captioned, inverted, lifted)
     meshes = each(method.mesh, reconstructed)
     scored = each(method.score, objects, lifted, reconstructed, meshes)
     return each(collect, objects, captioned, inverted, lifted, reconstructed, meshes, scored)
@@ -203,15 +205,22 @@ class Method:
         return self.lifter(crops_of(objects), self._randomness("lift", ids))
 
     def reconstruct(
-        self, ids: Sequence[str], objects: Sequence[Object], concepts: Sequence[Inverted], clouds: Sequence[Lifted]
-    ) -> Sequence[Reconstructed | NumericsError]:
-        """The field of every object. One whose field is no object is tried again with a second seed."""
+        self,
+        ids: Sequence[str],
+        objects: Sequence[Object],
+        captions: Sequence[Captioned],
+        concepts: Sequence[Inverted],
+        clouds: Sequence[Lifted],
+    ) -> Sequence[Reconstructed | FinishedMesh | NumericsError]:
+        """The field or the mesh of every object. One whose field is no object is tried again with a second seed."""
         self.say("reconstruct")
         evidence = Evidence(
             crops=crops_of(objects),
             concept=concept.join([inverted.concept for inverted in concepts]),
             cloud=cloud.join([lifted.cloud for lifted in clouds]),
             camera=stack([lifted.reference for lifted in clouds]),
+            captions=[caption.text for caption in captions],
+            photos=[one.photo.pixels for one in objects],
         )
         first, again = (self._randomness(name, ids) for name in ("reconstruct", "reconstruct/again"))
         count, total = itertools.count(1), -(-self.config.reconstruct.steps // self.checkpoint_every)
@@ -220,27 +229,35 @@ class Method:
             del state  # a photo is lifted in one go
             self.say(f"reconstruct, checkpoint {next(count)} of {total}")
 
-        return self.reconstructor(evidence, first, again, save=save, checkpoint_every=self.checkpoint_every)
+        return self.reconstructor(evidence, first, again, save=save)
 
-    def mesh(self, ids: Sequence[str], fields: Sequence[Reconstructed]) -> Sequence[Mesh | NumericsError]:
-        """The surface of every field."""
+    def mesh(
+        self, ids: Sequence[str], shapes: Sequence[Reconstructed | FinishedMesh]
+    ) -> Sequence[Mesh | NumericsError]:
+        """The surface of every field, or the backend's own mesh."""
         del ids
         self.say("mesh")
-        return [extract(made.field, self.config.mesh)[0] for made in fields]
+        return [surface(made.shape, self.config.mesh) for made in shapes]
 
     def score(
         self,
         ids: Sequence[str],
         objects: Sequence[Object],
         clouds: Sequence[Lifted],
-        fields: Sequence[Reconstructed],
+        shapes: Sequence[Reconstructed | FinishedMesh],
         meshes: Sequence[Mesh],
     ) -> Sequence[Scored | NumericsError]:
         """The scores of every object against its own photo."""
         self.say("score")
         made = [
-            Reconstruction(crop, stack([lifted.reference]), lifted.cloud, reconstructed.field, mesh)
-            for crop, lifted, reconstructed, mesh in zip(crops_of(objects), clouds, fields, meshes, strict=True)
+            Reconstruction(
+                crop,
+                stack([reconstructed.reference or lifted.reference]),
+                lifted.cloud,
+                reconstructed.shape if isinstance(reconstructed.shape, Field) else None,
+                mesh,
+            )
+            for crop, lifted, reconstructed, mesh in zip(crops_of(objects), clouds, shapes, meshes, strict=True)
         ]
         return self.scorer(made, [None] * len(ids), self._randomness("score", ids))
 
@@ -294,7 +311,7 @@ def load_method(config: MethodConfig, place: Place, pace: Pace = Pace()) -> Meth
         load_captioner(config.caption, place),
         load_inverter(config.invert, place),
         load_lifter(config.lift, place, pace.batch_clouds),
-        load_reconstructor(config.reconstruct, place, pace.max_points),
+        load_reconstructor(config.reconstruct, place, pace.max_points, pace.checkpoint_every),
         load_scorer(config.score, place),
         pace.checkpoint_every,
     )

@@ -13,7 +13,7 @@ Source: Anything-3D (arXiv 2304.10261) and 3DFuse, Seo et al. 2023, for distilla
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, assert_never, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -56,7 +56,12 @@ class FinishedMesh:
     """One object of a backend that makes its surface itself, in the canonical frame (`mesh.checked` refuses others)."""
 
     mesh: Mesh
-    reference: ReferenceCamera | None  # from where the crop sees the mesh; None: as it sees the cloud of `lift`
+    reference: ReferenceCamera | None = None  # from where the crop sees the mesh; None: as it sees the cloud of `lift`
+
+    @property
+    def shape(self) -> Mesh:
+        """What is checked, and what is rendered."""
+        return self.mesh
 
 
 @runtime_checkable
@@ -181,13 +186,7 @@ class Distiller:
 
 
 def _method(shared: Step) -> Sds | Sjc:
-    match shared.config.method:
-        case "sds":
-            return Sds(shared)
-        case "sjc":
-            return Sjc(shared)
-        case _:
-            assert_never(shared.config.method)
+    return Sjc(shared) if shared.config.backend == "sjc" else Sds(shared)
 
 
 def _second(outcome: Reconstructed | NumericsError) -> Reconstructed | NumericsError:
@@ -230,5 +229,5 @@ def _weights(config: ReconstructConfig) -> tuple[str, ...]:
 
 
 BACKENDS: Mapping[str, Backend[ReconstructConfig, Reconstructor]] = {
-    "sds": Backend(weights=_weights, load=load_distiller, needs=("crop", "concept", "cloud")),
+    name: Backend(weights=_weights, load=load_distiller, needs=("crop", "concept", "cloud")) for name in ("sds", "sjc")
 }

@@ -24,7 +24,7 @@ Rate = Annotated[float, Interval(gt=0, le=100)]
 
 @dataclass(frozen=True, slots=True)
 class SdsConfig:
-    """`reconstruct.method = "sds"`: RGB fields that start as the cloud's surface and are compared with the photo."""
+    """`reconstruct.backend = "sds"`: RGB fields that start as the cloud's surface and are compared with the photo."""
 
     cfg_scale: CfgScale = 2.5  # Classifier-free guidance. DreamFusion takes 100.
     t_min: Share = 0.02  # Earliest timestep, as a share of all timesteps, in every step.
@@ -67,7 +67,7 @@ class SdsConfig:
 
 @dataclass(frozen=True, slots=True)
 class SjcConfig:
-    """`reconstruct.method = "sjc"`: latent fields that start as fog. The defaults are 3DFuse's numbers."""
+    """`reconstruct.backend = "sjc"`: latent fields that start as fog. The defaults are 3DFuse's numbers."""
 
     cfg_scale: CfgScale = 100.0  # Classifier-free guidance.
     t_min: Share = 0.01  # Earliest timestep, as a share of all timesteps. 3DFuse: 10 of 1,000.
@@ -87,7 +87,7 @@ class ReconstructConfig:
     """What both methods share, and a section for each."""
 
     # How a field is distilled. "sds" starts from the cloud and compares with the photo. "sjc" is the authors' code.
-    method: Literal["sds", "sjc"] = "sds"
+    backend: Literal["sds", "sjc"] = "sds"
     weights: str = "diffusion"  # The weights of the denoiser.
     steps: Annotated[int, Interval(ge=1, le=10**6)] = 160  # Steps of the optimiser.
     # Size of the discs that a cloud's points are drawn as: their radius is this / sqrt(number of points), as a share of
@@ -107,17 +107,17 @@ class ReconstructConfig:
     field: FieldConfig = dataclasses.field(default_factory=FieldConfig)  # The cube and its voxels.
     render: RenderConfig = dataclasses.field(default_factory=lambda: RenderConfig(samples=32))  # How it is rendered.
     views: ViewConfig = dataclasses.field(default_factory=ViewConfig)  # Where the random views stand.
-    sds: SdsConfig = dataclasses.field(default_factory=SdsConfig)  # The settings of `reconstruct.method = "sds"`.
-    sjc: SjcConfig = dataclasses.field(default_factory=SjcConfig)  # The settings of `reconstruct.method = "sjc"`.
+    sds: SdsConfig = dataclasses.field(default_factory=SdsConfig)  # The settings of `reconstruct.backend = "sds"`.
+    sjc: SjcConfig = dataclasses.field(default_factory=SjcConfig)  # The settings of `reconstruct.backend = "sjc"`.
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        for method, section, unset in (("sds", self.sds, SdsConfig()), ("sjc", self.sjc, SjcConfig())):
-            if method != self.method and section != unset:
+        for name, section, unset in (("sds", self.sds, SdsConfig()), ("sjc", self.sjc, SjcConfig())):
+            if name != self.backend and section != unset:
                 raise ConfigError(
                     "setting",
-                    f'reconstruct.{method} has settings, but reconstruct.method is "{self.method}"; leave them out, '
-                    f'or set reconstruct.method = "{method}"',
+                    f'reconstruct.{name} has settings, but reconstruct.backend is "{self.backend}"; leave them out, '
+                    f'or set reconstruct.backend = "{name}"',
                 )
 
     @property

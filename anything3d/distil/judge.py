@@ -40,6 +40,11 @@ class Reconstructed:
     attempts: int = 1  # 2 if the first field was no object and another seed was tried
     reference: ReferenceCamera | None = None  # from where the crop sees the field; None: as it sees the cloud of `lift`
 
+    @property
+    def shape(self) -> Field:
+        """What the mesh is made of, and what is rendered."""
+        return self.field
+
 
 @dataclass(frozen=True, slots=True)
 class Judge:
@@ -128,7 +133,7 @@ def _refusal(
         message = f"{dropped:.1%} of the denoiser's predictions are NaN or Inf, {limit}; try another dtype"
         return NumericsError("denoiser_not_finite", message)
     if not finite:
-        message = f"the field has a NaN or Inf; lower the rates or cfg_scale of reconstruct.{config.method}"
+        message = f"the field has a NaN or Inf; lower the rates or cfg_scale of reconstruct.{config.backend}"
         return NumericsError("field_not_finite", message)
     if rise is not None and not math.isfinite(rise):
         return NumericsError("clip_not_finite", f"the CLIP similarity to the photo rises by {rise}; try another dtype")

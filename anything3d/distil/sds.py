@@ -32,7 +32,8 @@ class Sds:
     def first_field(self, evidence: Evidence, generators: Sequence[torch.Generator]) -> Field:
         """The surfaces of the clouds."""
         del generators
-        return Field.from_cloud(evidence.cloud, self.shared.config.field)
+        cloud, _ = evidence.seen_cloud(torch.device("cpu"))
+        return Field.from_cloud(cloud, self.shared.config.field)
 
     def field(self, state: State) -> Field:
         """The field in a state."""

@@ -6,7 +6,7 @@ Source: marching cubes, Lorensen and Cline 1987.
 from collections.abc import Sequence
 
 from anything3d.errors import Anything3DError, NumericsError
-from anything3d.mesh import MeshConfig, checked, extract
+from anything3d.mesh import MeshConfig, surface
 from anything3d.models.weights import Place
 from anything3d.space.field import Field
 from anything3d.space.mesh import Mesh, from_glb
@@ -46,6 +46,6 @@ class MeshStage:
     def _mesh(self, row: FieldRecord) -> Mesh | NumericsError:
         """The surface of the field, or the backend's own mesh."""
         if row.own_mesh is not None:
-            return checked(from_glb(row.own_mesh))
+            return surface(from_glb(row.own_mesh), self._config)
         assert row.field is not None, f"{row.object_id} has neither a field nor a mesh"
-        return extract(Field.from_bytes(row.field), self._config)[0]
+        return surface(Field.from_bytes(row.field), self._config)

@@ -364,5 +364,5 @@ def test_settings_out_of_range_are_refused(make):
     [({"sjc": SjcConfig(lr=0.1)}, "sjc"), ({"method": "sjc", "sds": SdsConfig(cfg_scale=7.0)}, "sds")],
 )
 def test_settings_of_the_other_method_are_refused(settings, section):
-    with pytest.raises(ConfigError, match=f"setting: reconstruct.{section} has settings, but reconstruct.method is"):
+    with pytest.raises(ConfigError, match=f"setting: reconstruct.{section} has settings, but reconstruct.backend is"):
         ReconstructConfig(**settings)

@@ -34,7 +34,7 @@ def test_mini_is_what_the_classes_say():
 def test_paper_is_in_the_authors_numbers():
     """Distances as 3DFuse has them: its field spans 2 of 1.5 / 2.3 canonical lengths, its splats 0.02 of 2 sides."""
     paper = load([read_preset("paper")]).reconstruct
-    assert (paper.method, paper.sjc) == ("sjc", SjcConfig())
+    assert (paper.backend, paper.sjc) == ("sjc", SjcConfig())
     canonical = 1.5 / 2.3
     assert paper.field.half * canonical == pytest.approx(1, abs=1e-3)
     assert paper.field.density_scale == pytest.approx(canonical, abs=1e-3)

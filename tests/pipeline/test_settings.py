@@ -45,7 +45,7 @@ QUICK = (
 )
 WITH = {  # settings without which another one has no effect
     "invert.lora.": ("invert.lora.steps=1",),
-    "reconstruct.sjc.": ("reconstruct.method=sjc", "reconstruct.sds.render_size=64"),  # nothing of the other method
+    "reconstruct.sjc.": ("reconstruct.backend=sjc", "reconstruct.sds.render_size=64"),  # nothing of the other method
     "caption.top_p": ("caption.decoding=nucleus",),
     "caption.samples": ("caption.decoding=nucleus",),
 }
