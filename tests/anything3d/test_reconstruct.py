@@ -165,7 +165,7 @@ def test_what_another_object_hides_is_not_carved_away(reconstructor):
     assert seen[14:18, 12:20].min() > 0.9
 
 
-@pytest.mark.parametrize("changes", [{}, {"method": "sjc", "sds": SdsConfig()}], ids=["sds", "sjc"])
+@pytest.mark.parametrize("changes", [{}, {"backend": "sjc", "sds": SdsConfig()}], ids=["sds", "sjc"])
 def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(reconstructor, changes):
     reconstructor = with_config(reconstructor, **changes)
     evidence = evidence_of(reconstructor, [30.0, 120.0])
@@ -361,8 +361,8 @@ def test_settings_out_of_range_are_refused(make):
 
 @pytest.mark.parametrize(
     ("settings", "section"),
-    [({"sjc": SjcConfig(lr=0.1)}, "sjc"), ({"method": "sjc", "sds": SdsConfig(cfg_scale=7.0)}, "sds")],
+    [({"sjc": SjcConfig(lr=0.1)}, "sjc"), ({"backend": "sjc", "sds": SdsConfig(cfg_scale=7.0)}, "sds")],
 )
-def test_settings_of_the_other_method_are_refused(settings, section):
+def test_settings_of_another_backend_are_refused(settings, section):
     with pytest.raises(ConfigError, match=f"setting: reconstruct.{section} has settings, but reconstruct.backend is"):
         ReconstructConfig(**settings)

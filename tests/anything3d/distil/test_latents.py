@@ -18,7 +18,7 @@ from anything3d.space.render import RenderConfig, composite, render
 
 FIELD = FieldConfig(resolution=16)
 RENDER = RenderConfig(samples=24)
-CONFIG = ReconstructConfig(method="sjc", steps=4, min_opacity=0.0, max_fog=1.0, field=FIELD, render=RENDER)
+CONFIG = ReconstructConfig(backend="sjc", steps=4, min_opacity=0.0, max_fog=1.0, field=FIELD, render=RENDER)
 IDS = ["sa_1-0000", "sa_1-0001"]
 
 
