@@ -12,15 +12,14 @@ Source: Anything-3D (arXiv 2304.10261) and 3DFuse, Seo et al. 2023, for distilla
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 
 from anything3d.backend import Backend
 from anything3d.distil.config import ReconstructConfig
-from anything3d.distil.evidence import Evidence, prepare
-from anything3d.distil.judge import Judge, Reconstructed
+from anything3d.distil.evidence import Evidence, FinishedMesh, Reconstructed, Reconstructor
+from anything3d.distil.guide import prepare
+from anything3d.distil.judge import Judge
 from anything3d.distil.losses import LossTerms
 from anything3d.distil.sds import Sds
 from anything3d.distil.sjc import Sjc
@@ -30,8 +29,6 @@ from anything3d.errors import InputError, NumericsError
 from anything3d.models.clip import Clip, load_clip
 from anything3d.models.diffusion import Denoiser, load_denoiser
 from anything3d.models.weights import Place
-from anything3d.space.mesh import Mesh
-from anything3d.space.reference import ReferenceCamera
 from anything3d.space.render import MAX_POINTS
 
 __all__ = [
@@ -49,42 +46,6 @@ __all__ = [
 MEMORY = 20  # steps over which losses are averaged
 CHECKPOINT_EVERY = 40  # steps
 SEEDLESS = ("denoiser_not_finite", "clip_not_finite")  # reasons that another seed does not change
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedMesh:
-    """One object of a backend that makes its surface itself, in the canonical frame (`mesh.checked` refuses others)."""
-
-    mesh: Mesh
-    reference: ReferenceCamera | None = None  # from where the crop sees the mesh; None: as it sees the cloud of `lift`
-
-    @property
-    def shape(self) -> Mesh:
-        """What is checked, and what is rendered."""
-        return self.mesh
-
-
-@runtime_checkable
-class Reconstructor(Protocol):
-    """What a backend of `reconstruct` loads."""
-
-    def __call__(
-        self,
-        evidence: Evidence,
-        generators: Sequence[torch.Generator],
-        again: Sequence[torch.Generator],
-        saved: bytes | None = None,
-        save: Callable[[bytes], None] = lambda state: None,
-    ) -> list[Reconstructed | FinishedMesh | NumericsError]:
-        """The field or the mesh of each object, or why there is none.
-
-        `generators` and `again` are one per object, for a first and, if a backend tries twice, a second attempt. A
-        backend whose call takes long gives its inner state to `save` now and then; `saved` is what it gave last. A
-        backend that does not need the cloud says from where the crop sees what it has made.
-        """
-
-    def fit(self, saved: bytes, n_objects: int) -> object:
-        """Raises: InputError("bad_checkpoint") if a call with so many objects cannot go on from `saved`."""
 
 
 class Distiller:
@@ -228,6 +189,10 @@ def _weights(config: ReconstructConfig) -> tuple[str, ...]:
     return (config.weights, config.clip_weights) if config.judges else (config.weights,)
 
 
+_DISTILLED: Backend[ReconstructConfig, Reconstructor] = Backend(
+    weights=_weights, load=load_distiller, needs=("crop", "concept", "cloud")
+)
 BACKENDS: Mapping[str, Backend[ReconstructConfig, Reconstructor]] = {
-    name: Backend(weights=_weights, load=load_distiller, needs=("crop", "concept", "cloud")) for name in ("sds", "sjc")
+    "sds": _DISTILLED,
+    "sjc": _DISTILLED,
 }

@@ -1,24 +1,23 @@
-"""What is known about objects before they have a field, in the form that every step of a distillation reads."""
+"""What a backend of `reconstruct` is given, and what it gives: a field or a finished mesh of every object."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
-from anything3d.distil.config import ReconstructConfig
-from anything3d.errors import Bug
-from anything3d.models.adapter import Adapter
+from anything3d.errors import Bug, NumericsError
 from anything3d.models.concept import Concept
-from anything3d.models.diffusion import Denoiser
 from anything3d.space.camera import Camera
 from anything3d.space.cloud import Cloud
-from anything3d.space.depth import splat
-from anything3d.space.reference import shrink
+from anything3d.space.field import Field
+from anything3d.space.mesh import Mesh
+from anything3d.space.reference import ReferenceCamera
 
-RIM = 0.05  # of the image side
+Kept = Literal["field", "cloud"]  # what was distilled, or the surface of the cloud
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,51 +63,56 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
-class Guide:
-    """What every step needs of the evidence, on the denoiser's device."""
+class Reconstructed:
+    """One object's field (B = 1), and what a distillation says of it. Another backend leaves out what it cannot say."""
 
-    cloud: Cloud
-    camera: Camera
-    target: Float[Tensor, "B 4 s s"]  # the crop at render size, premultiplied
-    known: Float[Tensor, "B s s"]  # 0 where something may stand before the object, else 1
-    texts: Float[Tensor, "4 B L D"]  # the concept behind each view prefix
-    no_text: Float[Tensor, "B L D"]
-    adapter: Adapter | None  # a row for each view
+    field: Field
+    kept: Kept = "field"
+    rise: float | None = None  # of the CLIP similarity to the photo, from the cloud's surface to the field
+    losses: Mapping[str, float] = dataclasses.field(default_factory=dict)  # unweighted, running means; names: LossTerms
+    opacity: float | None = None  # of what was distilled: mean inside the crop's mask, from the reference camera
+    fog: float | None = None  # the same, mean outside it, but for what may be hidden
+    dropped: float = 0.0  # share of the denoiser's predictions that were not finite and left out, 0..1
+    attempts: int = 1  # 2 if the first field was no object and another seed was tried
+    reference: ReferenceCamera | None = None  # from where the crop sees the field; None: as it sees the cloud of `lift`
 
-    def halved(self) -> "Guide":
-        """The photo at half the size."""
-        target, known = (nn.functional.avg_pool2d(image, 2) for image in (self.target, self.known[:, None]))
-        return dataclasses.replace(self, target=target, known=known[:, 0])
-
-
-@torch.no_grad()
-def prepare(evidence: Evidence, config: ReconstructConfig, denoiser: Denoiser, size: int) -> Guide:
-    """The guide of views of `size` px. The prompts are encoded once, not at every step."""
-    device, concept = denoiser.device, evidence.known_concept(denoiser.device)
-    texts = [denoiser.encode_text(concept, prefix) for prefix in config.views.prefixes]
-    cloud, camera = evidence.seen_cloud(device)
-    target = shrink(evidence.crops.to(device), size)
-    no_words = dataclasses.replace(denoiser.embed_prompts([""] * len(concept)), adapter=concept.adapter)
-    n_views = config.views.count
-    return Guide(
-        cloud=cloud,
-        camera=camera,
-        target=target,
-        known=where_known(cloud, camera, target[:, 3], config.disc),
-        texts=torch.stack(texts),
-        no_text=denoiser.encode_text(no_words),
-        adapter=concept.adapter and concept.adapter.each(lambda factor: factor.repeat_interleave(n_views, 0)),
-    )
+    @property
+    def shape(self) -> Field:
+        """What the mesh is made of, and what is rendered."""
+        return self.field
 
 
-def where_known(cloud: Cloud, camera: Camera, mask: Float[Tensor, "B s s"], disc: float) -> Float[Tensor, "B s s"]:
-    """The weight of the photo's losses at each pixel, 0 or 1.
+@dataclass(frozen=True, slots=True)
+class FinishedMesh:
+    """One object of a backend that makes its surface itself, in the canonical frame (`mesh.checked` refuses others)."""
 
-    It is 0 where the cloud is seen outside the mask by more than RIM: another object may stand in front of it there. It
-    is 1 everywhere else. Within RIM of the cloud's outline, the cloud is more likely to be wrong than the mask.
-    """
-    size = mask.shape[-1]
-    _, _, silhouette = splat(cloud, camera, size, disc / cloud.points.shape[1] ** 0.5)
-    rim = round(RIM * size)
-    inner = -nn.functional.max_pool2d(-silhouette[:, None], 2 * rim + 1, stride=1, padding=rim)[:, 0]
-    return 1 - inner * (1 - mask)
+    mesh: Mesh
+    reference: ReferenceCamera | None = None  # from where the crop sees the mesh; None: as it sees the cloud of `lift`
+
+    @property
+    def shape(self) -> Mesh:
+        """What is checked, and what is rendered."""
+        return self.mesh
+
+
+@runtime_checkable
+class Reconstructor(Protocol):
+    """What a backend of `reconstruct` loads."""
+
+    def __call__(
+        self,
+        evidence: Evidence,
+        generators: Sequence[torch.Generator],
+        again: Sequence[torch.Generator],
+        saved: bytes | None = None,
+        save: Callable[[bytes], None] = lambda state: None,
+    ) -> Sequence[Reconstructed | FinishedMesh | NumericsError]:
+        """The field or the mesh of each object, or why there is none.
+
+        `generators` and `again` are one per object, for a first and, if a backend tries twice, a second attempt. A
+        backend whose call takes long gives its inner state to `save` now and then; `saved` is what it gave last. A
+        backend that does not need the cloud says from where the crop sees what it has made.
+        """
+
+    def fit(self, saved: bytes, n_objects: int) -> object:
+        """Raises: InputError("bad_checkpoint") if a call with so many objects cannot go on from `saved`."""

@@ -1,17 +1,16 @@
 """The verdict on distilled fields: whether each is an object, and whether it is better than its own cloud."""
 
-import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from anything3d.distil.config import ReconstructConfig
-from anything3d.distil.evidence import Evidence, where_known
+from anything3d.distil.evidence import Evidence, Reconstructed
+from anything3d.distil.guide import where_known
 from anything3d.distil.losses import LossTerms
 from anything3d.distil.state import State
 from anything3d.errors import NumericsError
@@ -20,30 +19,8 @@ from anything3d.models.diffusion import Denoiser
 from anything3d.models.finite import check_network
 from anything3d.quality.likeness import likeness
 from anything3d.space.field import Field
-from anything3d.space.reference import ReferenceCamera, shrink
+from anything3d.space.reference import shrink
 from anything3d.space.render import render
-
-Kept = Literal["field", "cloud"]  # what was distilled, or the surface of the cloud
-
-
-@dataclass(frozen=True, slots=True)
-class Reconstructed:
-    """One object's field (B = 1), and what a distillation says of it. Another backend leaves out what it cannot say."""
-
-    field: Field
-    kept: Kept = "field"
-    rise: float | None = None  # of the CLIP similarity to the photo, from the cloud's surface to the field
-    losses: Mapping[str, float] = dataclasses.field(default_factory=dict)  # unweighted, running means; names: LossTerms
-    opacity: float | None = None  # of what was distilled: mean inside the crop's mask, from the reference camera
-    fog: float | None = None  # the same, mean outside it, but for what may be hidden
-    dropped: float = 0.0  # share of the denoiser's predictions that were not finite and left out, 0..1
-    attempts: int = 1  # 2 if the first field was no object and another seed was tried
-    reference: ReferenceCamera | None = None  # from where the crop sees the field; None: as it sees the cloud of `lift`
-
-    @property
-    def shape(self) -> Field:
-        """What the mesh is made of, and what is rendered."""
-        return self.field
 
 
 @dataclass(frozen=True, slots=True)

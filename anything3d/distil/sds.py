@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anything3d.distil.evidence import Evidence, Guide
+from anything3d.distil.evidence import Evidence
 from anything3d.distil.gradient import sample_timesteps
+from anything3d.distil.guide import Guide
 from anything3d.distil.state import Optimizer, State
 from anything3d.distil.step import Seen, Step
 from anything3d.space.field import Field

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anything3d.distil.evidence import Evidence, Guide
+from anything3d.distil.evidence import Evidence
 from anything3d.distil.gradient import sample_timesteps
+from anything3d.distil.guide import Guide
 from anything3d.distil.latents import to_rgb
 from anything3d.distil.state import Optimizer, State
 from anything3d.distil.step import Step

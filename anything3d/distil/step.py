@@ -10,8 +10,8 @@ from torch import Tensor
 from anything3d import seed
 from anything3d.distil import losses
 from anything3d.distil.config import ReconstructConfig
-from anything3d.distil.evidence import Guide
 from anything3d.distil.gradient import Prompt, Weighting, sds_gradient
+from anything3d.distil.guide import Guide
 from anything3d.distil.losses import LossTerms
 from anything3d.distil.views import NamedViews, Spread, sample_views
 from anything3d.models.diffusion import Denoiser

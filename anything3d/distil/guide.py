@@ -1,0 +1,70 @@
+"""The evidence in the form that every step of a distillation reads."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from anything3d.distil.config import ReconstructConfig
+from anything3d.distil.evidence import Evidence
+from anything3d.models.adapter import Adapter
+from anything3d.models.diffusion import Denoiser
+from anything3d.space.camera import Camera
+from anything3d.space.cloud import Cloud
+from anything3d.space.depth import splat
+from anything3d.space.reference import shrink
+
+RIM = 0.05  # of the image side
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """What every step needs of the evidence, on the denoiser's device."""
+
+    cloud: Cloud
+    camera: Camera
+    target: Float[Tensor, "B 4 s s"]  # the crop at render size, premultiplied
+    known: Float[Tensor, "B s s"]  # 0 where something may stand before the object, else 1
+    texts: Float[Tensor, "4 B L D"]  # the concept behind each view prefix
+    no_text: Float[Tensor, "B L D"]
+    adapter: Adapter | None  # a row for each view
+
+    def halved(self) -> "Guide":
+        """The photo at half the size."""
+        target, known = (nn.functional.avg_pool2d(image, 2) for image in (self.target, self.known[:, None]))
+        return dataclasses.replace(self, target=target, known=known[:, 0])
+
+
+@torch.no_grad()
+def prepare(evidence: Evidence, config: ReconstructConfig, denoiser: Denoiser, size: int) -> Guide:
+    """The guide of views of `size` px. The prompts are encoded once, not at every step."""
+    device, concept = denoiser.device, evidence.known_concept(denoiser.device)
+    texts = [denoiser.encode_text(concept, prefix) for prefix in config.views.prefixes]
+    cloud, camera = evidence.seen_cloud(device)
+    target = shrink(evidence.crops.to(device), size)
+    no_words = dataclasses.replace(denoiser.embed_prompts([""] * len(concept)), adapter=concept.adapter)
+    n_views = config.views.count
+    return Guide(
+        cloud=cloud,
+        camera=camera,
+        target=target,
+        known=where_known(cloud, camera, target[:, 3], config.disc),
+        texts=torch.stack(texts),
+        no_text=denoiser.encode_text(no_words),
+        adapter=concept.adapter and concept.adapter.each(lambda factor: factor.repeat_interleave(n_views, 0)),
+    )
+
+
+def where_known(cloud: Cloud, camera: Camera, mask: Float[Tensor, "B s s"], disc: float) -> Float[Tensor, "B s s"]:
+    """The weight of the photo's losses at each pixel, 0 or 1.
+
+    It is 0 where the cloud is seen outside the mask by more than RIM: another object may stand in front of it there. It
+    is 1 everywhere else. Within RIM of the cloud's outline, the cloud is more likely to be wrong than the mask.
+    """
+    size = mask.shape[-1]
+    _, _, silhouette = splat(cloud, camera, size, disc / cloud.points.shape[1] ** 0.5)
+    rim = round(RIM * size)
+    inner = -nn.functional.max_pool2d(-silhouette[:, None], 2 * rim + 1, stride=1, padding=rim)[:, 0]
+    return 1 - inner * (1 - mask)
