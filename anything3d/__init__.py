@@ -25,12 +25,12 @@ if TYPE_CHECKING:  # for type checkers, which read no table
     from anything3d.mesh import extract as extract
     from anything3d.method import Method as Method
     from anything3d.method import MethodConfig as MethodConfig
-    from anything3d.method import Object3D as Object3D
     from anything3d.method import Pace as Pace
-    from anything3d.method import Photo as Photo
     from anything3d.method import lift_photos as lift_photos
     from anything3d.method import load_method as load_method
     from anything3d.models.weights import Place as Place
+    from anything3d.object3d import Object3D as Object3D
+    from anything3d.object3d import Photo as Photo
     from anything3d.reconstruct import Evidence as Evidence
     from anything3d.reconstruct import ReconstructConfig as ReconstructConfig
     from anything3d.reconstruct import Reconstructed as Reconstructed
@@ -61,9 +61,8 @@ CONTENTS = {
         "Method",
         "MethodConfig",
         "Pace",
-        "Photo",
-        "Object3D",
     ),
+    "anything3d.object3d": ("Photo", "Object3D"),
     # The seven verbs: the settings of each, how it is loaded, what is called, and what it says of one object
     "anything3d.segment": (
         "SegmentConfig",

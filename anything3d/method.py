@@ -10,10 +10,10 @@ Source: Anything-3D, Shen et al. 2023 (arXiv 2304.10261).
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from anything3d.caption import BACKENDS as CAPTIONERS
@@ -25,7 +25,7 @@ from anything3d.lift import LiftConfig, Lifted, Lifter, load_lifter
 from anything3d.mesh import MeshConfig, surface
 from anything3d.models import concept
 from anything3d.models.weights import Place
-from anything3d.photo.annotation import Annotation
+from anything3d.object3d import Object, Object3D, Photo
 from anything3d.photo.image import as_batch
 from anything3d.reconstruct import BACKENDS as RECONSTRUCTORS
 from anything3d.reconstruct import (
@@ -48,12 +48,10 @@ from anything3d.segment import (
 )
 from anything3d.space import cloud
 from anything3d.space.field import Field
-from anything3d.space.mesh import Mesh, to_glb
+from anything3d.space.mesh import Mesh
 from anything3d.space.reference import stack
 from anything3d.space.render import MAX_POINTS
 
-Point = tuple[float, float]  # x, y; pixels of the photo from its top left corner
-Box = tuple[float, float, float, float]  # left, top, right, bottom; pixels, likewise
 Outcome = TypeVar("Outcome")
 Outcomes = Mapping[str, Outcome | Anything3DError]  # object id -> what a verb says of the object, or why it stopped
 Say = Callable[[str], None]  # hears of every verb before it runs, and of the checkpoints of long ones
@@ -94,44 +92,6 @@ class Pace:
     batch_clouds: int = 16  # drafts of clouds in one call of Point-E
     max_points: int = MAX_POINTS  # of rays that are rendered at once
     checkpoint_every: int = CHECKPOINT_EVERY  # steps of `reconstruct` after which progress is told
-
-
-@dataclass(frozen=True, slots=True)
-class Photo:
-    """A photo, and which of its objects are wanted."""
-
-    name: str  # The ids of its objects begin with it, and their random numbers come from their ids.
-    pixels: UInt8[Tensor, "H W 3"]  # sRGB
-    wanted: Point | Box | Literal["most prominent", "all"] = "most prominent"
-    annotations: Sequence[Annotation | InputError] = ()  # for "all", where `SegmentConfig.source` starts from them
-
-
-@dataclass(frozen=True, slots=True)
-class Object:
-    """One object of a photo: its mask and its crop."""
-
-    photo: Photo
-    segmented: Segmented
-
-
-@dataclass(frozen=True, slots=True)
-class Object3D:
-    """One object all the way: what each verb says of it."""
-
-    id: str
-    photo: Photo
-    segmented: Segmented  # its mask in the photo, and its crop
-    captioned: Captioned
-    inverted: Inverted  # its concept
-    lifted: Lifted  # its cloud, and the camera from which the crop sees it
-    reconstructed: Reconstructed | FinishedMesh  # its field, or the mesh of a backend that makes none
-    mesh: Mesh
-    scored: Scored
-
-    @property
-    def glb(self) -> bytes:
-        """The mesh as binary glTF 2.0."""
-        return to_glb(self.mesh)
 
 
 def lift_photos(photos: Sequence[Photo], method: "Method") -> Outcomes[Object3D]:

@@ -10,9 +10,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from anything3d.errors import Anything3DError, ConfigError, SourceError
-from anything3d.method import Box, Method, MethodConfig, Object3D, Pace, Photo, Point, Say, lift_photos, load_method
+from anything3d.method import Method, MethodConfig, Pace, Say, lift_photos, load_method
 from anything3d.models.device import check_device
 from anything3d.models.weights import Place
+from anything3d.object3d import Box, Object3D, Photo, Point
 from anything3d.photo.image import ImageLimits, decode_upright
 from anything3d.segment import check_prompt
 

@@ -80,7 +80,7 @@ def ablate(
                 short.append(line)
                 typer.echo(f"anything3d: {line}", err=True)
 
-        found = run_variants(
+        measured = run_variants(
             read,
             range(seeds),
             source.expand(shards),
@@ -90,23 +90,23 @@ def ablate(
             say=lambda line: print(line, flush=True),
             judge=judge,
         )
-        for line in lines(found):
+        for line in lines(measured):
             print(line)
         if json_file:
-            json_file.write_text(json.dumps([asdict(row) for row in found], indent=1) + "\n")
+            json_file.write_text(json.dumps([asdict(row) for row in measured], indent=1) + "\n")
     if short:
         raise typer.Exit(TOO_FEW)
 
 
-def lines(found: "list[Measured]") -> Iterator[str]:
+def lines(measured: "list[Measured]") -> Iterator[str]:
     """A Markdown table: means of every variant, then by how much the first is higher, with 95 % intervals."""
-    first = found[0].name
+    first = measured[0].name
     yield f"| variant | n | {' | '.join(SHOWN)} |"
     yield "|" + "---|" * (len(SHOWN) + 2)
-    for row in found:
+    for row in measured:
         cells = (f"{row.summary[name].mean:.3f}" if name in row.summary else "-" for name in SHOWN)
         yield f"| {row.name} | {row.objects} | {' | '.join(cells)} |"
-    for row in found[1:]:
+    for row in measured[1:]:
         cells = (_interval(row.gain[name]) if name in row.gain else "-" for name in SHOWN)
         yield f"| {first} minus {row.name} | | {' | '.join(cells)} |"
 

@@ -41,29 +41,30 @@ def evaluate(
         from anything3d.errors import TooFew
         from pipeline.evaluate import evaluate as evaluate_corpus
 
-        found = evaluate_corpus(corpus, truth, say=lambda line: typer.echo(line, err=True))
-        for line in lines(found):
+        evaluation = evaluate_corpus(corpus, truth, say=lambda line: typer.echo(line, err=True))
+        for line in lines(evaluation):
             print(line)
         if json_file:
             json_file.parent.mkdir(parents=True, exist_ok=True)
-            json_file.write_text(json.dumps(asdict(found), indent=1) + "\n")
-        if not found.objects:
-            raise TooFew("no_objects", f"snapshot {found.snapshot} has no object to compare")
+            json_file.write_text(json.dumps(asdict(evaluation), indent=1) + "\n")
+        if not evaluation.objects:
+            raise TooFew("no_objects", f"snapshot {evaluation.snapshot} has no object to compare")
 
 
-def lines(found: "Evaluation") -> Iterator[str]:
+def lines(evaluation: "Evaluation") -> Iterator[str]:
     """One line a metric, then what the means are over."""
     from anything3d.quality.summary import METRICS
 
     yield TITLES
     for name in METRICS:
-        one, unseen = found.summary.get(name), found.summary_unseen_pairs.get(name)
+        one, unseen = evaluation.summary.get(name), evaluation.summary_unseen_pairs.get(name)
         spread = f"{one.low:.3f} .. {one.high:.3f}" if one else "-"
         yield (
             f"{name:<24}{_number(one.mean if one else None)}   {spread:<22}{_number(one.median if one else None)}"
             f"{one.n if one else 0:>7}{_number(unseen.mean if unseen else None):>21}{unseen.n if unseen else 0:>7}"
         )
-    yield f"snapshot {found.snapshot}: {found.objects} objects, {found.without_truth} of them without truth"
+    without = evaluation.without_truth
+    yield f"snapshot {evaluation.snapshot}: {evaluation.objects} objects, {without} of them without truth"
     yield "95 % of the mean: bootstrap over objects; unseen pairs: shape and colour never trained on together"
 
 

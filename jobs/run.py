@@ -80,9 +80,9 @@ def read_ids(path: Path) -> frozenset[str]:
     """
     from anything3d.errors import SourceError
 
-    if not (found := frozenset(path.read_text().split())):
+    if not (wanted := frozenset(path.read_text().split())):
         raise SourceError("no_ids", f"{path} names no photo and no object. Leave --ids out if all are wanted.")
-    return found
+    return wanted
 
 
 if __name__ == "__main__":

@@ -55,11 +55,11 @@ def page() -> str:
 
 def meanings(section: type[Any]) -> dict[str, str]:
     """Setting -> what the comments above its field and behind it say, of a class and those that it builds on."""
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for kind in reversed(section.__mro__):
         if is_dataclass(kind):
-            found |= _own_meanings(textwrap.dedent(inspect.getsource(kind)))
-    return found
+            meanings |= _own_meanings(textwrap.dedent(inspect.getsource(kind)))
+    return meanings
 
 
 def _own_meanings(source: str) -> dict[str, str]:

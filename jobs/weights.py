@@ -53,13 +53,13 @@ def verify(names: Names = None, preset: Preset = "mini", config: ConfigFile = No
     sound = True
     for name in names or _needed(chosen):
         try:
-            found = digest(name, chosen.place())[:16]
+            known = digest(name, chosen.place())[:16]
         except WeightsError as error:
             sound = False
             print(error, flush=True)
             continue
         compared = "" if packaged(name) or name in PUBLISHED else ", nothing to compare it with"
-        print(f"{name}: sha256 {found} of all files{compared}", flush=True)
+        print(f"{name}: sha256 {known} of all files{compared}", flush=True)
         for file in PUBLISHED[name].files if name in PUBLISHED else ():
             print(f"  {file.path}: {file.checked}", flush=True)
     raise typer.Exit(0 if sound else 1)

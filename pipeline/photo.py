@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from anything3d.method import MethodConfig, Object3D, Pace
+from anything3d.method import MethodConfig, Pace
+from anything3d.object3d import Object3D
 from anything3d.photo import mask
 from anything3d.photo.image import encode_png
 from anything3d.photo.pixels import spotlight, thumbnail

@@ -34,24 +34,24 @@ TURNTABLE_FPS = 6.0
 CAMERA_COLUMNS = ("azimuth_deg", "elevation_deg", "distance", "focal_x", "focal_y", "centre_x", "centre_y")
 
 
-def object_row(object_id: str, image_id: str, shard: str, size: Sequence[int], found: Segmented) -> ObjectRecord:
+def object_row(object_id: str, image_id: str, shard: str, size: Sequence[int], segmented: Segmented) -> ObjectRecord:
     """`size` is the height and the width of the photo, in pixels."""
     return ObjectRecord(
         object_id,
         image_id,
         shard,
-        found.mask.source,
+        segmented.mask.source,
         size[0],
         size[1],
-        found.mask.counts,
-        *found.mask.box,
-        found.mask.area_px,
-        found.mask.predicted_iou,
-        found.mask.stability_score,
-        found.crop.x,
-        found.crop.y,
-        found.crop.side,
-        encode_png(found.crop.rgba),
+        segmented.mask.counts,
+        *segmented.mask.box,
+        segmented.mask.area_px,
+        segmented.mask.predicted_iou,
+        segmented.mask.stability_score,
+        segmented.crop.x,
+        segmented.crop.y,
+        segmented.crop.side,
+        encode_png(segmented.crop.rgba),
     )
 
 

@@ -198,8 +198,8 @@ def _link_packages(code: Path) -> None:
     """Links to the packages in `code`, unless any process of this Python imports these very ones."""
     here = Path(__file__).parent
     line = [sys.executable, "-P", "-c", "import pipeline; print(*pipeline.__path__)"]
-    found = subprocess.run(line, cwd=code, capture_output=True, text=True, check=False).stdout.strip()
-    if found != str(here):
+    imported = subprocess.run(line, cwd=code, capture_output=True, text=True, check=False).stdout.strip()
+    if imported != str(here):
         for name in PACKAGES:
             (code / name).symlink_to(here.parent / name)
 

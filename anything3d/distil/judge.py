@@ -54,14 +54,14 @@ class Judge:
         rows = zip(
             finite.tolist(), dropped, inside.tolist(), outside.tolist(), state.losses.tolist(), rises, strict=True
         )
-        found: list[Reconstructed | NumericsError] = []
+        outcomes: list[Reconstructed | NumericsError] = []
         for b, (sound, lost, opacity, fog, terms, rise) in enumerate(rows):
             worse = rise is not None and rise < -config.max_fall
             kept = (surface if worse else field).row(b).rounded().cpu()
             losses = dict(zip(LossTerms._fields, terms, strict=True))
             made = Reconstructed(kept, "cloud" if worse else "field", rise, losses, opacity, fog, lost)
-            found.append(_refusal(sound, lost, opacity, fog, rise, config) or made)
-        return found
+            outcomes.append(_refusal(sound, lost, opacity, fog, rise, config) or made)
+        return outcomes
 
     def _check_networks(self, finite: Sequence[bool], dropped: Sequence[float], rises: Sequence[float | None]) -> None:
         """Raises: WeightsError if denoiser or CLIP, and not the objects, must be the cause of NaN or Inf."""
