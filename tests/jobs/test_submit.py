@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,22 +69,31 @@ def head(tmp_path_factory):
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    gcs, dashboard, client = free_ports(3)
+    gcs, dashboard, client, agent = free_ports(4)
     subprocess.run(
         [*RAY, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={gcs}", f"--dashboard-port={dashboard}",
          "--dashboard-host=127.0.0.1", f"--ray-client-server-port={client}", "--num-cpus=2", "--num-gpus=0",
-         "--object-store-memory=200000000", f"--temp-dir={folder}", "--disable-usage-stats"],
+         f"--dashboard-agent-listen-port={agent}", "--object-store-memory=200000000", f"--temp-dir={folder}",
+         "--disable-usage-stats"],
         env=environment, check=True, timeout=120, capture_output=True,
     )  # fmt: skip
-    yield Head(folder, f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", environment)
-    deadline = time.monotonic() + 60
-    while pids := processes_of(folder):
-        assert time.monotonic() < deadline, pids
-        for pid in pids:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+    running = Head(folder, f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", environment)
+    try:
+        wait_for(lambda: takes_jobs(running), "the agent of the head that takes jobs", 120)
+        yield running
+    finally:
+        deadline = time.monotonic() + 60
+        while pids := processes_of(folder):
+            assert time.monotonic() < deadline, pids
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def takes_jobs(head: Head) -> bool:
+    """Whether a job runs there. The head answers before its agent does."""
+    job = [*RAY, "job", "submit", f"--address={head.dashboard}", "--", "true"]
+    return subprocess.run(job, env=head.environment, capture_output=True, timeout=100).returncode == 0
 
 
 @pytest.fixture

@@ -303,7 +303,9 @@ def test_whatever_happens_to_a_shard_every_byte_is_accounted_for_and_no_member_i
         piece.content.sha256 for piece in pieces_of(tmp_path / "whole.tar", WHOLE) if piece.what == "member"
     )
     padding = pieces[-1].end - pieces[-1].start  # a last member that is zeroed as a whole looks like more of it
-    assert defects or found >= whole or found.total() == whole.total() or padding > len(WHOLE) - END_OF_MEMBERS
+    shorter = len(data) < len(WHOLE) and data.endswith(bytes(1024))  # cut behind two zeroed blocks
+    more = padding > len(WHOLE) - END_OF_MEMBERS
+    assert defects or found >= whole or found.total() == whole.total() or more or shorter
     if {how for how, _, _ in damages} == {"put over"}:
         intact = [start for start in STARTS if data[start : start + 1512] == WHOLE[start : start + 1512]]
         assert set(intact) <= {piece.start for piece in pieces if piece.what == "member"}
