@@ -1,6 +1,6 @@
-"""The settings of `reconstruct`: what both methods share, and a section for each method that only it reads.
+"""The settings of `reconstruct`: what both backends share, and a section for each backend that only it reads.
 
-`sds` is the method of the presets `mini` and `default`, `sjc` is that of the authors' code, which `paper` reproduces.
+`sds` is the backend of the presets `mini` and `default`, `sjc` is that of the authors' code, which `paper` reproduces.
 """
 
 import dataclasses
@@ -84,7 +84,7 @@ class SjcConfig:
 
 @dataclass(frozen=True, slots=True)
 class ReconstructConfig:
-    """What both methods share, and a section for each."""
+    """What both backends share, and a section for each."""
 
     # How a field is distilled. "sds" starts from the cloud and compares with the photo. "sjc" is the authors' code.
     backend: Literal["sds", "sjc"] = "sds"
