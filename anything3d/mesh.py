@@ -75,17 +75,17 @@ def surface(shape: Field | Mesh, config: MeshConfig) -> Mesh | NumericsError:
 def checked(mesh: Mesh) -> Mesh | NumericsError:
     """A finished mesh as it is, or why it is none of the canonical frame (camera.py). Nothing is repaired.
 
-    The error is NumericsError("empty_surface") if it has no triangle, ("mesh_broken") if a triangle names a vertex that
-    is not there or a number is not finite, ("mesh_frame") if its bounding box does not have its centre at 0 and its
-    longest side 1, within FRAME_TOLERANCE.
+    The error is NumericsError("empty_surface") if it has no triangle. It is ("mesh_broken") if a triangle names a
+    vertex that is not there, a coordinate is not finite, or a colour is outside 0 to 1. It is ("mesh_frame") if the
+    bounding box does not have its centre at 0 and its longest side 1, within FRAME_TOLERANCE.
     """
     if not len(mesh.faces):
         return NumericsError("empty_surface", "the mesh that was given has no triangle")
     numbers = len(mesh.vertices)
     if not bool(((mesh.faces >= 0) & (mesh.faces < numbers)).all()):
         return NumericsError("mesh_broken", f"a triangle names a vertex beyond the {numbers} that the mesh has")
-    if not bool(mesh.vertices.isfinite().all() and mesh.colors.isfinite().all()):
-        return NumericsError("mesh_broken", "a coordinate or a colour of the mesh is NaN or infinite")
+    if not bool(mesh.vertices.isfinite().all() and ((mesh.colors >= 0) & (mesh.colors <= 1)).all()):
+        return NumericsError("mesh_broken", "a coordinate of the mesh is not finite, or a colour is outside 0 to 1")
     used = mesh.vertices[mesh.faces.flatten()]
     low, high = used.amin(0), used.amax(0)
     off_centre, longest = float(((low + high) / 2).abs().max()), float((high - low).max())

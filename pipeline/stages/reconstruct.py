@@ -9,11 +9,19 @@ from typing import Any
 
 from anything3d.backend import Need
 from anything3d.errors import InputError, NumericsError
+from anything3d.mesh import checked
 from anything3d.models.concept import concepts_from_bytes
 from anything3d.models.weights import Place
 from anything3d.photo.annotated import AnnotatedPhoto
 from anything3d.photo.image import crops_from_png
-from anything3d.reconstruct import BACKENDS, Evidence, ReconstructConfig, load_reconstructor
+from anything3d.reconstruct import (
+    BACKENDS,
+    Evidence,
+    FinishedMesh,
+    ReconstructConfig,
+    Reconstructed,
+    load_reconstructor,
+)
 from anything3d.seed import generators
 from anything3d.space.cloud import from_plies
 from anything3d.space.reference import stack
@@ -61,10 +69,13 @@ class ReconstructStage:
         first, again = (generators(self._seed, name, ids) for name in (self.name, f"{self.name}/again"))
         saved = self._saved(checkpoint, len(ids))
         outcomes = self._reconstructor(self._evidence(rows, unit), first, again, saved, checkpoint.save)
-        return [
-            outcome if isinstance(outcome, NumericsError) else [field_row(name, outcome, self._steps)]
-            for name, outcome in zip(ids, outcomes, strict=True)
-        ]
+        return [self._row(name, outcome) for name, outcome in zip(ids, outcomes, strict=True)]
+
+    def _row(self, object_id: str, outcome: Reconstructed | FinishedMesh | NumericsError) -> Outcome:
+        """A mesh is checked before it is written, since the file rounds its colours to whole numbers."""
+        if isinstance(outcome, FinishedMesh) and isinstance(error := checked(outcome.mesh), NumericsError):
+            return error
+        return outcome if isinstance(outcome, NumericsError) else [field_row(object_id, outcome, self._steps)]
 
     def _evidence(self, rows: Mapping[str, Sequence[Any]], unit: Unit) -> Evidence:
         """What the backend needs, out of the rows by stage."""

@@ -188,6 +188,7 @@ def tetrahedron(side: float = 1.0, shift: float = 0.0) -> Mesh:
         (Mesh(tetrahedron().vertices, torch.tensor([[0, 1, -1]]), torch.ones(4, 3)), "mesh_broken"),
         (Mesh(tetrahedron().vertices * torch.nan, torch.tensor([[0, 1, 2]]), torch.ones(4, 3)), "mesh_broken"),
         (Mesh(tetrahedron().vertices, torch.tensor([[0, 1, 2]]), torch.full((4, 3), torch.inf)), "mesh_broken"),
+        (Mesh(tetrahedron().vertices, torch.tensor([[0, 1, 2]]), torch.full((4, 3), 1.5)), "mesh_broken"),
     ],
 )
 def test_a_given_mesh_is_taken_as_it_is_or_refused(given, reason):

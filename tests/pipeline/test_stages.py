@@ -13,6 +13,9 @@ from anything3d import lift_image
 from anything3d.errors import NumericsError
 from anything3d.mini.world import write_world
 from anything3d.photo.image import decode_png, encode_png
+from anything3d.reconstruct import FinishedMesh
+from anything3d.space.mesh import Mesh
+from anything3d.space.reference import ReferenceCamera
 from pipeline import cell
 from pipeline.batch import NoCheckpoint
 from pipeline.config import Config, load
@@ -173,6 +176,30 @@ class Saved:
 
     def save(self, state):
         self.states.append(state)
+
+
+class Tetrahedra:
+    """A backend that gives every object a tetrahedron of the canonical frame, in a colour of its own."""
+
+    def __init__(self, *colors):
+        self._colors = colors
+
+    def __call__(self, evidence, generators, again, saved=None, save=None):
+        corners = torch.tensor([[1.0, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]]) / 2
+        faces = torch.tensor([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+        meshes = [Mesh(corners, faces, torch.full((4, 3), color)) for color in self._colors]
+        return [FinishedMesh(mesh, ReferenceCamera(0.0, 0.0, 3.5, (3.5, 3.5, 0.5, 0.5))) for mesh in meshes]
+
+
+def test_a_broken_mesh_of_a_backend_is_rejected_before_its_file_hides_what_is_wrong(evidence):
+    config = load([])
+    stage = ReconstructStage(config, config.place())
+    stage._reconstructor = Tetrahedra(0.5, float("nan"), 2.0)
+    sound, nan, bright = stage(evidence[:3], Unit("u", ("o-0", "o-1", "o-2")), NoCheckpoint())
+    assert (sound[0].kept, sound[0].field) == ("mesh", None)
+    assert [error.reason for error in (nan, bright)] == ["mesh_broken", "mesh_broken"]
+    ((mesh,),) = MeshStage(config, config.place())([(sound[0],)], Unit("u", ("o-0",)), NoCheckpoint())
+    assert (mesh.vertices, mesh.faces, mesh.watertight) == (4, 4, True)
 
 
 def test_a_checkpoint_of_an_older_layout_is_started_again_and_the_log_says_so(evidence, caplog):
