@@ -3,6 +3,7 @@
 A worker that hangs is a stopped one: it answers nobody, as one deep in a driver call does.
 """
 
+import contextlib
 import shutil
 import signal
 import subprocess
@@ -114,8 +115,8 @@ def test_a_run_whose_ray_dies_goes_on_with_a_new_one_and_can_be_ended_meanwhile(
     (raylet,) = (process for process in known if process.name() == "raylet")
     raylet.kill()
     for process in known:  # a worker that nobody has stopped sees that its raylet has gone, and ends
-        if process.is_running() and process.status() == psutil.STATUS_STOPPED:
-            process.resume()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.resume()  # whatever its state is said to be: a page fault hides that a process is stopped
     wait_for(lambda: "the run goes on in 10 s" in log(tmp_path / "run"), "what the run says of it")
     (line,) = (line for line in log(tmp_path / "run").splitlines() if "the run goes on" in line)
     assert line.startswith("ray: Ray's raylet")

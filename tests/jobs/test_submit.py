@@ -148,20 +148,20 @@ def test_a_job_from_a_full_checkout_takes_the_package_and_makes_the_corpus_of_a_
 
 
 def test_ctrl_c_ends_a_run_that_joined_a_cluster_and_leaves_the_cluster(head, shard, tmp_path):
+    (raylet,) = (process for process in map(psutil.Process, processes_of(head.folder)) if process.name() == "raylet")
+
+    def workers() -> set[psutil.Process]:
+        return {process for process in raylet.children() if "MapWorker" in " ".join(process.cmdline())}
+
+    before = workers()  # of the job before, which Ray may not have ended yet
     with (tmp_path / "log").open("w") as log:
         run = subprocess.Popen(
             [*command(shard, tmp_path / "corpus"), "--address", head.address],
             cwd=tmp_path, env={**head.environment, "PYTHONPATH": str(ROOT)},
             stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-    found = map(psutil.Process, processes_of(head.folder))
-    (raylet,) = (process for process in found if process.name() == "raylet")
-
-    def workers() -> list[psutil.Process]:
-        return [process for process in raylet.children() if "MapWorker" in " ".join(process.cmdline())]
-
-    wait_for(lambda: run.poll() is not None or bool(workers()), "a worker")
-    known = workers()
+    wait_for(lambda: run.poll() is not None or bool(workers() - before), "a worker")
+    known = [*(workers() - before)]
     known[0].suspend()
     run.send_signal(signal.SIGINT)
     assert run.wait(timeout=10) == 130, (tmp_path / "log").read_text()
