@@ -3,7 +3,7 @@
 The class of a record gives a schema, rows give a table, and a table gives rows and Parquet.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -15,6 +15,7 @@ from schemas.corpus import OBJECT_COLUMNS, Column
 
 R = TypeVar("R")
 ROWS_PER_GROUP = 8  # of a part: what a reader of a few objects has to decode around them
+PUBLISHED_ROWS_PER_GROUP = 65_536  # of a public table: what a reader of all objects takes at once; a shard has fewer
 ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: pa.binary()}
 
 
@@ -50,7 +51,7 @@ def from_table(table: pa.Table, record: type[R]) -> list[R]:
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
-    """The table as a Parquet file; binary columns are stored as they are (they hold compressed formats)."""
+    """A part of a cell as a Parquet file; binary columns are stored as they are (they hold compressed formats)."""
     sink = pa.BufferOutputStream()
     compression = {field.name: "NONE" if pa.types.is_binary(field.type) else "ZSTD" for field in table.schema}
     pq.write_table(
@@ -62,6 +63,25 @@ def parquet_bytes(table: pa.Table) -> bytes:
         write_page_checksum=True,
     )
     return sink.getvalue().to_pybytes()
+
+
+def published_bytes(table: pa.Table) -> bytes:
+    """A table for other tools as a Parquet file: large row groups, dictionaries, ZSTD, page index and checksums."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=PUBLISHED_ROWS_PER_GROUP,
+        compression="ZSTD",
+        write_page_index=True,
+        write_page_checksum=True,
+    )
+    return sink.getvalue().to_pybytes()
+
+
+def objects_table(rows: Sequence[Mapping[str, Any]], tar: str) -> pa.Table:
+    """Rows of objects/*.parquet: what `write_tar` says of its objects, and the path of the tar in the corpus."""
+    return pa.Table.from_pylist([{**row, "asset_tar": tar} for row in rows], objects_schema())
 
 
 def objects_schema() -> pa.Schema:

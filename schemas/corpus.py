@@ -64,7 +64,16 @@ OBJECT_ID = Column(
     get_args(get_type_hints(ObjectRecord, include_extras=True)["object_id"])[1],
     False,
 )
-ASSET_TAR = Column("asset_tar", "", "", str, "file in assets/ with its files", False)
+ASSET_TAR = Column("asset_tar", "", "", str, "path in the corpus of the tar with its files", False)
+ASSETS = {  # suffix of a file of an object in its tar -> what the file is
+    "json": "its metadata",
+    "png": "the crop",
+    "mask.png": "the mask",
+    "cloud.ply": "the cloud",
+    "glb": "the mesh",
+    "turntable.webp": "the turntable",
+}
+OF_LIFT = "cloud.ply"  # the file that is missing if lift did not run
 
 
 def _record_of(hint: type[Any]) -> type[Any]:
@@ -81,7 +90,7 @@ OPTIONAL = frozenset(stage for stage in OBJECT_RECORDS if NoneType in get_args(_
 
 
 def object_columns(records: Mapping[str, type[Any]]) -> list[Column]:
-    """The columns of objects/*.parquet, in order. Bytes are no columns: they are files in assets/*.tar.
+    """The columns of objects/*.parquet, in order. Bytes are no columns: they are files in tars.
 
     Raises: ValueError if two records have a column of the same name.
     """
@@ -92,7 +101,7 @@ def object_columns(records: Mapping[str, type[Any]]) -> list[Column]:
                 f"{records[other.stage].__name__} and {records[column.stage].__name__} both have a column"
                 f" {column.name!r} of objects/*.parquet: rename one, or mark it with OF_ITS_STAGE (schemas/records.py)"
             )
-    return list(columns.values())
+    return [*columns.values(), *_span_columns()]
 
 
 def _columns(records: Mapping[str, type[Any]]) -> Iterator[Column]:
@@ -106,11 +115,28 @@ def _columns(records: Mapping[str, type[Any]]) -> Iterator[Column]:
             yield Column(name, stage, own.name, kind, about, stage in OPTIONAL)
 
 
+def span_names(suffix: str) -> tuple[str, str]:
+    """The two columns that say where a file of an object lies in its tar: the first byte, and the number of bytes."""
+    name = suffix.replace(".", "_")
+    return f"{name}_offset", f"{name}_size"
+
+
+def _span_columns() -> Iterator[Column]:
+    for suffix, what in ASSETS.items():
+        kind, absent = (int | None, "null if lift did not run; ") if suffix == OF_LIFT else (int, "")
+        offset, size = span_names(suffix)
+        yield Column(offset, "", "", kind, f"{absent}byte of asset_tar at which {what} begins (.{suffix})", False)
+        yield Column(size, "", "", kind, f"{absent}bytes of {what}", False)
+
+
 OBJECT_COLUMNS = object_columns({**OBJECT_RECORDS, ORIGIN: OriginRecord})
 
 
 def metadata(rows: ObjectRows) -> dict[str, Any]:
-    """The value of every column of one object; those of a stage that did not run are left out."""
+    """The value of every column of one object that its rows have: not where its files lie in which tar.
+
+    The columns of a stage that did not run are left out.
+    """
     return {
         column.name: getattr(row, column.field)
         for column in OBJECT_COLUMNS

@@ -3,10 +3,11 @@
 import io
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import Any, BinaryIO
 
 from anything3d.photo.image import decode_png, encode_png
-from schemas.corpus import ObjectRows, metadata
+from schemas.corpus import ObjectRows, metadata, span_names
 
 
 def asset_files(rows: ObjectRows) -> dict[str, bytes]:
@@ -22,13 +23,21 @@ def asset_files(rows: ObjectRows) -> dict[str, bytes]:
     return {**files, "glb": rows.mesh.glb, "turntable.webp": rows.score.turntable_webp}
 
 
-def tar_bytes(objects: Sequence[ObjectRows]) -> bytes:
-    """The objects' files as a WebDataset tar; equal objects give equal bytes."""
-    sink = io.BytesIO()
-    with tarfile.open(fileobj=sink, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+def write_tar(objects: Iterable[ObjectRows], file: BinaryIO) -> list[dict[str, Any]]:
+    """Write the objects' files as a WebDataset tar to `file`, which is empty; equal objects give equal bytes.
+
+    Returns the row of objects/*.parquet of each object, without `asset_tar`: its metadata, and the span of each of its
+    files in the tar. One object at a time is in memory, and these rows.
+    """
+    written = []
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for rows in objects:
+            row = metadata(rows)
             for suffix, data in asset_files(rows).items():
                 member = tarfile.TarInfo(f"{rows.object_id}.{suffix}")
                 member.size = len(data)
+                offset, size = span_names(suffix)
+                row[offset], row[size] = file.tell() + tarfile.BLOCKSIZE, len(data)  # after the header, one block
                 tar.addfile(member, io.BytesIO(data))
-    return sink.getvalue()
+            written.append(row)
+    return written

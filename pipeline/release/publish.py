@@ -16,6 +16,7 @@ and so does every older snapshot.
 """
 
 import hashlib
+import io
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ import pyarrow as pa
 from anything3d.errors import MachineError
 from pipeline.commit import Commit
 from pipeline.ledger import Attempt, read
-from pipeline.release.objects import tar_bytes
+from pipeline.release.objects import write_tar
 from pipeline.release.pages import Card, corpus_page
 from pipeline.release.snapshot import (
     POINTER,
@@ -44,8 +45,8 @@ from pipeline.release.snapshot import (
 from pipeline.source import stem
 from pipeline.store import Store
 from pipeline.unit import Unit
-from schemas.arrow import objects_schema, parquet_bytes, to_table
-from schemas.corpus import OBJECT_COLUMNS, ObjectRows, metadata
+from schemas.arrow import objects_table, published_bytes, to_table
+from schemas.corpus import OBJECT_COLUMNS
 from schemas.records import RejectRecord
 
 OBJECTS_PER_FILE = 256  # about; of one Parquet file and one tar
@@ -116,7 +117,7 @@ def publish(
     for _ in range(ROUNDS):
         with Attempt(store, PUBLISHING, leave_on_error=True) as attempt:
             made, files = write_groups(store, attempt, list(groups(units)), [known, shown], say)
-            rejects = parquet_bytes(table)
+            rejects = published_bytes(table)
             files |= write_files(store, attempt, {f"rejects/{_name(rejects)}.parquet": rejects}, files)
             snapshot = snapshot_of(identity, commits, len(finished), table.num_rows, note, files, made)
             turn(store, snapshot, units, attempt)
@@ -194,10 +195,12 @@ def write_groups(
         else:
             first = group.units[0].ids[0]
             say(f"writing objects of {group.shard} from {first} on")
-            objects = [rows for unit in group.units for rows in finished_objects(store, unit)]
-            tar = tar_bytes(objects)
+            objects = (rows for unit in group.units for rows in finished_objects(store, unit))
+            sink = io.BytesIO()
+            rows = write_tar(objects, sink)
+            tar = sink.getvalue()
             name = f"{group.shard}-{first}-{_name(tar)}.tar"
-            table = parquet_bytes(objects_table(objects, name))
+            table = published_bytes(objects_table(rows, f"assets/{name}"))
             new = {f"assets/{name}": tar, f"objects/{group.shard}-{first}-{_name(table)}.parquet": table}
             written = write_files(store, attempt, new, files)
         made[group.key] = sorted(written)
@@ -212,11 +215,6 @@ def write_files(store: Store, attempt: Attempt, new: Mapping[str, bytes], before
         if store.size(path) != len(data):
             store.write(path, data)
     return {path: File(len(data), hashlib.sha256(data).hexdigest()) for path, data in new.items()}
-
-
-def objects_table(objects: Sequence[ObjectRows], tar: str) -> pa.Table:
-    """Their rows of objects/*.parquet; `tar` is the file with their assets."""
-    return pa.Table.from_pylist([{"asset_tar": tar, **metadata(rows)} for rows in objects], objects_schema())
 
 
 def rejects_table(
