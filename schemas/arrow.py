@@ -66,16 +66,15 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 
 def published_bytes(table: pa.Table) -> bytes:
-    """A table for other tools as a Parquet file: large row groups, dictionaries, ZSTD, page index and checksums."""
+    """A table for other tools as a Parquet file: large row groups, dictionaries, ZSTD, page index and checksums.
+
+    A table without rows has no row group: the library `datasets` cannot read an empty one.
+    """
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        table,
-        sink,
-        row_group_size=PUBLISHED_ROWS_PER_GROUP,
-        compression="ZSTD",
-        write_page_index=True,
-        write_page_checksum=True,
-    )
+    options = {"compression": "ZSTD", "write_page_index": True, "write_page_checksum": True}
+    with pq.ParquetWriter(sink, table.schema, **options) as writer:
+        if table.num_rows:
+            writer.write_table(table, row_group_size=PUBLISHED_ROWS_PER_GROUP)
     return sink.getvalue().to_pybytes()
 
 

@@ -2,10 +2,15 @@
 
 from dataclasses import fields, replace
 
+import duckdb
+import pandas as pd
+import polars as pl
 import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
-from schemas.arrow import from_table, schema_of, to_table
+from schemas.arrow import from_table, published_bytes, schema_of, to_table
 from schemas.corpus import OBJECT_RECORDS
 from schemas.records import EvaluationRecord, FieldRecord, ImageRecord, RejectRecord
 
@@ -49,3 +54,15 @@ def test_a_table_without_a_column_gives_its_default_or_is_refused():
     assert from_table(table.drop(["dropped"]), FieldRecord) == [replace(field, dropped=0.0)]
     with pytest.raises(ValueError, match="FieldRecord has columns that the table lacks: fog"):
         from_table(table.drop(["fog", "dropped"]), FieldRecord)
+
+
+def test_a_public_table_without_rows_is_read_by_every_tool_beside_others(tmp_path):
+    full = to_table([example(RejectRecord)] * 3, RejectRecord)
+    for name, table in (("a", full.slice(0, 0)), ("b", full)):
+        (tmp_path / f"{name}.parquet").write_bytes(published_bytes(table))
+    assert ds.dataset(tmp_path).to_table().equals(full)
+    assert len(pd.read_parquet(tmp_path)) == 3
+    assert pl.read_parquet(f"{tmp_path}/*.parquet").height == 3
+    assert duckdb.sql(f"select count(*) from '{tmp_path}/*.parquet'").fetchall() == [(3,)]
+    assert pq.ParquetFile(tmp_path / "a.parquet").metadata.num_row_groups == 0
+    assert pd.read_parquet(tmp_path / "a.parquet").columns.tolist() == full.column_names
