@@ -1,9 +1,9 @@
 """The outcomes of a batch of items, whatever happens while they are computed. This file does not use Ray.
 
 The rows of an item do not depend on a neighbour that fails, and not on how often a process was killed. When a batch
-raises an error or dies, every item is tried alone, to find the items that cause it. The other items are then computed
-together. So the same failing items lead to the same batches: in this process or another one, at the first attempt or
-after a kill.
+raises an error or dies, every item is tried alone, to find the items that cause it. A batch that is over its time is
+killed, and so dies. The other items are then computed together. So the same failing items lead to the same batches: in
+this process or another one, at the first attempt or after a kill.
 
 A fault of the machine (memory, storage, network, device, operating system) says nothing about an item. The call is
 tried again, and if the fault stays, it ends the run.
@@ -12,14 +12,10 @@ tried again, and if the fault stays, it ends the run.
 import logging
 import os
 import re
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import connection, get_context, parent_process
 from typing import Any, Protocol
 
 from obstore.exceptions import BaseError
@@ -28,7 +24,6 @@ from anything3d.errors import (
     Anything3DError,
     Bug,
     ConfigError,
-    Crashed,
     DeviceLost,
     MachineError,
     OutOfMemory,
@@ -36,11 +31,13 @@ from anything3d.errors import (
     StorageError,
     WeightsError,
 )
+from pipeline.apart import Apart
+from pipeline.limit import Limit
 from pipeline.unit import Unit
 
 WAITS_S = (1.0, 4.0)  # before a call is tried again after a fault of the machine
 FAULT = "machine"  # reason of a fault that may pass while this process lives
-DEATHS_ALONE = 2  # times that an item has to kill its own process before it is rejected
+NO_LIMIT = Limit()
 OUT_OF_MEMORY = re.compile(
     r"out of memory|allocate memory|not enough memory|std::bad_alloc|ALLOC_FAILED", re.IGNORECASE
 )
@@ -91,20 +88,31 @@ Call = Callable[[Sequence[str], Sequence[Any]], list[Outcome] | Anything3DError]
 
 
 def compute(
-    load: Loader, ids: Sequence[str], items: Sequence[Any], unit: Unit, checkpoints: Checkpoints, *, apart: bool
+    load: Loader,
+    ids: Sequence[str],
+    items: Sequence[Any],
+    unit: Unit,
+    checkpoints: Checkpoints,
+    *,
+    apart: bool,
+    limit: Limit = NO_LIMIT,
 ) -> tuple[list[Outcome], list[int]]:
     """The outcomes of all items, and how often each was tried. `apart`: in throw-away processes, not in this one.
+
+    A call in this process that is over its time ends this process.
 
     Raises: what ends the run, see ENDING.
     """
     if not items:
         return [], []
     if not apart:
-        return _settle(lambda some, their: _persistent(_Here(load, unit, checkpoints), some, their), unit, ids, items)
+        return _settle(
+            lambda some, their: _persistent(_Here(load, unit, checkpoints, limit), some, their), unit, ids, items
+        )
     if isinstance(load, partial) and hasattr(load.func, "cache_clear"):  # the networks here make room for those there
         load.func.cache_clear()
         release_memory()
-    with _Apart(load, unit, checkpoints) as process:
+    with Apart(_Here(load, unit, checkpoints, NO_LIMIT), limit) as process:
         return _settle(lambda some, their: _persistent(process, some, their), unit, ids, items)
 
 
@@ -149,7 +157,7 @@ def _persistent(call: Call, ids: Sequence[str], items: Sequence[Any]) -> list[Ou
                 return first + second if isinstance(second, list) else second
             fault: MachineError = error
         except DeviceLost as error:
-            if not isinstance(call, _Apart):  # nothing in this process can use the device any more
+            if not isinstance(call, Apart):  # nothing in this process can use the device any more
                 raise
             fault = error
         except MachineError as error:
@@ -165,13 +173,14 @@ def _persistent(call: Call, ids: Sequence[str], items: Sequence[Any]) -> list[Ou
 class _Here:
     """Calls the stage in this process."""
 
-    def __init__(self, load: Loader, unit: Unit, checkpoints: Checkpoints) -> None:
-        self._load, self._unit, self._checkpoints = load, unit, checkpoints
+    def __init__(self, load: Loader, unit: Unit, checkpoints: Checkpoints, limit: Limit) -> None:
+        self._load, self._unit, self._checkpoints, self._limit = load, unit, checkpoints, limit
 
     def __call__(self, ids: Sequence[str], items: Sequence[Any]) -> list[Outcome] | Anything3DError:
         stage = self.loaded()
         try:
-            return stage(items, self._unit, self._checkpoints(ids))
+            with self._limit.kept_here(ids):
+                return stage(items, self._unit, self._checkpoints(ids))
         except ENDING:
             raise
         except Anything3DError as error:
@@ -190,68 +199,10 @@ class _Here:
                 raise fault from error
             raise
 
-    def ready(self) -> None:
-        """Load the stage in this process."""
+    def ready(self) -> int:
+        """Load the stage in this process; the number of the process."""
         self.loaded()
-
-
-class _Apart:
-    """Calls the stage in a process of its own, which serves until it dies or its machine fails."""
-
-    def __init__(self, load: Loader, unit: Unit, checkpoints: Checkpoints) -> None:
-        self._call = _Here(load, unit, checkpoints)
-        self._pool: ProcessPoolExecutor | None = None
-
-    def __enter__(self) -> "_Apart":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._end()
-
-    def __call__(self, ids: Sequence[str], items: Sequence[Any]) -> list[Outcome] | Anything3DError:
-        for _ in range(DEATHS_ALONE if len(ids) == 1 else 1):
-            pool = self._ready()
-            try:
-                return pool.submit(self._call, ids, items).result()
-            except BrokenProcessPool:
-                log.warning("%s killed the process that worked on it", ", ".join(ids))
-                self._end()
-            except MachineError:
-                self._end()
-                raise
-        return Crashed("process_died", f"{ids[0]} killed its process, in which it was alone.")
-
-    def _ready(self) -> ProcessPoolExecutor:
-        """The process, with the stage loaded."""
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_end_with_parent)
-            try:
-                self._pool.submit(self._call.ready).result()
-            except BrokenProcessPool as error:
-                self._end()
-                raise MachineError(FAULT, "A process was killed while it loaded its networks.") from error
-            except BaseException:
-                self._end()
-                raise
-        return self._pool
-
-    def _end(self) -> None:
-        if self._pool:
-            self._pool.shutdown()
-        self._pool = None
-
-
-def _end_with_parent() -> None:
-    """Let this process die when the one that started it does: a killed process cannot end its children."""
-    parent = parent_process()
-    assert parent is not None
-    sentinel = parent.sentinel
-
-    def wait() -> None:
-        connection.wait([sentinel])
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+        return os.getpid()
 
 
 def machine_fault(error: BaseException) -> MachineError | None:

@@ -22,6 +22,7 @@ from pipeline import batch
 from pipeline.batch import Loader, Outcome
 from pipeline.commit import Commit, Part
 from pipeline.ledger import Attempt
+from pipeline.limit import Limit
 from pipeline.store import Store
 from pipeline.unit import SOURCES, Input, Unit
 from schemas.records import ImageRecord, ObjectRecord, RejectRecord
@@ -42,6 +43,7 @@ class Recipe:
     records: tuple[type[Any], ...]  # of the stages in `reads`
     record: type[Any]  # of its own rows
     num_gpus: float = 0.0
+    max_seconds_per_item: float = 0.0  # after which an item hangs; 0: never
     backend: str = ""
     weights: Mapping[str, str] = field(default_factory=dict)  # name -> digest
     licences: tuple[str, ...] = ()  # of the weights and of the backend's own code
@@ -89,17 +91,34 @@ def told(commit: Commit) -> str:
     )
 
 
+def told_late(recipe: Recipe, unit: Unit, ids: Sequence[str], limit: float) -> str:
+    """In the words of a log: a call of the stage hangs, or its machine is much too slow."""
+    some = ", ".join(ids[:8]) + (", ..." if len(ids) > 8 else "")
+    return (
+        f"over its time: stage={recipe.stage} unit={unit.name} items={len(ids)} ({some}) limit={limit:g} s"
+        f" (resources.{recipe.stage}.max_seconds_per_item={recipe.max_seconds_per_item:g}). Its process is killed."
+    )
+
+
 def make(recipe: Recipe, unit: Unit, store: Store, load: Loader, attempt: Attempt) -> tuple[Commit, bool]:
     """Compute the cell and commit it; the commit that stands, and whether it is this one."""
     folder, started = folder_of(recipe, unit), time()
     ids, items = join(recipe, unit, store)
+
+    def tell(late: Sequence[str], limit: float) -> None:
+        """Say it before the process is killed: the log is told, and so is the attempt that comes after this one."""
+        log.warning("%s", told_late(recipe, unit, late, limit))
+        attempt.says(over_time_s=limit)
+
     outcomes, tries = batch.compute(
         load,
         ids,
         items,
         unit,
         partial(StoredCheckpoint, store, folder),
-        apart=len(attempt.dead) >= DEATHS_BEFORE_ISOLATION,
+        apart=len(attempt.dead) >= DEATHS_BEFORE_ISOLATION
+        or any("over_time_s" in says for says in attempt.dead.values()),
+        limit=Limit(recipe.max_seconds_per_item, tell),
     )
     rows, rejects = sort_outcomes(recipe.stage, ids, outcomes, tries)
 

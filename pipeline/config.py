@@ -63,6 +63,10 @@ class Workers:
     num_gpus: Annotated[float, Interval(ge=0, le=1024)] = 0.0
     num_cpus: Annotated[float, Interval(ge=0, le=1024)] = 0.1  # CPUs of each actor, for Ray's bookkeeping.
     threads: Annotated[int, Interval(ge=1, le=1024)] = 1  # Threads of each actor, for torch.
+    # Seconds after which an item hangs. A call of N items has N times as many. A process that takes longer is killed.
+    # An item that takes longer while it is alone becomes a reject with the reason timeout. Time in which networks are
+    # loaded does not count. 0 is no limit. An item of index is a shard, an item of segment is a photo.
+    max_seconds_per_item: Annotated[float, Interval(ge=0, le=10**7)] = 1800.0
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -29,12 +29,14 @@ log = logging.getLogger(__name__)
 class Attempt:
     """An attempt on a cell, as a context. `dead` and `living` are the files of others that it has found.
 
+    `dead` also has what these files say.
+
     With `leave_on_error` the file of an attempt that ends in an error stays, for those who come after it.
     """
 
     def __init__(self, store: Store, folder: str, *, leave_on_error: bool = False) -> None:
         self.name = uuid.uuid4().hex
-        self.dead: list[str] = []
+        self.dead: dict[str, dict[str, Any]] = {}
         self.living: list[str] = []
         self._store, self._folder, self._leave_on_error = store, f"{folder}/attempts", leave_on_error
         self._path = f"{self._folder}/{self.name}.json"
@@ -64,7 +66,7 @@ class Attempt:
 
     def close_the_dead(self) -> None:
         """Remove the files of the dead: what they were at has been done, nobody asks for them again."""
-        self._store.delete(self.dead)
+        self._store.delete(list(self.dead))
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_S):
@@ -74,13 +76,16 @@ class Attempt:
                 log.warning("no heartbeat at %s: %s", self._path, error)
 
 
-def others(store: Store, folder: str, own: str) -> tuple[list[str], list[str]]:
-    """Paths of the attempts in `folder` whose writers are dead, and of those who live. `own` has just been written."""
+def others(store: Store, folder: str, own: str) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The attempts in `folder` whose writers are dead, by path, and the paths of those who live.
+
+    `own` has just been written.
+    """
     entries = store.entries(folder)
     if own not in entries:  # somebody has cleaned up meanwhile
-        return [], []
+        return {}, []
     now, here = entries.pop(own).modified, machine()
-    dead: list[str] = []
+    dead: dict[str, dict[str, Any]] = {}
     living: list[str] = []
     for path, entry in entries.items():
         says = read(store, path)
@@ -88,7 +93,10 @@ def others(store: Store, folder: str, own: str) -> tuple[list[str], list[str]]:
             lives = started(says.get("pid")) == says["process_started"]
         else:
             lives = (now - entry.modified).total_seconds() <= LEASE_S
-        (living if lives else dead).append(path)
+        if lives:
+            living.append(path)
+        else:
+            dead[path] = says
     return dead, living
 
 

@@ -112,6 +112,7 @@ def recipes(config: Config) -> dict[str, Recipe]:
             records=tuple(recipe.record for recipe in upstream),
             record=stage.record,
             num_gpus=getattr(config.resources, stage.name).num_gpus,
+            max_seconds_per_item=getattr(config.resources, stage.name).max_seconds_per_item,
             backend=section.backend if stage.name in BACKENDS else "",
             weights=weights,
             licences=tuple(sorted({own, *map(licence, weights)} - {""})),

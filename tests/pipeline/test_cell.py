@@ -1,5 +1,6 @@
 """The memoised function at the heart: commits, balance, failing batches, poison, resume. Real stages, real store."""
 
+import ctypes
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,7 +20,7 @@ import psutil
 import pytest
 
 from anything3d.errors import Bug, Skipped
-from pipeline import batch, cell, ledger
+from pipeline import batch, cell, ledger, limit
 from pipeline.cell import Recipe
 from pipeline.store import Store
 from pipeline.unit import Input, Unit, slices
@@ -68,6 +69,10 @@ class Lengths:
                 raise ValueError(word)
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "hang":
+                threading.Event().wait()
+            case "hang natively":
+                ctypes.PyDLL(None).pause()  # it keeps Python's lock, so that no other thread runs
             case "nothing":
                 return []
             case "twice":
@@ -231,6 +236,88 @@ def test_those_who_do_nothing_wrong_are_computed_together(store, tmp_path, troub
         assert run_together(str(tmp_path / "other"), sick) == dict.fromkeys(["ant", "bee", "cow", "elk", "fox"], 5)
     leave_deaths(store, after_words(store))
     assert run_together(store.root, sick) == dict.fromkeys(["ant", "bee", "cow", "elk", "fox"], 5)
+
+
+QUICK = replace(LENGTHS, max_seconds_per_item=0.5)
+FOUR = ("bee", "cow", "dog", "elk")
+
+
+def four(store: Store) -> Unit:
+    return next(iter(slices(after_words(store), FOUR, 4)))
+
+
+def run_quick(root: str, trouble: dict[str, str], late_s: float = limit.LATE_S) -> None:
+    limit.LATE_S = late_s
+    store = Store(root)
+    cell.run(QUICK, four(store), store, partial(Together, trouble))
+
+
+def exit_of(function, *arguments) -> int:
+    """The exit code of a process that calls the function."""
+    process = get_context("spawn").Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+@pytest.mark.parametrize("hang", ["hang", "hang natively"])
+def test_an_item_that_hangs_is_rejected_and_its_neighbours_have_the_rows_of_an_undisturbed_run(store, hang, caplog):
+    """The process in which it hangs first is killed, with a word to the next one, which isolates the batch at once."""
+    trouble = {"dog": hang}
+    if hang == "hang":
+        assert exit_of(run_quick, store.root, trouble) == -signal.SIGKILL
+    else:
+        leave_deaths(store, four(store))
+    commit, _ = cell.run(QUICK, four(store), store, partial(Together, trouble))
+    assert {row.word: row.length for row in store.read_part(commit.rows, LengthRecord)} == dict.fromkeys(
+        ("bee", "cow", "elk"), 3
+    )
+    (reject,) = store.read_part(commit.rejects, RejectRecord)
+    assert (reject.item_id, reject.kind, reject.reason) == ("dog", "crashed", "timeout")
+    assert reject.message == "dog: no outcome within 0.5 s."
+    late = [record.message for record in caplog.records if record.message.startswith("over its time")]
+    assert [line.partition("unit=")[2].partition(" (resources")[0] for line in late] == [
+        f"{four(store).name} items=4 (bee, cow, dog, elk) limit=2 s",
+        *[f"{four(store).name} items=1 (dog) limit=0.5 s"] * 2,
+    ]
+    assert store.paths(f"{commit.folder}/attempts") == []
+
+
+def test_a_process_that_hangs_with_pythons_lock_is_ended_all_the_same(store):
+    assert exit_of(run_quick, store.root, {"dog": "hang natively"}, 0.1) == 1
+    (attempt,) = store.paths(f"{cell.folder_of(QUICK, four(store))}/attempts")
+    assert ledger.read(store, attempt)["pid"]
+
+
+def keep_in_time() -> None:
+    limit.LATE_S = 0.1
+    with limit.Limit(0.1).kept_here(["ant"]):
+        pass
+    threading.Event().wait(0.5)
+
+
+def test_a_clock_ends_with_its_call():
+    assert exit_of(keep_in_time) == 0
+
+
+def wait_paused(pipe) -> None:
+    limit.TICK_S = 0.05
+    with limit.Limit(0.5).kept_here(["ant"]):
+        pipe.send("begun")
+        pipe.recv()
+
+
+def test_the_time_of_a_paused_process_does_not_count():
+    ours, its = get_context("spawn").Pipe()
+    process = get_context("spawn").Process(target=wait_paused, args=(its,))
+    process.start()
+    assert ours.recv() == "begun"
+    os.kill(process.pid, signal.SIGSTOP)
+    process.join(1.0)
+    os.kill(process.pid, signal.SIGCONT)
+    ours.send("end")
+    process.join()
+    assert process.exitcode == 0
 
 
 def test_any_number_of_dead_attempts_needs_no_hand(store):
