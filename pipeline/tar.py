@@ -7,6 +7,7 @@ Format: POSIX.1-1988 ustar, 512-byte blocks, two zero blocks at the end.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -50,7 +51,10 @@ TEXTS = {
     b"{": "a JSON text",
     b"[": "a JSON text",
 }  # the same of texts, in small letters
-EXTENSION = (b"x", b"g", b"L", b"K")  # pax and GNU headers: they describe the next member, no name of ours needs them
+EXTENSION = (b"x", b"g", b"L", b"K")  # pax and GNU headers: they describe the next member
+LONG_NAME = (b"x", b"L")  # those that may hold its name, if that is too long for a header
+MAX_EXTENSION = 1 << 20  # bytes; of a longer one no name is read
+PAX_PATH = re.compile(rb"(?:^|\n)\d+ path=([^\n]*)\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +172,15 @@ def _pieces(data: _Pass) -> Iterator[Piece]:
         yield Piece("unreadable", 0, data.size, InputError("not_a_tar", f"no tar, but {what}"))
         return
     in_member = False  # whether the piece before is the last one with a header
+    long_name = ""  # what an extension says of the next member
     while data.offset < data.size:
         start, block = data.offset, data.ahead(BLOCK)
         size = _size(block) if _is_header(block) else None
         in_member = size is not None and start + BLOCK + size <= data.size
         if size is not None and in_member:
-            yield _member(block, size, data)
+            extended = _long_name(block, size, data) if block[156:157] in LONG_NAME else ""
+            yield _member(block, size, data, long_name)
+            long_name = extended or long_name if block[156:157] in EXTENSION else ""
         elif size is None:
             yield from _gap(start, data.to_header(), data, InputError("damaged_header", f"byte {start}: no tar header"))
         else:  # the size may be the damage: a sound header before the claimed end is a member that would be lost
@@ -186,9 +193,19 @@ def _pieces(data: _Pass) -> Iterator[Piece]:
         yield Piece("zeros", 0, 0, InputError("empty_shard", "byte 0: the file is empty"))
 
 
-def _member(block: bytes, size: int, data: _Pass) -> Piece:
+def _long_name(block: bytes, size: int, data: _Pass) -> str:
+    """The name of the next member, from the pax or GNU header at which `data` is; "" if it says nothing of that."""
+    said = data.ahead(BLOCK + size)[BLOCK:] if size <= MAX_EXTENSION else b""
+    if block[156:157] == b"x":
+        paths = PAX_PATH.findall(said)
+        said = paths[-1] if paths else b""
+    return said.rstrip(b"\0").decode("utf-8", "replace")
+
+
+def _member(block: bytes, size: int, data: _Pass, long_name: str) -> Piece:
     """The piece that the header `block` begins, at which `data` is; `data` is behind it afterwards."""
-    start, name, kind, digest = data.offset, _name(block).removeprefix("./"), block[156:157], hashlib.sha256()
+    start, kind, digest = data.offset, block[156:157], hashlib.sha256()
+    name = (long_name or _name(block)).removeprefix("./")
     data.skip(BLOCK)
     data.skip(size, digest)
     data.skip(_padded(size) - size)
@@ -260,7 +277,10 @@ def _size(block: bytes) -> int:
 
 
 def _name(block: bytes) -> str:
-    return block[:100].rstrip(b"\0").decode("utf-8", "replace")
+    name, folder = block[:100].rstrip(b"\0"), block[345:500].rstrip(b"\0")
+    if folder and block[MAGIC_AT : MAGIC_AT + 6] == b"ustar\0":  # GNU's own headers have other things there
+        name = folder + b"/" + name
+    return name.decode("utf-8", "replace")
 
 
 def _padded(size: int) -> int:
