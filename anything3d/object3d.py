@@ -12,6 +12,7 @@ from anything3d.errors import InputError
 from anything3d.invert import Inverted
 from anything3d.lift import Lifted
 from anything3d.photo.annotation import Annotation
+from anything3d.photo.prompt import Prompt
 from anything3d.reconstruct import FinishedMesh, Reconstructed
 from anything3d.score import Scored
 from anything3d.segment import Segmented
@@ -28,7 +29,9 @@ class Photo:
     name: str  # The ids of its objects begin with it, and their random numbers come from their ids.
     pixels: UInt8[Tensor, "H W 3"]  # sRGB
     wanted: Point | Box | Literal["most prominent", "all"] = "most prominent"
-    annotations: Sequence[Annotation | InputError] = ()  # for "all", where `SegmentConfig.source` starts from them
+    annotations: Sequence[
+        Annotation | Prompt | InputError
+    ] = ()  # for "all", where `SegmentConfig.source` starts from them
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from anything3d.models.weights import Place
 from anything3d.photo import mask
 from anything3d.photo.annotation import Annotation
 from anything3d.photo.crop import Crop, cut, side_px
+from anything3d.photo.prompt import Prompt
 from anything3d.photo.select import ObjectMask, SegmentConfig, Source, select
 
 __all__ = [
@@ -61,7 +62,9 @@ class Segmenter:
     prompts_per_batch: int = 32  # prompts of one photo that SAM decodes at once; fewer masks are enlarged at once
 
     def __call__(
-        self, images: Sequence[UInt8[Tensor, "_ _ 3"]], annotations: Sequence[Sequence[Annotation | InputError]]
+        self,
+        images: Sequence[UInt8[Tensor, "_ _ 3"]],
+        annotations: Sequence[Sequence[Annotation | Prompt | InputError]],
     ) -> list[list[Segmented | Anything3DError]]:
         """One outcome per annotation of each photo, in order (sam-grid: per mask that SAM finds); `name_of` names
         it by its index.
@@ -110,7 +113,9 @@ class Segmenter:
         )
 
     def _masks(
-        self, images: Sequence[UInt8[Tensor, "_ _ 3"]], annotations: Sequence[Sequence[Annotation | InputError]]
+        self,
+        images: Sequence[UInt8[Tensor, "_ _ 3"]],
+        annotations: Sequence[Sequence[Annotation | Prompt | InputError]],
     ) -> list[list[ObjectMask | Anything3DError]]:
         source = self.config.source
         match source:
@@ -138,18 +143,23 @@ class Segmenter:
         return [self._named(one, index) for index, one in enumerate(predicted)]
 
     def _prompted(
-        self, images: Sequence[UInt8[Tensor, "_ _ 3"]], annotations: Sequence[Sequence[Annotation | InputError]]
+        self,
+        images: Sequence[UInt8[Tensor, "_ _ 3"]],
+        annotations: Sequence[Sequence[Annotation | Prompt | InputError]],
     ) -> list[list[ObjectMask | Anything3DError]]:
         """SAM's mask for every annotation that is sound and has what SAM is prompted with."""
         assert self.sam is not None
         config = self.config
-        asked = [[_promptable(entry, config.source) for entry in entries] for entries in annotations]
-        sound = [[entry for entry in entries if isinstance(entry, Annotation)] for entries in asked]
+        asked = [
+            [_promptable(entry, config.source, image) for entry in entries]
+            for image, entries in zip(images, annotations, strict=True)
+        ]
+        sound = [[entry for entry in entries if isinstance(entry, Prompt)] for entries in asked]
         prompts = [_boxes(entries) if config.source == "sam-boxes" else _points(entries) for entries in sound]
         predicted = self.sam.prompt(images, prompts, self.images_per_batch, self.prompts_per_batch)
         self._check_network(self.sam, [not any(one.is_finite for one in some) for some in predicted if some])
         return [
-            [self._named(next(some), entry.index) if isinstance(entry, Annotation) else entry for entry in entries]
+            [self._named(next(some), entry.index) if isinstance(entry, Prompt) else entry for entry in entries]
             for entries, some in zip(asked, map(iter, predicted), strict=True)
         ]
 
@@ -185,9 +195,10 @@ def prompt_name(prompt: Sequence[float]) -> str:
     return kind + "x".join(f"{value:g}" for value in prompt).replace(".", "_")  # a dot would begin a suffix
 
 
-def _own(entry: Annotation | InputError) -> ObjectMask | Anything3DError:
+def _own(entry: Annotation | Prompt | InputError) -> ObjectMask | Anything3DError:
     if isinstance(entry, InputError):
         return entry
+    assert isinstance(entry, Annotation), "a prompt is no mask"
     return ObjectMask(
         name=name_of("annotations", entry.index),
         counts=entry.counts,
@@ -216,9 +227,22 @@ def _predicted(predicted: Predicted, name: str, config: SegmentConfig) -> Object
     )
 
 
-def _promptable(entry: Annotation | InputError, source: Source) -> Annotation | Anything3DError:
-    if isinstance(entry, Annotation) and source == "sam-boxes" and entry.area_px == 0:
-        return Skipped("empty", "the shard's mask has no pixel, hence no box that SAM could be prompted with")
+def _promptable(
+    entry: Annotation | Prompt | InputError, source: Source, image: UInt8[Tensor, "H W 3"]
+) -> Prompt | Anything3DError:
+    """What SAM is prompted with for an annotation or a prompt of the photo, which has to lie in the photo."""
+    if isinstance(entry, Annotation):
+        if source == "sam-boxes" and entry.area_px == 0:
+            return Skipped("empty", "the shard's mask has no pixel, hence no box that SAM could be prompted with")
+        return Prompt(entry.index, entry.box if source == "sam-boxes" else entry.point)
+    if isinstance(entry, Prompt):
+        x, y, *size = entry.at
+        try:
+            check_prompt(
+                [x, y, *(edge + length - 1 for edge, length in zip((x, y), size, strict=False))], *image.shape[:2]
+            )
+        except InputError as error:
+            return error
     return entry
 
 
@@ -234,11 +258,11 @@ def check_prompt(prompt: Sequence[float], height: int, width: int) -> None:
         )
 
 
-def _points(annotations: Sequence[Annotation]) -> Float[Tensor, "N 2"]:
-    return torch.tensor([entry.point for entry in annotations], dtype=torch.float32).reshape(-1, 2)
+def _points(prompts: Sequence[Prompt]) -> Float[Tensor, "N 2"]:
+    return torch.tensor([prompt.at for prompt in prompts], dtype=torch.float32).reshape(-1, 2)
 
 
-def _boxes(annotations: Sequence[Annotation]) -> Float[Tensor, "N 4"]:
+def _boxes(prompts: Sequence[Prompt]) -> Float[Tensor, "N 4"]:
     """First and last column and row, as SAM takes boxes: x, y, x, y."""
-    boxes = torch.tensor([entry.box for entry in annotations], dtype=torch.float32).reshape(-1, 4)
+    boxes = torch.tensor([prompt.at for prompt in prompts], dtype=torch.float32).reshape(-1, 4)
     return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:] - 1], dim=1)
