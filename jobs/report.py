@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from anything3d.errors import TooFew
 from pipeline.commit import Commit
-from pipeline.plan import image_of
+from pipeline.ids import image_of
 from pipeline.progress import clock
 from pipeline.run import Report
 from pipeline.store import Store

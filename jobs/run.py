@@ -27,7 +27,7 @@ from jobs.command import (
 
 def run(
     shards: Annotated[
-        list[str], typer.Argument(help="SA-1B tars: paths, URLs, globs, brace ranges sa_{000..009}.tar.")
+        list[str], typer.Argument(help="Tars, folders, Parquet files, lists: paths, URLs, globs, sa_{000..009}.tar.")
     ],
     out: Annotated[str, typer.Option(help="The corpus: a folder or s3://bucket/prefix. Run again to resume.")],
     preset: Preset = "mini",
@@ -47,7 +47,7 @@ def run(
     verbose: Verbose = False,
     log_file: LogFile = None,
 ) -> None:
-    """Turn shards into a corpus of 3D objects. The same command again continues where a killed run stopped."""
+    """Turn photos into a corpus of 3D objects. The same command again continues where a killed run stopped."""
     with errors_as_one_line(), logs(verbose, log_file):
         from jobs.report import lines, shortfall
         from pipeline import source

@@ -28,10 +28,12 @@ from anything3d.segment import SegmentConfig
 from anything3d.settings import check_ranges
 from anything3d.space.render import MAX_POINTS
 
+SA_1B = "SA-1B Dataset Research License"
+
 
 @dataclass(frozen=True, slots=True)
 class IndexConfig:
-    """Which members of a shard are taken."""
+    """Which photos of a source are taken."""
 
     # The largest photo or annotation file, in bytes. A larger one is rejected. SA-1B's largest have a few MB.
     max_member_bytes: Annotated[int, Interval(ge=1, le=2**40)] = 64 << 20
@@ -124,8 +126,9 @@ class Config:
     seed: Annotated[int, Interval(ge=0, lt=2**63)] = 0
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # Precision of the networks.
     # The licence of the photos, which goes into the column `licence` of every object. It is not hashed. Photos of the
-    # mini world are under Apache-2.0, whatever stands here.
-    licence: str = "SA-1B Dataset Research License"
+    # mini world are under Apache-2.0, whatever stands here. The default is that of SA-1B. With it, the column says `not
+    # stated` of photos that come from no SA-1B shard.
+    licence: str = SA_1B
     index: IndexConfig = field(default_factory=IndexConfig)
     segment: SegmentConfig = field(default_factory=SegmentConfig)
     caption: CaptionConfig = field(default_factory=CaptionConfig)

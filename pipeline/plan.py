@@ -1,5 +1,7 @@
 """What a run wants, which cells of it are there, and into which units it is cut. Nothing in here computes or writes."""
 
+import hashlib
+import json
 from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,12 +16,16 @@ from anything3d.quality.truth_file import is_mini_world
 from pipeline import cell
 from pipeline.cell import Recipe
 from pipeline.commit import Commit
+from pipeline.config import SA_1B
+from pipeline.ids import NUMBERED, image_of
 from pipeline.location import explained
-from pipeline.source import content, digest, file_name, stem
+from pipeline.source import PROMPTS, beside, content, content_digest, digest, file_name, kind, stem
 from pipeline.store import Store
-from pipeline.unit import Input, Unit
+from pipeline.unit import Input, Unit, slices
+from schemas.records import ImageRecord
 
 READERS = 16  # threads that look commits up
+GROUP = 8  # photos of a unit of a folder or a list, on average
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +47,6 @@ class Selection:
         return sorted(item for item in self.ids or () if image_of(item) not in images)
 
 
-def image_of(item: str) -> str:
-    """The image that an id is of: its own, or that of the image that the object is in."""
-    return item.rsplit("-", 1)[0]
-
-
 def shard_unit(shard: str, md5: Mapping[str, str] = MappingProxyType({}), licence: str = "") -> Unit:
     """The unit that is a whole shard, with the truth that lies beside it, if any, and whether that is the mini world's.
 
@@ -53,11 +54,12 @@ def shard_unit(shard: str, md5: Mapping[str, str] = MappingProxyType({}), licenc
 
     Raises: SourceError if there is no such shard; StorageError if its storage cannot be reached.
     """
-    truth = f"{shard.removesuffix('.tar')}.truth/truth.json"
+    truth = beside(shard, ".truth/truth.json")
     with explained(shard):
         said, said_digest = content(truth)
+        prompts = content_digest(beside(shard, PROMPTS))
         inputs = {
-            "shard": Input(shard, digest(shard)),
+            "shard": Input(shard, (known := digest(shard)) and f"{known}{prompts}"),
             "truth": Input(truth, said_digest),
             "world": Input("", MINI if is_mini_world(said) else ""),
             "md5": Input("", md5.get(file_name(shard), "")),
@@ -96,6 +98,33 @@ def look_up_all(units: Sequence[Unit], recipes: Sequence[Recipe], store: Store) 
 def image_ids(shard: Unit, store: Store) -> list[str]:
     """The images of an indexed shard, in order."""
     return store.read_column(_commit(shard, "index", store).rows, "image_id")
+
+
+def photo_units(shard: Unit, ids: Sequence[str], store: Store, size: int) -> Iterator[Unit]:
+    """The photos `ids` of an indexed source, cut into units of at most `size`.
+
+    A folder or a list may grow. So its units end at ids that are chosen by their hash, and depend on their own photos
+    only: a new photo changes the unit that it comes into, and no other one.
+    """
+    if shard.inputs["licence"].digest == SA_1B and not all(map(NUMBERED.fullmatch, ids)):
+        shard = shard.with_input("licence", Input("", "not stated"))
+    if kind(shard.inputs["shard"].path) == "tar":
+        yield from slices(shard, ids, size)
+        return
+    rows = {row.image_id: row for row in store.read_part(_commit(shard, "index", store).rows, ImageRecord)}
+    end = 0
+    while end < len(ids):
+        start, end = end, end + 1
+        while end < len(ids) and end - start < size and _hash(ids[end - 1])[0] % GROUP:
+            end += 1
+        known = [rows[item] for item in ids[start:end]]
+        said = [[row.image_id, row.shard, row.jpg_sha256, row.prompts] for row in known]
+        own = Input(shard.inputs["index"].path, _hash(json.dumps(said)).hex())
+        yield from slices(shard.with_input("index", own), ids[start:end], size)
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def object_ids(images: Unit, store: Store) -> list[str]:

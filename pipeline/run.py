@@ -15,7 +15,7 @@ from pipeline import batch, cell, cluster
 from pipeline.commit import Commit
 from pipeline.config import Config
 from pipeline.location import explained
-from pipeline.plan import Selection, batched, image_ids, look_up_all, object_ids, shard_unit
+from pipeline.plan import Selection, batched, image_ids, look_up_all, object_ids, photo_units, shard_unit
 from pipeline.progress import Progress
 from pipeline.release.publish import Published, publish
 from pipeline.session import disconnect
@@ -183,7 +183,8 @@ class Walk:
                 for item, other in first.items()
                 if other != shard.name
             ]
-            units += slices(shard, [item for item in ids if first[item] == shard.name], self.config.units.images)
+            own = [item for item in ids if first[item] == shard.name]
+            units += photo_units(shard, own, self.store, self.config.units.images)
         return units
 
     def _objects(self, images: Sequence[Unit], selection: Selection, budget: int | None) -> list[Unit]:

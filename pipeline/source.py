@@ -1,4 +1,8 @@
-"""Locations: which shards a command names, and the bytes and digests of what lies at a path or a URL."""
+"""Locations: which sources a command names, and the bytes and digests of what lies at a path or a URL.
+
+A source is a tar, a folder of photos, a Parquet file or a list of photos. Its location says which: that of a folder
+ends with `/` or `/**`, that of a Parquet file with `.parquet`, and that of a list with `.txt`. All else is a tar.
+"""
 
 import glob
 import hashlib
@@ -6,12 +10,15 @@ import os
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Literal
 
 import obstore
 from braceexpand import braceexpand
 from obstore.exceptions import PermissionDeniedError
 
 from anything3d.errors import ConfigError, SourceError
+from pipeline import listing
+from pipeline.listing import DEEP, FOLDER, folder_of, is_folder
 from pipeline.location import SCHEME, explained, open_store, parse, split
 from pipeline.shard import Shard
 
@@ -19,14 +26,33 @@ JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of what `ray job submi
 MAX_NAME_BYTES = 200  # of a shard's name; cells are named after it, and file systems allow 255
 MAX_LIST_BYTES = 64 << 20  # of a list of MD5s; SA-1B's has 1,000 lines
 MAGIC = re.compile(r"[*?\[]")  # what makes a file name a pattern
+PHOTOS = (".jpg", ".jpeg", ".png", ".webp")  # endings of names of photos, in small letters
+ENDINGS = (".tar", ".parquet", ".txt")  # of names that are no folder's
+PROMPTS = ".prompts.jsonl"  # ending of the file of boxes and points that lies beside a source
 MD5_LINE = re.compile(r"([0-9a-fA-F]{32}) [ *](?:.*/)?([^/]+)")  # what md5sum prints
 
 
+Kind = Literal["tar", "folder", "parquet", "list"]
+
+
+def kind(location: str) -> Kind:
+    """What a source is, as its location says."""
+    if is_folder(location):
+        return "folder"
+    name = location.lower()
+    return "parquet" if name.endswith(".parquet") else "list" if name.endswith(".txt") else "tar"
+
+
+def is_photo(name: str) -> bool:
+    """Whether a file or a member has the name of a photo."""
+    return name.lower().endswith(PHOTOS)
+
+
 def expand(patterns: list[str]) -> list[str]:
-    """Shard locations (absolute paths or URLs) of paths, URLs, globs and brace ranges, each once, in order.
+    """Locations of sources (absolute paths or URLs) of paths, URLs, globs and brace ranges, each once, in order.
 
     What exists under the very name that is written is meant literally, with its brackets and braces. In a URL, only the
-    file name may be a pattern.
+    file name may be a pattern. A pattern stands for files, and for folders if it ends with `/`.
 
     Raises: ConfigError if a pattern is no location, or is relative inside a Ray job; SourceError if it matches nothing,
     or two shards have the same file name (ids would collide).
@@ -51,24 +77,39 @@ def expand(patterns: list[str]) -> list[str]:
 def absolute(location: str) -> str:
     """The location as every node and every later command knows it: an absolute path, or the URL that it is.
 
+    A path that begins with `~/` is in the home folder.
+
     Raises: ConfigError for what is no location (`pipeline.location`), or for a relative path inside a Ray job: the
     job's working folder vanishes with it.
     """
     at = parse(location)
     if at.service != "local":
         return location.removesuffix("/")
-    if JOB in os.environ and not at.key.startswith("/"):
+    path = os.path.expanduser(at.key)  # as a shell does where no quotes are
+    if JOB in os.environ and not path.startswith("/"):
         raise ConfigError(
             "relative_path",
             f"{location!r} inside a Ray job is in a temporary copy of the working folder. Give an absolute path that"
             " all nodes see, or a URL.",
         )
-    return str(Path(at.key).absolute())
+    return str(Path(path).absolute())
 
 
 def stem(location: str) -> str:
-    """The shard's name: its file name without .tar."""
-    return file_name(location).removesuffix(".tar")
+    """The source's name: the name of its file without the ending, or that of its folder."""
+    name = file_name(folder_of(location))
+    match kind(location):
+        case "folder":
+            return name
+        case "tar":
+            return name.removesuffix(".tar")
+        case _:
+            return name.rpartition(".")[0]
+
+
+def beside(location: str, ending: str) -> str:
+    """The file beside a source that has its name with another ending."""
+    return f"{folder_of(location).rpartition('/')[0]}/{stem(location)}{ending}"
 
 
 def file_name(location: str) -> str:
@@ -81,6 +122,8 @@ def digest(location: str) -> str:
 
     It also changes when they are copied, moved or touched. It is "" if nothing is there.
     """
+    if is_folder(location):
+        return listing.digest(location)
     folder, name = split(location)
     try:
         meta = obstore.head(open_store(folder), name)
@@ -153,16 +196,38 @@ def _spelled(pattern: str) -> list[str]:
 
 
 def _matches(pattern: str) -> list[str]:
-    location = absolute(pattern)
-    url = SCHEME.match(location)
-    if url and not MAGIC.search(file_name(location)):
-        return [location]
-    if _exists(location):
-        return [location]
-    matches = _listed(location) if url else _globbed(location)
+    ending = DEEP if pattern.endswith(DEEP) else FOLDER if pattern.endswith(FOLDER) else ""
+    location = absolute(pattern).removesuffix(DEEP)
+    url, magic = SCHEME.match(location), MAGIC.search(file_name(location))
+    if ending:
+        matches = [f"{folder}{ending}" for folder in _folders(location)]
+    elif (url and not magic and location.lower().endswith(ENDINGS)) or _exists(location):
+        matches = [location]
+    elif not magic and _folders(location):
+        matches = [f"{location}{FOLDER}"]
+    elif url:
+        matches = _listed(location) if magic else [location]
+    else:
+        matches = _globbed(location)
     if not matches:
-        raise SourceError("no_shard", f"{pattern!r} matches no file. Correct the path or the pattern.")
+        what = "folder with a file in it" if ending else "file"
+        raise SourceError("no_shard", f"{pattern!r} matches no {what}. Correct the path or the pattern.")
+    if photos := [match for match in matches if is_photo(match)]:
+        raise SourceError(
+            "no_shard",
+            f"{photos[0]} is a single photo. Give its folder, or a list of photos: docs/input.md says how."
+            " anything3d lift-image is for one object of one photo.",
+        )
     return matches
+
+
+def _folders(location: str) -> list[str]:
+    """The folder of that very name; on a local disk, if there is none, those that match the pattern."""
+    with explained(location):
+        if SCHEME.match(location):
+            return [location] if listing.has_any(location) else []
+        found = [location] if Path(location).is_dir() else sorted(glob.glob(location))
+        return [folder for folder in found if Path(folder).is_dir()]
 
 
 def _exists(location: str) -> bool:

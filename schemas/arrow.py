@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.corpus import OBJECT_COLUMNS, Column
+from schemas.records import IF_ANY
 
 R = TypeVar("R")
 ROWS_PER_GROUP = 8  # of a part: what a reader of a few objects has to decode around them
@@ -29,9 +30,18 @@ def schema_of(record: type[Any]) -> pa.Schema:
 
 
 def to_table(rows: Sequence[Any], record: type[Any]) -> pa.Table:
-    """Rows of one record class as an Arrow table (no rows: an empty table with the schema)."""
-    names = [column.name for column in fields(record)]
-    return pa.Table.from_pydict({name: [getattr(row, name) for row in rows] for name in names}, schema_of(record))
+    """Rows of one record class as an Arrow table (no rows: an empty table with the schema).
+
+    A column that is marked with IF_ANY is left out if all rows have its default.
+    """
+    schema, hints = schema_of(record), get_type_hints(record, include_extras=True)
+    values = {column.name: [getattr(row, column.name) for row in rows] for column in fields(record)}
+    for index, column in reversed(list(enumerate(fields(record)))):
+        marked = IF_ANY in getattr(hints[column.name], "__metadata__", ())
+        if marked and all(value == column.default for value in values[column.name]):
+            del values[column.name]
+            schema = schema.remove(index)
+    return pa.Table.from_pydict(values, schema)
 
 
 def from_table(table: pa.Table, record: type[R]) -> list[R]:

@@ -9,6 +9,7 @@ another one. Where a row exists, all its columns have values, except those that 
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+IF_ANY = "if any"  # a column that is left out of a part in which all rows have its default
 OF_ITS_STAGE = "of its stage"  # a column that other records may have, too: its stage's name goes before it in objects/
 
 
@@ -24,6 +25,16 @@ class ImageRecord:
     json_offset: Annotated[int, "byte of the shard at which the annotations begin"]
     json_size: Annotated[int, "bytes"]
     json_sha256: Annotated[str, "SHA-256 of the annotations' bytes, hexadecimal"]
+    # Of photos without annotations. Their JSON has no bytes and no digest. A part of an SA-1B shard has no such column.
+    photo_in: Annotated[
+        Literal["shard", "file", "row"],
+        "shard: the bytes above; file: all of the file photo_name; row: row jpg_offset of the Parquet file",
+        IF_ANY,
+    ] = "shard"
+    photo_name: Annotated[
+        str, "as its source names it: member, file, location, row; empty if it is in SA-1B", IF_ANY
+    ] = ""
+    prompts: Annotated[str | None, "null if there are none; JSON: boxes and points of the side file", IF_ANY] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
-"""The stage index finds the members of a shard and pairs photos with their annotations. Defects become rejects.
+"""The stage index finds the photos of a source. In an SA-1B shard it pairs them with their annotations.
 
-SA-1B's members are `./sa_<number>.jpg` and `.json`, in any order.
+SA-1B's members are `./sa_<number>.jpg` and `.json`, in any order. A tar that has such a member is an SA-1B shard. The
+photos of all other sources have no annotations (pipeline/gather.py). Defects become rejects.
 
 Only the cell of this stage is named by the path and the time stamp of its shard. What it writes names the bytes.
 """
@@ -8,14 +9,17 @@ Only the cell of this stage is named by the path and the time stamp of its shard
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
-from anything3d.errors import InputError
+from anything3d.errors import InputError, Skipped
 from anything3d.models.weights import Place
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config, IndexConfig
+from pipeline.gather import Found, of_source, of_tar, once
+from pipeline.prompts import read_prompts
 from pipeline.shard import Shard
-from pipeline.source import stem
-from pipeline.tar import Member, Piece, scan
+from pipeline.source import PROMPTS, is_photo, kind, stem
+from pipeline.tar import Digest, Member, Piece, scan
 from pipeline.unit import Unit
 from schemas.records import ImageRecord, RejectRecord
 
@@ -45,20 +49,46 @@ class IndexStage:
         del items, checkpoint  # the unit is the shard
         location, md5 = unit.inputs["shard"].path, unit.inputs["md5"].digest
         whole = hashlib.md5(usedforsecurity=False) if md5 else None
+        found = list(self._found(location, whole))
+        prompts, wrong = read_prompts(location)
+        names = {one.photo_name for one in found if isinstance(one, ImageRecord)}
+        file = f"{stem(location)}{PROMPTS}"
+        unused = [
+            (file, Skipped("prompts_unused", f"there is no photo {name!r} without annotations"))
+            for name in prompts
+            if name not in names
+        ]
         rows: list[ImageRecord] = []
         rejects: list[RejectRecord] = []
-        for paired in pair(scan(Shard(location), whole), stem(location), self._config):
-            if isinstance(paired, ImageRecord):
-                rows.append(paired)
+        for one in (*found, *wrong, *unused):
+            if isinstance(one, ImageRecord):
+                rows.append(replace(one, prompts=prompts.get(one.photo_name)))
             else:
-                item, error = paired
+                item, error = one
                 rejects.append(RejectRecord(item, self.name, error.kind, error.reason, error.message, 1))
         if whole is not None and whole.hexdigest() != md5:
             also = f"; {rejects[0].message}" if rejects else ""
             said = f"the list says MD5 {md5}, the shard has {whole.hexdigest()}; download it again{also}"
             return [InputError("md5_mismatch", f"{location}: {said}")]
-        empty = RejectRecord(stem(location), self.name, "skipped", "empty_shard", "the shard has no member", 1)
+        no_member = (
+            "the shard has no member" if kind(location) == "tar" else "there is no photo and no other file in it"
+        )
+        empty = RejectRecord(stem(location), self.name, "skipped", "empty_shard", no_member, 1)
         return [[*rows, *rejects] or [empty]]
+
+    def _found(self, location: str, whole: Digest | None) -> Iterator[Found]:
+        """What is in a source; the bytes of its file are fed to `whole`."""
+        shard = stem(location)
+        if kind(location) == "tar":
+            pieces = list(scan(Shard(location), whole))
+            names = [piece.content.name for piece in pieces if isinstance(piece.content, Member)]
+            if not any(is_photo(name) for name in names) or any(map(MEMBER_NAME.match, names)):
+                return pair(pieces, shard, self._config)
+            return once(of_tar(pieces, shard, self._config.max_member_bytes))
+        if whole is not None:
+            for window in Shard(location).windows():
+                whole.update(window)
+        return once(of_source(location, self._config.max_member_bytes))
 
 
 def pair(pieces: Iterable[Piece], shard: str, config: IndexConfig) -> Iterator[ImageRecord | tuple[str, InputError]]:

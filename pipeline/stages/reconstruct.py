@@ -27,8 +27,8 @@ from anything3d.space.cloud import from_plies
 from anything3d.space.reference import stack
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
+from pipeline.fetch import Photos
 from pipeline.rows import field_row, reference_camera
-from pipeline.shard import Shard
 from pipeline.stages.segment import read_photo
 from pipeline.unit import Unit
 from schemas.records import FieldRecord, ImageRecord
@@ -50,7 +50,7 @@ class ReconstructStage:
 
     def __init__(self, config: Config, place: Place) -> None:
         self._seed, self._steps = config.seed, config.reconstruct.steps
-        self._limits, self._reads = config.segment.limits, self.reads(config)
+        self._segment, self._reads = config.segment, self.reads(config)
         own = config.resources.reconstruct
         self._reconstructor = load_reconstructor(config.reconstruct, place, own.max_points, own.checkpoint_every)
 
@@ -90,7 +90,7 @@ class ReconstructStage:
         )
 
     def _photo(self, row: ImageRecord, unit: Unit) -> AnnotatedPhoto:
-        photo = read_photo(row, Shard(unit.inputs["shard"].path), self._limits)
+        photo = read_photo(row, Photos(unit.inputs["shard"].path), self._segment)
         if isinstance(photo, InputError):  # segment has read the same bytes
             raise photo
         return photo

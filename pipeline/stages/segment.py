@@ -3,19 +3,17 @@
 Source: M = SAM(I, p), I' = Affine(M * I; b) of Anything-3D.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from anything3d.errors import Anything3DError, InputError, MachineError, Skipped
+from anything3d.errors import Anything3DError, InputError, Skipped
 from anything3d.models.weights import Place
-from anything3d.photo.annotated import AnnotatedPhoto, read_annotated
-from anything3d.photo.image import ImageLimits
+from anything3d.photo.annotated import AnnotatedPhoto, read_annotated, read_prompted
 from anything3d.segment import SegmentConfig, Segmented, load_segmenter, name_of
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
+from pipeline.fetch import Photos
 from pipeline.rows import object_row
-from pipeline.shard import Shard
 from pipeline.unit import Unit
 from schemas.records import ImageRecord, ObjectRecord, RejectRecord
 
@@ -44,16 +42,16 @@ class SegmentStage:
         return () if config.source == "annotations" else (config.weights,)
 
     def __call__(self, items: Sequence[tuple[ImageRecord]], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
-        shard, few = Shard(unit.inputs["shard"].path), self._segmenter.images_per_batch
+        photos, few = Photos(unit.inputs["shard"].path), self._segmenter.images_per_batch
         rows = [item[0] for item in items]
         return [
             outcome
             for start in range(0, len(rows), few)  # decoded photos are large: a few at a time
-            for outcome in self._some(rows[start : start + few], shard)
+            for outcome in self._some(rows[start : start + few], photos)
         ]
 
-    def _some(self, rows: Sequence[ImageRecord], shard: Shard) -> Iterator[Outcome]:
-        read = [read_photo(row, shard, self._config.limits) for row in rows]
+    def _some(self, rows: Sequence[ImageRecord], photos: Photos) -> Iterator[Outcome]:
+        read = [read_photo(row, photos, self._config) for row in rows]
         sound = [photo for photo in read if isinstance(photo, AnnotatedPhoto)]
         segmented = iter(self._segmenter([photo.image for photo in sound], [photo.entries for photo in sound]))
         for row, photo in zip(rows, read, strict=True):
@@ -76,18 +74,12 @@ class SegmentStage:
         ]
 
 
-def read_photo(row: ImageRecord, shard: Shard, limits: ImageLimits) -> AnnotatedPhoto | InputError:
-    """The photo and its annotations, or what is wrong with them.
+def read_photo(row: ImageRecord, photos: Photos, config: SegmentConfig) -> AnnotatedPhoto | InputError:
+    """The photo and what is known of its objects, or what is wrong with one of the two.
 
     Raises: MachineError("shard_changed") if the bytes are not those that were indexed.
     """
-    ranges = [(row.jpg_offset, row.jpg_size), (row.json_offset, row.json_size)]
-    jpg, json = shard.read_ranges(ranges)
-    if [hashlib.sha256(data).hexdigest() for data in (jpg, json)] != [row.jpg_sha256, row.json_sha256]:
-        raise MachineError(
-            "shard_changed",
-            f"{shard.location}: the bytes of {row.image_id} are not those that were indexed. If the shard was"
-            " written meanwhile, run again. If it was not, its storage is damaged: restore the shard, which indexes"
-            " it anew",
-        )
-    return read_annotated(jpg, json, row.image_id, limits)
+    jpg, json = photos.read(row)
+    if row.json_sha256:
+        return read_annotated(jpg, json, row.image_id, config.limits)
+    return read_prompted(jpg, row.prompts, config.source, config.limits)
