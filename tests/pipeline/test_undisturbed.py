@@ -5,23 +5,13 @@ from functools import partial
 
 from anything3d.mini.world import write_world
 from pipeline import cell, ledger
-from pipeline.config import load
 from pipeline.plan import shard_unit
 from pipeline.stages import load as load_stage
 from pipeline.stages import recipes
 from pipeline.store import Store
 from pipeline.unit import slices
+from tests.soak import CONFIG
 
-CONFIG = load(
-    [],
-    [
-        *("segment.crop_size=64", "segment.max_edges=4", "segment.min_area_px=64", "invert.steps=3"),
-        *("lift.candidates=1", "lift.steps=3", "lift.upsampler_steps=2", "mesh.resolution=24"),
-        *("reconstruct.steps=6", "resources.reconstruct.checkpoint_every=2", "reconstruct.min_opacity=0.0"),
-        *("reconstruct.max_fog=1.0", "reconstruct.max_fall=2.0", "reconstruct.sds.render_size=16"),
-        *("score.points=256", "score.size_px=16", "score.views=2"),
-    ],
-)
 DEAD = {**ledger.whoami(), "process_started": "1"}  # what a process leaves behind that was killed
 
 
