@@ -76,7 +76,7 @@ def ablate(
         short: list[TooFew] = []
 
         def judge(report: Report) -> None:
-            if line := shortfall(report, source.absolute(out), max_failed):
+            if line := shortfall(report.partitions, source.absolute(out), max_failed):
                 short.append(line)
                 typer.echo(f"anything3d: {line}", err=True)
 

@@ -5,6 +5,7 @@ import typer
 from jobs.ablate import ablate
 from jobs.command import CODES
 from jobs.demo import demo
+from jobs.drop import drop
 from jobs.evaluate import evaluate
 from jobs.lift_image import lift_image
 from jobs.run import run
@@ -24,6 +25,7 @@ app.command()(lift_image)
 app.command()(world)
 app.command()(demo)
 app.command()(evaluate)
+app.command()(drop)
 app.command()(train)
 app.command(epilog=CODES)(ablate)
 app.add_typer(weights, name="weights")

@@ -16,6 +16,7 @@ import typer
 if TYPE_CHECKING:
     from anything3d.errors import MachineError
     from pipeline.config import Config
+    from pipeline.release.snapshot import Snapshot
 
 Preset = Annotated[
     str, typer.Option("--preset", help="Settings to begin with; mini knows only the mini world, default photographs.")
@@ -36,6 +37,9 @@ MaxFailed = Annotated[
     float, typer.Option("--max-failed", min=0, max=1, help="Share of the items of a stage that may fail; see below.")
 ]
 
+CorpusArgument = Annotated[
+    str, typer.Argument(metavar="CORPUS", help="The --out of `anything3d run`: a folder or s3://bucket/prefix.")
+]
 Verbose = Annotated[
     bool, typer.Option("--verbose", help="Say on standard error, of every commit, what went in and what came out.")
 ]
@@ -133,6 +137,22 @@ def read_settings(preset: str, config: Path | None, settings: list[str] | None) 
     chosen = load([read_preset(preset), *([config.read_text()] if config else [])], settings or [])
     root = chosen.resources.weights_root
     return replace(chosen, resources=replace(chosen.resources, weights_root=root and str(Path(root).absolute())))
+
+
+def read_settings_like(snapshot: "Snapshot", settings: list[str] | None) -> "Config":
+    """The settings of the command that made a snapshot, `--set` over them.
+
+    Raises: ConfigError if this version does not know them, or if no run made the snapshot.
+    """
+    from anything3d.errors import ConfigError
+    from pipeline.config import load
+
+    if snapshot.made_by.command != "run":
+        raise ConfigError(
+            "not_a_run",
+            f"Snapshot {snapshot.number} was made by `anything3d {snapshot.made_by.command}`, not by a run.",
+        )
+    return load([], settings or [], snapshot.made_by.settings)
 
 
 def read_preset(name: str) -> str:

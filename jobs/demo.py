@@ -30,7 +30,7 @@ def demo(
         world(shard, scenes=SCENES, seed=SEED, held_out=True)
     try:
         run(  # its table says what failed
-            [str(shard)], str(corpus), max_objects=OBJECTS, max_failed=1.0, verbose=verbose, log_file=log_file
+            str(corpus), [str(shard)], max_objects=OBJECTS, max_failed=1.0, verbose=verbose, log_file=log_file
         )
     except typer.Exit as ended:
         if ended.exit_code:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.command import LogFile, Verbose, errors_as_one_line, logs
+from jobs.command import CorpusArgument, LogFile, Verbose, errors_as_one_line, logs
 
 if TYPE_CHECKING:
     from pipeline.evaluate import Evaluation
@@ -17,7 +17,7 @@ TITLES = (
 
 
 def evaluate(
-    corpus: Annotated[str, typer.Argument(help="The --out of `anything3d run`: a folder or s3://bucket/prefix.")],
+    corpus: CorpusArgument,
     truth: Annotated[
         list[str],
         typer.Option(

@@ -22,17 +22,25 @@ from jobs.command import (
     join,
     logs,
     read_settings,
+    read_settings_like,
 )
 
 
 def run(
-    shards: Annotated[
-        list[str], typer.Argument(help="Tars, folders, Parquet files, lists: paths, URLs, globs, sa_{000..009}.tar.")
-    ],
     out: Annotated[str, typer.Option(help="The corpus: a folder or s3://bucket/prefix. Run again to resume.")],
+    shards: Annotated[
+        list[str] | None,
+        typer.Argument(help="Tars, folders, Parquet files, lists: paths, URLs, globs, sa_{000..009}.tar."),
+    ] = None,
     preset: Preset = "mini",
     config: ConfigFile = None,
     settings: Settings = None,
+    like: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Repeat the command that made this snapshot: its settings, and its shards if none are named."
+        ),
+    ] = None,
     max_objects: Annotated[int | None, typer.Option(min=1, help="Stop after the first N objects.")] = None,
     ids: Annotated[
         Path | None,
@@ -41,6 +49,9 @@ def run(
     md5: Annotated[
         str | None, typer.Option(help="List of MD5s as md5sum prints it (SA-1B's checklist.chk): checked per shard.")
     ] = None,
+    only: Annotated[
+        bool, typer.Option("--only", help="Publish these shards alone; without it the corpus keeps its other shards.")
+    ] = False,
     one_stage_at_a_time: Annotated[bool, typer.Option(help="For GPUs that cannot hold all stages at once.")] = False,
     max_failed: MaxFailed = MAX_FAILED,
     address: Address = None,
@@ -49,28 +60,46 @@ def run(
 ) -> None:
     """Turn photos into a corpus of 3D objects. The same command again continues where a killed run stopped."""
     with errors_as_one_line(), logs(verbose, log_file):
+        from anything3d.errors import ConfigError
         from jobs.report import lines, shortfall
         from pipeline import source
         from pipeline.plan import Selection
+        from pipeline.release.snapshot import snapshot_of
         from pipeline.run import run as run_pipeline
 
         join(address)
+        wanted = read_ids(ids) if ids else None
+        if like is None:
+            chosen, named = read_settings(preset, config, settings), shards or []
+        else:
+            if config is not None or preset != "mini":
+                raise ConfigError("like_and_preset", "--like has a preset of its own. Leave --preset and --config out.")
+            _, snapshot = snapshot_of(source.absolute(out), like)
+            chosen, preset = read_settings_like(snapshot, settings), snapshot.made_by.preset
+            named = shards or list(snapshot.made_by.shards.values())
+            if not shards:
+                made_by = snapshot.made_by
+                max_objects = made_by.max_objects if max_objects is None else max_objects
+                wanted = frozenset(made_by.ids) if wanted is None and made_by.ids is not None else wanted
+        if not named:
+            raise ConfigError("no_shards", "No shard is named. Name one, or repeat a snapshot with --like.")
         report = run_pipeline(
-            read_settings(preset, config, settings),
-            source.expand(shards),
+            chosen,
+            source.expand(named),
             source.absolute(out),
-            Selection(max_objects, read_ids(ids) if ids else None),
+            Selection(max_objects, wanted),
+            preset=preset,
+            only=only,
             one_stage_at_a_time=one_stage_at_a_time,
             md5=None if md5 is None else source.read_md5(md5),
             say=lambda line: print(line, flush=True),
         )
         for line in lines(report, out):
             print(line, flush=True)
-        short = shortfall(report, source.absolute(out), max_failed)
+        short = shortfall(report.partitions, source.absolute(out), max_failed)
         if short:
             typer.echo(f"anything3d: {short}", err=True)
-    lost = report.snapshot is None or report.snapshot.lost
-    raise typer.Exit(NOT_BALANCED if lost else TOO_FEW if short else DONE)
+    raise typer.Exit(NOT_BALANCED if report.lost else TOO_FEW if short else DONE)
 
 
 def read_ids(path: Path) -> frozenset[str]:

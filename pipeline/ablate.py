@@ -11,7 +11,7 @@ from anything3d.errors import ConfigError
 from anything3d.quality import summary as measures
 from anything3d.quality.summary import Summary
 from pipeline.config import Config, load
-from pipeline.evaluate import evaluate, summarised
+from pipeline.evaluate import evaluate, summarised, table_of
 from pipeline.plan import Selection
 from pipeline.run import Report, run
 from pipeline.store import Store
@@ -81,7 +81,7 @@ def ablate(
             say(f"--- {variant.name}, seed {seed}")
             judge(run(variant.config(seed), shards, out, selection, say=say))
             evaluation = evaluate(out, truths, say=lambda _: None)
-            table = Store(out).read_table(f"evaluation/{evaluation.snapshot}.parquet")
+            table = Store(out).read_table(table_of(evaluation.snapshot))
             rows[variant.name] += from_table(table, EvaluationRecord)
     first = by_object(rows[variants[0].name])
     return [

@@ -129,7 +129,7 @@ def make(recipe: Recipe, unit: Unit, store: Store, load: Loader, attempt: Attemp
         fingerprint=recipe.fingerprint,
         digest="",
         rows=store.write_part(folder, "rows", rows, recipe.record),
-        rejects=store.write_part(folder, "rejects", rejects, RejectRecord),
+        rejects=store.write_part(folder, "rejects", rejects, RejectRecord) if rejects else None,
         inputs={name: unit.inputs[name].digest for name in recipe.reads},
         counts=count(ids, rows, rejects),
         attempt=attempt.name,

@@ -11,7 +11,7 @@ SEAL = "sha256"  # key of a JSON file's digest of itself
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """An immutable Parquet file of one cell."""
+    """An immutable file: the rows or the rejects of one cell, or what is published of a shard."""
 
     path: str
     bytes: int
@@ -28,7 +28,7 @@ class Commit:
     fingerprint: str
     digest: str
     rows: Part
-    rejects: Part
+    rejects: Part | None  # None: there are none
     inputs: dict[str, str]  # what was read -> its digest
     counts: dict[str, int]  # inputs, rows, skipped, failed, crashed
     attempt: str
@@ -54,7 +54,8 @@ class Commit:
         """Raises: ValueError if `data` is not, bit for bit, what `to_json` has made."""
         try:
             values = unsealed(data)
-            commit = cls(**{**values, "rows": Part(**values["rows"]), "rejects": Part(**values["rejects"])})
+            rejects = None if values["rejects"] is None else Part(**values["rejects"])
+            commit = cls(**{**values, "rows": Part(**values["rows"]), "rejects": rejects})
         except (KeyError, TypeError) as error:
             raise ValueError(f"no commit: {error!r}") from error
         if sealed(values) != data:

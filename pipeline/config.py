@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 from annotated_types import Interval
@@ -154,12 +155,13 @@ class Config:
         return _adapter().validate_json(text, strict=True)
 
 
-def load(layers: Sequence[str], settings: Sequence[str] = ()) -> Config:
-    """Config from TOML texts, later ones over earlier ones, then `key.subkey=value` settings.
+def load(layers: Sequence[str], settings: Sequence[str] = (), base: Mapping[str, Any] = MappingProxyType({})) -> Config:
+    """Config from TOML texts, later ones over earlier ones, then `key.subkey=value` settings. `base` lies below all.
 
     Raises: ConfigError that names the key, what was given and what is allowed.
     """
     merged: dict[str, Any] = {}
+    _merge(merged, base)
     for text in [*layers, *(_as_toml(setting) for setting in settings)]:
         try:
             _merge(merged, tomllib.loads(text))

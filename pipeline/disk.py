@@ -3,10 +3,14 @@
 import errno
 import os
 import secrets
+import shutil
 from pathlib import Path
+from typing import BinaryIO
+
+COPIED_BYTES = 8 << 20  # at once, of an open file
 
 
-def write_local(path: Path, data: bytes, *, replace: bool) -> None:
+def write_local(path: Path, data: bytes | BinaryIO, *, replace: bool) -> None:
     """The whole file or nothing, on the disk with the folders that lead to it when this returns.
 
     The bytes go to a name that the store's listings leave out (a `#` and a number at the end) and then get theirs.
@@ -17,7 +21,10 @@ def write_local(path: Path, data: bytes, *, replace: bool) -> None:
     draft = path.with_name(f"draft#{secrets.randbelow(10**12)}")
     try:
         with draft.open("xb") as file:
-            file.write(data)
+            if isinstance(data, bytes):
+                file.write(data)
+            else:
+                shutil.copyfileobj(data, file, COPIED_BYTES)
             file.flush()
             os.fsync(file.fileno())
         if replace:

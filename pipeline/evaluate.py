@@ -16,12 +16,13 @@ from anything3d.seed import generators
 from pipeline import source
 from pipeline.commit import Commit
 from pipeline.location import explained
-from pipeline.release.snapshot import Snapshot, newest, read_objects, released_cells
+from pipeline.release.finished import read_objects, released_cells
+from pipeline.release.snapshot import Snapshot, snapshot_of
 from pipeline.rows import reconstruction
 from pipeline.stages.score import ScoreStage
 from pipeline.store import Store
 from pipeline.truth import GivenTruth, Shown, find_truth, given_truth, read_target, truth_by_photo
-from schemas.arrow import parquet_bytes, to_table
+from schemas.arrow import published_bytes, to_table
 from schemas.corpus import ObjectRows
 from schemas.records import EvaluationRecord, ScoreRecord
 
@@ -32,7 +33,7 @@ SEED = 0  # of surface samples and bootstraps; a run's default
 class Evaluation:
     """A snapshot in numbers; `summary_unseen_pairs` is over the true objects that are marked as held out."""
 
-    snapshot: str
+    snapshot: int
     truth: tuple[str, ...]  # locations of the truth.json files
     objects: int
     without_truth: int
@@ -41,7 +42,7 @@ class Evaluation:
 
 
 def evaluate(corpus: str, truths: Sequence[str], say: Callable[[str], None] = lambda line: None) -> Evaluation:
-    """The numbers of every finished object, summed up; object by object they go to evaluation/<snapshot>.parquet.
+    """The numbers of every finished object, summed up; object by object they go to a table, `table_of`.
 
     `truths` are X.truth folders or truth.json files, local or URLs. An object that cannot be compared with its truth,
     as its mesh has no extent, is told to `say` and has no truth numbers.
@@ -50,12 +51,12 @@ def evaluate(corpus: str, truths: Sequence[str], say: Callable[[str], None] = la
     truths fit no object; StorageError if one cannot be reached.
     """
     corpus = source.absolute(corpus)
-    snapshot = newest(corpus)
+    store, snapshot = snapshot_of(corpus)
     given = [given_truth(location) for location in truths]
     by_photo = truth_by_photo(given)
     with explained(corpus):
         try:
-            rows = list(evaluated_objects(Store(corpus), snapshot, by_photo, say))
+            rows = list(evaluated_objects(store, snapshot, by_photo, say))
         except DamagedCell as error:
             raise SourceError("damaged_corpus", f"{error.message}; give the command of the run again") from error
         without_truth = sum(row.unseen_pair is None for row in rows)
@@ -65,9 +66,9 @@ def evaluate(corpus: str, truths: Sequence[str], say: Callable[[str], None] = la
                 f"None of the {len(rows)} objects of {corpus} is in {', '.join(known.path for known in given)}. "
                 "Give the truth of the shards that the corpus was made from.",
             )
-        Store(corpus).write(f"evaluation/{snapshot.id}.parquet", parquet_bytes(to_table(rows, EvaluationRecord)))
+        store.write(table_of(snapshot.number), published_bytes(to_table(rows, EvaluationRecord)))
     return Evaluation(
-        snapshot=snapshot.id,
+        snapshot=snapshot.number,
         truth=tuple(known.path for known in given),
         objects=len(rows),
         without_truth=without_truth,
@@ -76,12 +77,17 @@ def evaluate(corpus: str, truths: Sequence[str], say: Callable[[str], None] = la
     )
 
 
+def table_of(number: int) -> str:
+    """Where the numbers of every object of a snapshot lie in its corpus."""
+    return f"evaluation/{number:06d}.parquet"
+
+
 def evaluated_objects(
     store: Store, snapshot: Snapshot, by_photo: Mapping[str, GivenTruth], say: Callable[[str], None]
 ) -> Iterator[EvaluationRecord]:
     """The rows of all finished objects, cell by cell."""
     done = 0
-    for commits in released_cells(store, snapshot):
+    for commits in released_cells(store, list(snapshot.partitions.values())):
         ids = store.read_column(commits["score"].rows, "object_id")
         if not ids:  # all were rejected on the way; stages behind worked on nothing
             continue

@@ -1,9 +1,13 @@
-"""One run: shards -> images -> objects -> a snapshot, each arrow a Ray Data stream of units through stage actors.
+"""One run: shards -> images -> objects -> partitions, each arrow a Ray Data stream of units through stage actors.
 
 The photos of a wave of shards are segmented before the later stages start. So `--max-objects` is exact, and progress
-shows a total. The same command again resumes a run. A finished run finds every commit and starts nothing, not even Ray.
+shows a total. A wave is published when its objects are done. A run that is stopped leaves a corpus of all waves before.
+
+The same command again resumes a run. A shard that is finished is recognised by its partition alone; a run whose shards
+are all finished starts nothing, not even Ray.
 """
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,15 +15,19 @@ from dataclasses import dataclass, field
 from obstore.exceptions import BaseError
 
 from anything3d.errors import DamagedCell, MachineError, SourceError, StorageError
-from pipeline import batch, cell, cluster
+from pipeline import batch, cell, cluster, spread
 from pipeline.commit import Commit
 from pipeline.config import Config
 from pipeline.location import explained
+from pipeline.place import check
 from pipeline.plan import Selection, batched, image_ids, look_up_all, object_ids, photo_units, shard_unit
 from pipeline.progress import Progress
-from pipeline.release.publish import Published, publish
+from pipeline.release.corpus import Corpus, key_of
+from pipeline.release.partition import DUPLICATE, Partition
+from pipeline.release.publish import Made
+from pipeline.release.snapshot import MadeBy, Snapshot
 from pipeline.session import disconnect
-from pipeline.source import file_name
+from pipeline.source import file_name, stem
 from pipeline.stages import note, recipes
 from pipeline.store import Store
 from pipeline.unit import Unit, slices
@@ -32,20 +40,26 @@ HOPELESS = ("ray_start", "ray_unreachable")  # reasons of faults that have been 
 
 @dataclass(slots=True)
 class Report:
-    """What a run did: every commit it stands on, the cells it made itself, and the release that came of it."""
+    """What a run did: the partitions of its shards, the cells it made itself, and the snapshot that came of it."""
 
-    commits: dict[str, list[Commit]] = field(default_factory=dict)  # stage -> commits, in order
+    partitions: dict[str, Partition] = field(default_factory=dict)  # shard -> what it is now
     made: dict[str, int] = field(default_factory=dict)  # stage -> cells of this run
-    duplicates: list[RejectRecord] = field(default_factory=list)  # images that an earlier shard has had
     # Requested ids that no sound photo has. Empty if not all shards were read.
     unknown: list[str] = field(default_factory=list)
-    snapshot: Published | None = None
-    note: str = ""
+    lost: list[str] = field(
+        default_factory=list
+    )  # objects with neither a row nor a reject; their shards are not published
+    snapshot: Snapshot | None = None  # None only if objects were lost
     seconds: float = 0.0
 
     @property
     def cells_run(self) -> int:
         return sum(self.made.values())
+
+    @property
+    def note(self) -> str:
+        """What to know of the networks that made the objects of this run."""
+        return " ".join(sorted({partition.note for partition in self.partitions.values()} - {""}))
 
 
 def run(
@@ -54,13 +68,17 @@ def run(
     out: str,
     selection: Selection,
     *,
+    preset: str = "",
+    only: bool = False,
     one_stage_at_a_time: bool = False,
     md5: Mapping[str, str] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Every wanted object of `shards` through every stage into the corpus `out`, and the report.
 
-    `md5` is what the shards' MD5s have to be, by file name: a shard with another one is a reject, none of it is used.
+    The shards become partitions of the corpus, or replace the partitions that have their names. Other shards stay,
+    unless `only` is given. `preset` is the name of the settings that `config` began with. `md5` is what the shards'
+    MD5s have to be, by file name: a shard with another one is a reject, none of it is used.
 
     A cell that is found damaged is computed again. After a fault of the machine the run goes on with new actors, where
     it stood, and gives up when that does not help.
@@ -71,16 +89,15 @@ def run(
     started, waits = time.monotonic(), iter(WAITS_S)
     with explained(out):
         store = Store(out)
-        store.check()
+        check(store)
     if md5 is not None and (unnamed := [file_name(shard) for shard in shards if file_name(shard) not in md5]):
         some = ", ".join([*unnamed[:5], *(["..."] if len(unnamed) > 5 else [])])
         say(f"The list of MD5s does not name {len(unnamed)} of {len(shards)} shards: {some}")
-    existed: dict[tuple[str, str], bool] = {}
-    damaged = 0
+    report, existed, damaged = Report(), dict[tuple[str, str], bool](), 0
     while True:
-        walk = Walk(config, store, Report(), Progress(say), one_stage_at_a_time, existed)
+        walk = Walk(config, preset, store, selection, Progress(say), one_stage_at_a_time, report, existed)
         try:
-            report = walk.through(shards, selection, md5 or {}, say)
+            walk.through(shards, md5 or {}, only)
         except (MachineError, BaseError, OSError) as error:
             fault = error if isinstance(error, MachineError) else batch.machine_fault(error)
             damaged += isinstance(fault, DamagedCell)
@@ -103,43 +120,133 @@ class Walk:
     """What one run carries along: where it stands and who is told."""
 
     config: Config
+    preset: str
     store: Store
-    report: Report
+    selection: Selection
     progress: Progress
     one_stage_at_a_time: bool
-    existed: dict[tuple[str, str], bool]  # (unit, stage) -> whether the run found the cell when it first looked
+    report: Report
+    existed: dict[tuple[str, str], bool]  # (unit, stage) -> whether the wave found the cell when it first looked
     recipes: dict[str, cell.Recipe] = field(init=False)
-    shard_of: dict[str, str] = field(default_factory=dict)  # image id -> the first shard that has it
+    # Of the wave: stage -> commits of each of its shards, in order.
+    commits: dict[str, dict[str, list[Commit]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.recipes = recipes(self.config)
 
-    def through(
-        self, shards: Sequence[str], selection: Selection, md5: Mapping[str, str], say: Callable[[str], None]
-    ) -> Report:
-        """All shards through all stages, wave by wave, and the snapshot of it."""
-        report, objects, mini_world = self.report, list[Unit](), True
+    def through(self, shards: Sequence[str], md5: Mapping[str, str], only: bool) -> None:
+        """All shards through all stages, wave by wave. Every wave is published when it is done.
+
+        With `only`, all is published at the end. Until then, the corpus keeps its other shards.
+        """
+        report, selection, corpus = self.report, self.selection, Corpus(self.store)
+        made_by, budget, seen = self._made_by(shards), selection.max_objects, set[str]()
         for wave in batched(shards, self.config.units.shards):
-            budget = None if selection.max_objects is None else selection.max_objects - sum(len(u.ids) for u in objects)
             if budget == 0:
                 break
-            try:
-                given = [shard_unit(shard, md5, self.config.licence) for shard in wave]
-            except (SourceError, StorageError) as error:
-                if not self.existed:  # nothing has been done: it is the request that is wrong
-                    raise
-                raise MachineError("storage_failed", error.message) from error
-            mini_world = mini_world and all(shard.inputs["world"].digest for shard in given)
-            if line := note(self.config, mini_world):
-                report.note = line
-                self.progress.remark(line)
-            indexed = self.advance(given, ["index"])
-            wanted = self._objects(self._images(indexed, selection), selection, budget)
-            objects += self.advance(wanted, [name for name in self.recipes if name not in ("index", "segment")])
+            todo: list[tuple[Unit, str]] = []
+            for shard in self._given(wave, md5):
+                key = key_of(shard, self.recipes, selection, budget)
+                # Behind a shard whose number of objects is not known yet, no budget is known.
+                known = selection.ids is None and not (todo and budget is not None)
+                done = corpus.finished(shard.name, key) if known else None
+                if done is None:
+                    todo.append((shard, key))
+                else:
+                    report.partitions[shard.name] = done
+                    budget = None if budget is None else budget - done.wanted
+            made = self._wave(todo, corpus, budget, seen, made_by)
+            budget = None if budget is None else budget - sum(len(unit.ids) for one in made for unit in one.units)
+            self._publish(made, corpus)
+            if not only:
+                report.snapshot = corpus.publish(made_by, report.partitions)
         else:
-            report.unknown = selection.unknown(self.shard_of)
-        report.snapshot = publish(self.store, objects, report.commits, report.duplicates, report.note, say)
-        return report
+            report.unknown = selection.unknown(seen)
+        report.snapshot = corpus.publish(made_by, report.partitions, only=only)
+
+    def _made_by(self, shards: Sequence[str]) -> MadeBy:
+        weights = {name: digest for recipe in self.recipes.values() for name, digest in recipe.weights.items()}
+        ids = None if self.selection.ids is None else tuple(sorted(self.selection.ids))
+        return MadeBy(
+            "run",
+            self.preset,
+            json.loads(self.config.to_json()),
+            weights,
+            cell.versions(),
+            {stem(shard): shard for shard in shards},
+            self.selection.max_objects,
+            ids,
+        )
+
+    def _given(self, wave: Sequence[str], md5: Mapping[str, str]) -> list[Unit]:
+        """The units of these shards; what is to know of their networks is said."""
+        try:
+            given = [shard_unit(shard, md5, self.config.licence) for shard in wave]
+        except (SourceError, StorageError) as error:
+            if not self.report.partitions and not self.existed:  # nothing has been done, so the request is wrong
+                raise
+            raise MachineError("storage_failed", error.message) from error
+        for shard in given:
+            if line := self._note(shard):
+                self.progress.remark(line)
+        return given
+
+    def _note(self, shard: Unit) -> str:
+        return note(self.config, mini_world=bool(shard.inputs["world"].digest))
+
+    def _wave(
+        self, todo: Sequence[tuple[Unit, str]], corpus: Corpus, budget: int | None, seen: set[str], made_by: MadeBy
+    ) -> list[Made]:
+        """These shards through all stages."""
+        images, duplicates, elsewhere = list[Unit](), dict[str, list[RejectRecord]](), dict[str, dict[str, str]]()
+        self.commits = {shard.name: {} for shard, _ in todo}
+        for shard in self.advance([shard for shard, _ in todo], ["index"]):
+            ids = self.selection.images(image_ids(shard, self.store))
+            (index,) = self.commits[shard.name]["index"]
+            held = corpus.claim(shard.name, ids, index.digest)
+            elsewhere[shard.name] = {other: corpus.photos(other).digest for other in sorted(set(held.values()))}
+            duplicates[shard.name] = [
+                RejectRecord(item, "index", "skipped", DUPLICATE, f"in {shard.name} and, before it, in {held[item]}", 1)
+                for item in ids
+                if item in held
+            ]
+            own = [item for item in ids if item not in held]
+            images += photo_units(shard, own, self.store, self.config.units.images)
+            if self.selection.ids is not None:
+                seen.update(ids)
+        later = [name for name in self.recipes if name not in ("index", "segment")]
+        done = self.advance(self._objects(images, budget), later)
+        return [
+            Made(
+                shard=shard,
+                key=key,
+                note=self._note(shard),
+                units=[unit for unit in done if shard_of(unit) == shard.name],
+                commits=self.commits[shard.name],
+                duplicates=duplicates[shard.name],
+                photos=corpus.photos(shard.name),
+                elsewhere=elsewhere[shard.name],
+                made_by=made_by,
+            )
+            for shard, key in todo
+        ]
+
+    def _publish(self, made: Sequence[Made], corpus: Corpus) -> None:
+        """Write the files of these shards, but for those that hold what they held before."""
+        new = []
+        for one in made:
+            if known := corpus.same(one.shard.name, one.digest):
+                self.report.partitions[one.shard.name] = one.named_anew(known)
+            else:
+                new.append(one)
+        for one, written in zip(new, spread.publish(self.store, new, self.progress.remark), strict=True):
+            if isinstance(written, Partition):
+                self.report.partitions[one.shard.name] = written
+            else:
+                self.report.lost += written
+        for (_, stage), existed in self.existed.items():
+            self.report.made[stage] = self.report.made.get(stage, 0) + (not existed)
+        self.existed.clear()
 
     def advance(self, units: Sequence[Unit], stages: Sequence[str]) -> list[Unit]:
         """The units after `stages`; those that lack a cell go through Ray, through stages that any of them lacks."""
@@ -167,35 +274,25 @@ class Walk:
                         "commit_gone",
                         f"{self.store.root}: the {name} cell of {has.unit.name} has gone while the run was at work.",
                     )
-                self.report.commits.setdefault(name, []).append(has.commits[name])
-                existed = self.existed.setdefault((has.unit.name, name), name in had.commits)
-                self.report.made[name] = self.report.made.get(name, 0) + (not existed)
+                of_shard = self.commits.setdefault(shard_of(has.unit), {})
+                of_shard.setdefault(name, []).append(has.commits[name])
+                self.existed.setdefault((has.unit.name, name), name in had.commits)
         return [has.unit for has in after]
 
-    def _images(self, shards: Sequence[Unit], selection: Selection) -> list[Unit]:
-        """The wanted images of indexed shards, cut into units; an id that an earlier shard has had is a reject."""
-        units: list[Unit] = []
-        for shard in shards:
-            ids = selection.images(image_ids(shard, self.store))
-            first = {image_id: self.shard_of.setdefault(image_id, shard.name) for image_id in ids}
-            self.report.duplicates += [
-                RejectRecord(item, "index", "skipped", "duplicate_id", f"in {shard.name} and, before it, in {other}", 1)
-                for item, other in first.items()
-                if other != shard.name
-            ]
-            own = [item for item in ids if first[item] == shard.name]
-            units += photo_units(shard, own, self.store, self.config.units.images)
-        return units
-
-    def _objects(self, images: Sequence[Unit], selection: Selection, budget: int | None) -> list[Unit]:
+    def _objects(self, images: Sequence[Unit], budget: int | None) -> list[Unit]:
         """The wanted objects, cut into units; with a budget, images are segmented only until it is filled."""
         units: list[Unit] = []
         workers = self.config.resources.segment.workers
         for some in batched(images, len(images) if budget is None else workers) if images else ():
             for unit in self.advance(some, ["segment"]):
-                ids = selection.objects(object_ids(unit, self.store))[:budget]
+                ids = self.selection.objects(object_ids(unit, self.store))[:budget]
                 budget = None if budget is None else budget - len(ids)
                 units += slices(unit, ids, self.config.units.objects)
             if budget == 0:
                 break
         return units
+
+
+def shard_of(unit: Unit) -> str:
+    """The name of the shard that a unit is of."""
+    return stem(unit.inputs["shard"].path)

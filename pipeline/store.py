@@ -9,7 +9,6 @@ been synced.
 """
 
 import hashlib
-import json
 import logging
 import re
 import uuid
@@ -17,14 +16,14 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 from obstore.exceptions import AlreadyExistsError, BaseError
 
-from anything3d.errors import ConfigError, DamagedCell, SourceError, StorageError
+from anything3d.errors import DamagedCell, SourceError, StorageError
 from pipeline.commit import Commit, Part
 from pipeline.disk import write_local
 from pipeline.location import StoredFile, local_folder, open_store
@@ -33,11 +32,7 @@ from schemas.arrow import from_table, parquet_bytes, to_table
 log = logging.getLogger(__name__)
 R = TypeVar("R")
 WHOLE_BYTES = 4 << 20  # of a part; a larger one is not read whole for one column
-MARKER = "corpus.json"  # what makes a place a corpus
-ABOUT = "a corpus of anything3d"
 PROBE, PROBED = "probe.txt", b"This file was written to see that the storage has put-if-absent.\n"
-FORMAT = 1  # of the corpus, as MARKER says it
-FIRST_CELLS = "cells/index/"  # what any corpus has, with or without a sound marker
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,41 +46,15 @@ class Entry:
 class Store:
     """One corpus. All paths are relative to its root."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, *, create: bool = True) -> None:
+        """Raises: FileNotFoundError if `root` is a local folder that is not there, unless it is to be made."""
         self.root = root
-        self._store = open_store(root, create=True)
+        self._store = open_store(root, create=create)
         self._folder = local_folder(root)  # None: not on a local disk
         self._probed = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self.root,)
-
-    def check(self) -> None:
-        """Make an empty place a corpus; see that any other one is a corpus, and that it keeps its promises.
-
-        Raises: ConfigError("place_in_use") if something else lies here, SourceError("corpus_format") if it is a corpus
-        of another format, StorageError("put_if_absent") if the storage has no put-if-absent; whatever the storage
-        raises if nothing can be seen here: no such bucket, no right, no network.
-        """
-        marker = self.find(MARKER)
-        if marker is None or not _is_ours(marker):
-            names = {str(entry["path"]) for entry in next(iter(obstore.list(self._store)), [])} - {PROBE}
-            if names and not any(path.endswith("/commit.json") for path in self._some(FIRST_CELLS)):
-                marker = self.find(MARKER)  # of another run, that began just now
-                if marker is None or not _is_ours(marker):
-                    raise ConfigError(
-                        "place_in_use",
-                        f"{self.root} is no corpus and not empty: it has {', '.join(sorted(names)[:3])}"
-                        f"{', ...' if len(names) > 3 else ''}; give a new or an empty folder as --out",
-                    )
-            else:
-                marker = json.dumps({"about": ABOUT, "format": FORMAT}).encode() + b"\n"
-                self.write(MARKER, marker)
-        if (known := json.loads(marker)["format"]) != FORMAT:
-            raise SourceError(
-                "corpus_format", f"{self.root} has format {known}, this version writes {FORMAT}; give another --out"
-            )
-        self._probe()
 
     # plain objects
 
@@ -105,12 +74,24 @@ class Store:
         else:
             obstore.put(self._store, path, data)
 
+    def write_file(self, path: str, file: BinaryIO) -> None:
+        """As `write`, of an open file from its beginning to its end, which may be larger than the memory."""
+        file.seek(0)
+        if self._folder:
+            write_local(self._folder / path, file, replace=True)
+        else:
+            obstore.put(self._store, path, file)
+
+    def copy(self, path: str, other: str) -> None:
+        """Let the bytes at `path` lie at `other`, too. On a local disk the two are one file with two names."""
+        obstore.copy(self._store, path, other)
+
     def create(self, path: str, data: bytes) -> bytes:
         """Put if absent: returns what lies at `path` afterwards, ours or the winner's.
 
         Raises: StorageError("put_if_absent") if the storage has no such thing.
         """
-        self._probe()
+        self.probe()
         return data if self._put_if_absent(path, data) else self.read(path)
 
     def delete(self, paths: Sequence[str]) -> None:
@@ -139,9 +120,9 @@ class Store:
         except FileNotFoundError:
             return None
 
-    def _some(self, prefix: str) -> list[str]:
-        """The first page of what lies below a folder."""
-        return [entry["path"] for entry in next(iter(obstore.list(self._store, prefix=prefix)), [])]
+    def some(self, prefix: str = "") -> list[str]:
+        """A few paths of what lies below a folder; none if there is nothing."""
+        return [entry["path"] for entry in next(iter(obstore.list(self._store, prefix=prefix or None)), [])]
 
     def _put_if_absent(self, path: str, data: bytes) -> bool:
         """Whether it was absent, and now is `data`."""
@@ -154,8 +135,11 @@ class Store:
             return False
         return True
 
-    def _probe(self) -> None:
-        """Try once whether the storage keeps the promise that all commits stand on."""
+    def probe(self) -> None:
+        """Try once whether the storage keeps the promise that all commits stand on.
+
+        Raises: StorageError("put_if_absent") if it has no put-if-absent.
+        """
         if self._probed:
             return
         refusal = f"{self.root}: this storage has no put-if-absent (If-None-Match); two runs could overwrite each other"
@@ -229,20 +213,26 @@ class Store:
                 log.warning("%s/%s: %s; reading all of it", self.root, part.path, error)
         return self._sound(part).read(columns=[column]).column(0).to_pylist()
 
+    def read_whole(self, part: Part) -> bytes | None:
+        """The bytes of a part if they are what was written; read twice before they are called damaged."""
+        for _ in range(2):
+            data = self.find(part.path)
+            if data is not None and len(data) == part.bytes and hashlib.sha256(data).hexdigest() == part.sha256:
+                return data
+        return None
+
     def read_table(self, path: str) -> pa.Table:
         """A Parquet file that belongs to no cell."""
         with self._ranged(path) as file:
             return file.read()
 
     def _sound(self, part: Part) -> pq.ParquetFile:
-        """A part whose bytes are those that the commit states; read twice before it is called damaged."""
-        wrong = ""
-        for _ in range(2):
-            data = self.find(part.path)
-            if data is not None and len(data) == part.bytes and hashlib.sha256(data).hexdigest() == part.sha256:
-                return pq.ParquetFile(pa.BufferReader(data))
-            wrong = "has gone" if data is None else f"is damaged ({len(data)} bytes, {part.bytes} were written)"
-        folder = part.path.rpartition("/")[0]
+        """A part whose bytes are those that the commit states."""
+        data = self.read_whole(part)
+        if data is not None:
+            return pq.ParquetFile(pa.BufferReader(data))
+        size, folder = self.size(part.path), part.path.rpartition("/")[0]
+        wrong = "has gone" if size is None else f"is damaged ({size} bytes, {part.bytes} were written)"
         self._set_commit_aside(folder, part)
         raise DamagedCell("damaged_part", f"{self.root}/{part.path} {wrong}; {folder} has to be computed again")
 
@@ -285,12 +275,3 @@ class Store:
         self.write(f"{path.rpartition('/')[0]}/damaged-{uuid.uuid4().hex}.json", data)
         if self.find(path) == data:
             self.delete([path])
-
-
-def _is_ours(marker: bytes) -> bool:
-    """Whether that is the marker of a corpus, of whatever format."""
-    try:
-        says = json.loads(marker)
-        return says["about"] == ABOUT and isinstance(says["format"], int)
-    except (ValueError, KeyError, TypeError):
-        return False

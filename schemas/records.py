@@ -231,6 +231,25 @@ class OriginRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ManifestRecord:
+    """The manifest of a shard: a cell that the shard consists of, or a file that was published of it."""
+
+    what: Annotated[Literal["cell", "objects", "rejects", "assets"], "a cell, or what is in the file"]
+    path: Annotated[str, "the cell's folder, or the file; below the root of the corpus"]
+    digest: Annotated[str, "SHA-256 of what the cell's commit says, or of the file's bytes"]
+    rows: Annotated[int, "rows of the cell or of the table; objects of the tar"]
+    bytes: Annotated[int | None, "null if a cell; of the file"] = None
+    stage: Annotated[str | None, "null if a file; of the cell"] = None
+    unit: Annotated[str | None, "null if a file; of the cell"] = None
+    inputs: Annotated[int | None, "null if a file; items that came to the cell"] = None
+    skipped: Annotated[int | None, "null if a file; rejects of this kind"] = None
+    failed: Annotated[int | None, "null if a file; rejects of this kind"] = None
+    crashed: Annotated[int | None, "null if a file; rejects of this kind"] = None
+    seconds: Annotated[float | None, "null if a file; wall-clock seconds of the cell"] = None
+    gpu_seconds: Annotated[float | None, "null if a file; the same times the actor's share of GPUs"] = None
+
+
+@dataclass(frozen=True, slots=True)
 class RejectRecord:
     """Any stage: an item that stopped, with its reason. inputs = items with rows + rejects, id by id."""
 

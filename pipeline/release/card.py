@@ -34,7 +34,7 @@ class About:
     sources: Sequence[Source]
     preset: str  # "" if none is known
     seed: int
-    settings: Mapping[str, object]  # key -> value, of those that differ from the preset
+    settings: Mapping[str, object]  # key -> value, of those that differ from the defaults
     weights: Mapping[str, str]  # name -> SHA-256 of all files
     licences: Sequence[str]  # of the photos, of the weights and of the backends
     versions: Mapping[str, str]  # package -> version
@@ -97,7 +97,7 @@ def readme(about: About) -> bytes:
         licences="\n".join(f"- {_words(name)}" for name in sorted(set(about.licences))),
         preset=f"`{about.preset}`" if about.preset else "not known",
         seed=about.seed,
-        settings=_table(("setting", "value"), about.settings.items()) or "No setting differs from the preset.",
+        settings=_table(("setting", "value"), about.settings.items()) or "No setting differs from its default.",
         weights=_table(("weights", "SHA-256 of all files"), about.weights.items()) or "No weights were used.",
         versions=", ".join(f"{package} {version}" for package, version in about.versions.items()),
         columns=_table(("column", "unit or meaning"), about.columns.items()),

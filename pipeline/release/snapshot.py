@@ -1,82 +1,101 @@
-"""A snapshot: one release of a corpus, as snapshots/<id>.json says it, and the objects in it.
+"""The log of a corpus: snapshots/000017.json says which partitions the corpus has after its 17th change, and why.
 
-A snapshot names its own stages. So a corpus is read with the stages that made it, whatever stages there are today.
+A snapshot is written put-if-absent under the next number. Whoever loses that race reads the winner's snapshot, applies
+its own change on top of it, and tries the number after it. So two commands that end at the same moment lose nothing.
 """
 
+import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
-from anything3d.errors import DamagedCell, SourceError
-from pipeline import source
-from pipeline.commit import Commit, sealed, unsealed
+from anything3d.errors import SourceError
+from pipeline.commit import Part, sealed, unsealed
 from pipeline.location import explained
+from pipeline.release.partition import Partition
 from pipeline.store import Store
-from pipeline.unit import Unit
-from schemas.corpus import OBJECT_RECORDS, ObjectRows
-from schemas.records import OriginRecord
 
-POINTER = "snapshot.json"  # the newest snapshot
+NAME = re.compile(r"snapshots/(\d{6,})\.json")
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class File:
-    """A file of the view, as its snapshot describes it."""
+class MadeBy:
+    """The command that made a snapshot, with all that its result depends on."""
 
-    bytes: int
-    sha256: str
+    command: str  # run, drop
+    preset: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)  # all of them: Config as JSON
+    weights: Mapping[str, str] = field(default_factory=dict)  # name -> digest of all its files
+    versions: Mapping[str, str] = field(default_factory=dict)  # package -> version
+    shards: Mapping[str, str] = field(default_factory=dict)  # name -> location, of the shards of the command
+    max_objects: int | None = None
+    ids: tuple[str, ...] | None = None  # the only photos or objects that were wanted
 
-
-Files = dict[str, File]  # path -> what it is
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Named:
-    """A commit, as a snapshot names it."""
-
-    stage: str
-    unit: str
-    digest: str
-    folder: str  # of the cell
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What the rows depend on besides the shards."""
+        return {
+            "preset": self.preset,
+            "settings": self.settings,
+            "weights": self.weights,
+            "versions": self.versions,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A release of a corpus: the commits that it consists of, and the files that show it."""
+    """A release of a corpus: a short list of partitions."""
 
-    id: str  # the hash of the commits' digests, and of the licences of the photos
-    objects: int
-    rejects: int
-    note: str  # what to know of the networks that made it; "" if nothing
-    fingerprints: Mapping[str, str]  # stage -> fingerprint, of every stage that ran, in order
-    commits: tuple[Named, ...]
-    seconds: Mapping[str, float]  # stage -> seconds of all its cells
-    files: Files
-    groups: Mapping[str, Sequence[str]]  # key of a group of units -> its files
+    number: int
+    parent: int  # number of the snapshot that it was made from; 0: of none
+    date: str  # ISO 8601, UTC
+    made_by: MadeBy
+    partitions: Mapping[str, Partition]  # shard -> its partition, in order of the names
 
     @property
-    def stages(self) -> tuple[str, ...]:
-        """The stages that ran, in order."""
-        return tuple(self.fingerprints)
+    def digest(self) -> str:
+        """Hash of what it holds: equal for equal cells, whoever made it and when."""
+        held = [[shard, partition.digest] for shard, partition in self.partitions.items()]
+        return hashlib.sha256(json.dumps(held).encode()).hexdigest()[:16]
+
+    @property
+    def path(self) -> str:
+        return path_of(self.number)
+
+    @property
+    def objects(self) -> int:
+        return sum(partition.objects for partition in self.partitions.values())
+
+    @property
+    def rejects(self) -> int:
+        return sum(partition.rejects for partition in self.partitions.values())
+
+    @property
+    def note(self) -> str:
+        """What to know of the networks that made it; "" if nothing."""
+        return " ".join(sorted({partition.note for partition in self.partitions.values()} - {""}))
+
+    @property
+    def files(self) -> list[Part]:
+        return [file for partition in self.partitions.values() for file in partition.files]
 
     def to_json(self) -> bytes:
         """With a digest of itself, so that damage is seen."""
+        counts = {"digest": self.digest, "objects": self.objects, "rejects": self.rejects, "note": self.note}
         return sealed(
             {
-                "id": self.id,
-                "objects": self.objects,
-                "rejects": self.rejects,
-                "note": self.note,
-                "fingerprints": dict(self.fingerprints),
-                "commits": [[named.stage, named.unit, named.digest, named.folder] for named in self.commits],
-                "seconds": dict(self.seconds),
-                "files": sorted(self.files),
-                "contents": {path: asdict(file) for path, file in sorted(self.files.items())},
-                "groups": {key: list(paths) for key, paths in self.groups.items()},
+                "number": self.number,
+                "parent": self.parent,
+                "date": self.date,
+                **counts,
+                "made_by": json.loads(json.dumps(asdict(self.made_by))),
+                "partitions": {shard: partition.to_json() for shard, partition in self.partitions.items()},
             }
         )
 
@@ -85,123 +104,90 @@ class Snapshot:
         """Raises: ValueError if `data` is no snapshot, or is damaged."""
         body = unsealed(data)
         try:
+            made_by = body["made_by"]
+            ids = None if made_by["ids"] is None else tuple(made_by["ids"])
             return cls(
-                id=body["id"],
-                objects=body["objects"],
-                rejects=body["rejects"],
-                note=body["note"],
-                fingerprints=body["fingerprints"],
-                commits=tuple(Named(*entry) for entry in body["commits"]),
-                seconds=body["seconds"],
-                files={path: File(**file) for path, file in body["contents"].items()},
-                groups=body["groups"],
+                number=body["number"],
+                parent=body["parent"],
+                date=body["date"],
+                made_by=MadeBy(**{**made_by, "ids": ids}),
+                partitions={shard: Partition.from_json(entry) for shard, entry in body["partitions"].items()},
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no snapshot: {error!r}") from error
 
-    def looks_like(self, other: "Snapshot") -> bool:
-        """Whether the view of the other one is the view of this one: same objects, files and note."""
-        return (self.id, self.files, self.note) == (other.id, other.files, other.note)
+
+def path_of(number: int) -> str:
+    """Where the snapshot with this number lies in its corpus."""
+    return f"snapshots/{number:06d}.json"
 
 
-def path_of(identity: str) -> str:
-    """Where the snapshot with this id lies in its corpus."""
-    return f"snapshots/{identity}.json"
+def numbers(store: Store) -> list[int]:
+    """The numbers of all snapshots of the corpus, the newest first."""
+    found = (NAME.fullmatch(path) for path in store.paths("snapshots"))
+    return sorted((int(match[1]) for match in found if match), reverse=True)
 
 
-def find_snapshot(store: Store, path: str) -> Snapshot | None:
-    """The snapshot in a file; None if there is none that can be read, which is then said."""
-    data = store.find(path)
-    if data is None:
+def newest(store: Store) -> Snapshot | None:
+    """The newest snapshot that can be read; None if there is none. Damaged ones are said."""
+    return _readable(store, numbers(store))
+
+
+def _readable(store: Store, some: Sequence[int]) -> Snapshot | None:
+    """The first of these snapshots that can be read."""
+    return next((snapshot for number in some if (snapshot := _find(store, number))), None)
+
+
+def _find(store: Store, number: int) -> Snapshot | None:
+    data = store.find(path_of(number))
+    if data is None:  # removed a moment ago
         return None
     try:
         return Snapshot.from_json(data)
     except ValueError as error:
-        log.warning("%s/%s is damaged or of an earlier version (%s); it is written again", store.root, path, error)
+        said = f"{store.root}/{path_of(number)} is damaged ({error}). What it alone says is not known any more"
+        log.warning("%s; run its shards again: their cells are found again", said)
         return None
 
 
-def newest(corpus: str) -> Snapshot:
-    """The snapshot that a finished corpus shows.
+def snapshot_of(corpus: str, number: int | None = None) -> tuple[Store, Snapshot]:
+    """A corpus that somebody names, with one of its snapshots: the newest, or the one with this number.
 
-    Raises: SourceError("no_snapshot") if there is none, or it is damaged or of an earlier version; StorageError.
+    Raises: SourceError("no_snapshot") if there is none, or it is damaged; StorageError.
     """
-    path = f"{corpus.rstrip('/')}/{POINTER}"
     with explained(corpus):
         try:
-            return Snapshot.from_json(source.read(path))
-        except FileNotFoundError as error:
+            store = Store(corpus, create=False)
+            found = newest(store) if number is None else _find(store, number)
+        except FileNotFoundError:
+            found = None
+        if found is None:
+            which = "has no snapshot" if number is None else f"has no snapshot {number}"
             raise SourceError(
-                "no_snapshot", f"There is no {path}. Give the --out of a finished `anything3d run`."
-            ) from error
-        except ValueError as error:
-            raise SourceError(
-                "no_snapshot",
-                f"{path} is damaged or of an earlier version ({error}). Give the command of the run again.",
-            ) from error
+                "no_snapshot", f"{corpus} {which} that can be read. Give the --out of a finished `anything3d run`."
+            )
+        return store, found
 
 
-def released_cells(store: Store, snapshot: Snapshot) -> Iterator[dict[str, Commit]]:
-    """Stage -> commit, of the stages of this snapshot whose rows are objects; unit by unit, in order of their names."""
-    folders = {(named.stage, named.unit): named.folder for named in snapshot.commits}
-    segments = {named.digest: named.folder for named in snapshot.commits if named.stage == "segment"}
-    later = [stage for stage in snapshot.stages if stage in OBJECT_RECORDS and stage != "segment"]
-    for unit in [unit for stage, unit in folders if stage == "score"]:
-        commits = {stage: _commit(store, folders[stage, unit]) for stage in later}
-        yield {"segment": _commit(store, segments[commits["score"].inputs["segment"]]), **commits}
+def append(
+    store: Store, made_by: MadeBy, change: Callable[[Mapping[str, Partition]], Mapping[str, Partition]]
+) -> Snapshot:
+    """The snapshot that has the partitions that `change` makes of the newest one's; no new one if that is the same.
+
+    `change` is called again whenever another command has appended a snapshot meanwhile.
+    """
+    while True:
+        taken = numbers(store)  # looked at once: the next number belongs to the newest of these
+        last, base = max(taken, default=0), _readable(store, taken)
+        before = base.partitions if base else {}
+        after = {shard: partition for shard, partition in sorted(change(before).items())}
+        if base is not None and base.number == last and after == before:
+            return base
+        made = Snapshot(last + 1, base.number if base else 0, now(), made_by, after)
+        data = made.to_json()
+        if store.create(made.path, data) == data:
+            return made
 
 
-def _commit(store: Store, folder: str) -> Commit:
-    commit = store.commit_at(folder)
-    if commit is None:
-        raise SourceError(
-            "no_commit", f"{store.root}/{folder}/commit.json has gone. Give the command of the run again."
-        )
-    return commit
-
-
-def finished_objects(store: Store, unit: Unit) -> list[ObjectRows]:
-    """Every object of the unit that has come through all stages, in order."""
-    commits: dict[str, Commit] = {}
-    for stage in object_stages(unit):
-        commit = store.commit_at(unit.inputs[stage].path)
-        if commit is None:
-            raise DamagedCell("commit_gone", f"{store.root}/{unit.inputs[stage].path}/commit.json has gone")
-        commits[stage] = commit
-    licence = unit.inputs["licence"].digest
-    return [
-        replace(rows, origin=origin_of(rows.object_id, commits, licence))
-        for rows in read_objects(store, commits, unit.ids)
-    ]
-
-
-def origin_of(object_id: str, commits: Mapping[str, Commit], licence: str) -> OriginRecord:
-    """What made the rows of these commits (by stage), and under which terms they stand; `licence` is the photos'."""
-    lift, score = commits.get("lift"), commits["score"]
-    weights = {name: digest for commit in commits.values() for name, digest in commit.weights.items()}
-    return OriginRecord(
-        object_id,
-        lift.backend if lift else None,
-        commits["reconstruct"].backend,
-        json.dumps(weights, sort_keys=True),
-        "; ".join(sorted({licence, *(name for commit in commits.values() for name in commit.licences)})),
-        score.versions["anything3d"],
-    )
-
-
-def object_stages(unit: Unit) -> list[str]:
-    """The stages that the unit has come through and whose rows are objects."""
-    return [stage for stage in OBJECT_RECORDS if stage in unit.inputs]
-
-
-def read_objects(store: Store, commits: Mapping[str, Commit], ids: Sequence[str]) -> list[ObjectRows]:
-    """Every one of `ids` that all commits (by stage) have a row of, in order."""
-    tables: dict[str, dict[str, Any]] = {}
-    for stage, commit in commits.items():
-        rows: list[Any] = store.read_part(commit.rows, OBJECT_RECORDS[stage], ids)
-        tables[stage] = {row.object_id: row for row in rows}
-    return [
-        ObjectRows(**{stage: table[item] for stage, table in tables.items()})
-        for item in ids
-        if all(item in table for table in tables.values())
-    ]
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -39,7 +39,8 @@ class Corpus:
 
     @property
     def snapshot(self) -> str:
-        return self.output.rsplit("snapshot ", 1)[1].split(",")[0]
+        """The digest of what the corpus holds."""
+        return self.output.rsplit("snapshot ", 1)[1].split("(")[1].split(")")[0]
 
     @property
     def cells_run(self) -> int:

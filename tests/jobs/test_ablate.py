@@ -25,7 +25,7 @@ settings = ["caption.min_tokens=1", "caption.max_tokens=2"]
 
 
 def snapshot_now(corpus):
-    return json.loads((corpus / "snapshot.json").read_text())["id"]
+    return json.loads((corpus / "snapshot.json").read_text())["digest"]
 
 
 def test_variants_share_what_they_can_and_are_compared_object_by_object(shard, corpus, tmp_path):

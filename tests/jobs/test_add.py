@@ -73,7 +73,7 @@ def test_the_new_stage_alone_runs_on_a_finished_corpus_and_older_snapshots_are_r
     read = [sys.executable, "-m", "jobs.cli", "evaluate", str(out), "--truth", truth]
     older = subprocess.run(read, cwd=tree, env=environment(), capture_output=True, text=True)
     assert older.returncode == 0, older.stderr
-    assert f"snapshot {corpus.snapshot}: " in older.stdout
+    assert "snapshot 1: " in older.stdout
 
     found = run(shard, out, tree=tree)
     cells = found.cells_now()
@@ -101,7 +101,7 @@ def test_a_backend_that_needs_the_crop_alone_starts_no_stage_that_it_does_not_ne
         assert set(json.loads(row["weights"])) == {"clip"}  # of score
         assert (row["vertices"], row["faces"], row["watertight"]) == (8, 12, True)
         assert row["reference_mask_iou"] > 0.4  # a box that is as wide and as high as the mask
-    (tar,) = (made.path / "assets").iterdir()
+    (tar,) = (made.path / "assets").glob("*/*.tar")
     with tarfile.open(tar) as files:
         suffixes = {name.split(".", 1)[1] for name in files.getnames()}
         glb = next(files.extractfile(member).read() for member in files if member.name.endswith(".glb"))

@@ -36,7 +36,7 @@ def test_every_object_is_a_row_or_a_reject_and_every_reject_has_a_reason(corpus)
 
 @pytest.mark.filterwarnings("ignore")
 def test_webdataset_reads_the_files_of_every_object(corpus):
-    tars = sorted(str(path) for path in (corpus.path / "assets").glob("*.tar"))
+    tars = sorted(str(path) for path in (corpus.path / "assets").glob("*/*.tar"))
     samples = list(webdataset.WebDataset(tars, shardshuffle=False))
     table = ds.dataset(corpus.path / "objects").to_table()
     assert sorted(sample["__key__"] for sample in samples) == sorted(table.column("object_id").to_pylist())
@@ -57,9 +57,12 @@ def test_the_truth_beside_the_shard_is_scored(corpus):
 
 
 def test_the_snapshot_names_its_files_and_the_gallery_shows_the_objects(corpus):
-    body = json.loads((corpus.path / "snapshots" / f"{corpus.snapshot}.json").read_text())
+    body = json.loads((corpus.path / "snapshots" / "000001.json").read_text())
     assert json.loads((corpus.path / "snapshot.json").read_text()) == body
-    assert all((corpus.path / name).exists() for name in body["files"])
+    (partition,) = body["partitions"].values()
+    files = [partition["manifest"], *partition["tables"].values(), *partition["tars"]]
+    assert all((corpus.path / file["path"]).stat().st_size == file["bytes"] for file in files)
+    assert body["made_by"]["settings"]["invert"]["steps"] == 3
     html = (corpus.path / "index.html").read_text()
     assert corpus.snapshot in html
     assert html.count("<section>") == body["objects"]
@@ -88,12 +91,12 @@ def test_a_damaged_cell_is_named_and_computed_again_and_the_snapshot_stays(shard
     sound = bytearray(mesh.read_bytes())
     sound[len(sound) // 2] ^= 0x10
     mesh.write_bytes(sound)
-    for path in (copy / "assets").iterdir():
+    for path in copy.glob("assets/*/*.tar"):
         path.unlink()
     again = run(shard, copy)
     assert again.snapshot == corpus.snapshot
     assert f"damaged_part: {mesh} " in again.output
-    files = [{path.name: path.read_bytes() for path in (root / "assets").iterdir()} for root in (copy, corpus.path)]
+    files = [{path.name: path.read_bytes() for path in root.glob("assets/*/*.tar")} for root in (copy, corpus.path)]
     assert files[0] == files[1]
 
 
@@ -106,7 +109,7 @@ def test_ids_that_nothing_has_make_an_empty_corpus_that_balances_and_exit_code_3
     assert "0 objects in" in empty.output
     assert "anything3d: no_objects: the run made no object: nothing was chosen" in empty.output
     assert "2 of the ids are of no sound photo in the shards: sa_5-0000, sa_6" in empty.output
-    assert not list((copy / "objects").glob("*.parquet"))
+    assert ds.dataset(copy / "objects").count_rows() == 0
     assert json.loads((copy / "snapshot.json").read_text())["objects"] == 0
 
 

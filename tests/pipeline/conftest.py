@@ -17,7 +17,10 @@ from anything3d.space.field import Field, FieldConfig
 from pipeline import cell
 from pipeline.config import load
 from pipeline.plan import shard_unit
-from pipeline.release.publish import publish
+from pipeline.release.corpus import Corpus
+from pipeline.release.partition import Photos
+from pipeline.release.publish import Made, publish_here
+from pipeline.release.snapshot import MadeBy
 from pipeline.stages import load as load_stage
 from pipeline.stages import recipes
 from pipeline.store import Store
@@ -73,6 +76,30 @@ def name_files(folder):
 
 
 LICENCE = "Photos of the tests"
+MADE_BY = MadeBy("run", "mini", {"seed": 0})
+
+
+def made(shard, units, commits, **more) -> Made:
+    """A shard that has come through all stages."""
+    known = {
+        "key": "",
+        "note": "",
+        "duplicates": [],
+        "elsewhere": {},
+        "photos": Photos("", "", commits["index"][0].digest),
+    }
+    return Made(shard=shard, units=units, commits=commits, made_by=MADE_BY, **known | more)
+
+
+def publish(store, *shards):
+    """The snapshot with these shards, beside those that the corpus has already."""
+    corpus = Corpus(store)
+    known = {one.shard.name: corpus.same(one.shard.name, one.digest) for one in shards}
+    mine = {
+        one.shard.name: one.named_anew(same) if (same := known[one.shard.name]) else publish_here(store, one)
+        for one in shards
+    }
+    return corpus.publish(MADE_BY, mine)
 
 
 class World:
@@ -93,7 +120,8 @@ class World:
         self._make()
 
     def _make(self):
-        shard = self._run("index", shard_unit(str(self.shard), licence=LICENCE))
+        self.unit = shard_unit(str(self.shard), licence=LICENCE)
+        shard = self._run("index", self.unit)
         (images,) = slices(shard, self._ids(shard, "index", "image_id"), 64)
         segmented = self._run("segment", images)
         rows = self.store.read_part(self.commits["segment"][0].rows, ObjectRecord)
@@ -107,7 +135,11 @@ class World:
         self.fog = next(row.object_id for row in rows if row.object_id not in [*self.known, self.stranger])
         wanted = [*self.known, self.stranger, self.fog]
         self.units = [self._finish(unit) for unit in slices(segmented, wanted, 2)]
-        self.snapshot = publish(self.store, self.units, self.commits, [], "", quiet)
+        self.snapshot = publish(self.store, self.made)
+
+    @property
+    def made(self):
+        return made(self.unit, self.units, self.commits)
 
     def _finish(self, unit):
         """Through all later stages: those that have a method of their name here are told their rows, the others run."""

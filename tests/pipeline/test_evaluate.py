@@ -16,7 +16,6 @@ from anything3d.quality.summary import METRICS
 from anything3d.space.cloud import Cloud, to_ply
 from jobs.cli import app
 from pipeline.evaluate import evaluate
-from pipeline.release.snapshot import newest
 from pipeline.source import content_digest
 from pipeline.truth import read_truth
 from tests.pipeline.conftest import WRONG_AZIMUTH_DEG, name_files, quiet
@@ -39,14 +38,14 @@ def another(world, folder):
 
 
 def table(world) -> dict[str, dict]:
-    rows = pq.read_table(world.corpus / "evaluation" / f"{world.snapshot.id}.parquet").to_pylist()
+    rows = pq.read_table(world.corpus / "evaluation" / "000001.parquet").to_pylist()
     return {row["object_id"]: row for row in rows}
 
 
 def test_every_finished_object_has_a_row_and_strangers_have_no_truth(world, same_truth):
     found, rows = same_truth
     assert sorted(rows) == sorted([*world.known, world.stranger])
-    assert (found.snapshot, found.objects, found.without_truth) == (world.snapshot.id, 4, 1)
+    assert (found.snapshot, found.objects, found.without_truth) == (1, 4, 1)
     assert found.truth == (str(world.truth / "truth.json"),)
     stranger = rows[world.stranger]
     null = {name for name, value in stranger.items() if value is None}
@@ -178,8 +177,9 @@ def test_an_object_that_cannot_be_compared_is_told_and_the_others_are_not_lost(w
 
 
 def test_a_corpus_without_its_cells_is_refused(world, tmp_path):
-    shutil.copy(world.corpus / "snapshot.json", tmp_path)
-    with pytest.raises(SourceError, match=r"no_commit.*cells/.*commit\.json has gone"):
+    for folder in ("snapshots", "shards"):
+        shutil.copytree(world.corpus / folder, tmp_path / folder)
+    with pytest.raises(SourceError, match=r"damaged_corpus: .*cells/.*commit\.json has gone"):
         evaluate(str(tmp_path), [str(world.truth)], quiet)
 
 
@@ -255,13 +255,6 @@ def test_what_is_missing_or_broken_ends_in_one_line(world, corpus, known, says):
     assert len(done.stderr.splitlines()) == 1
     assert not (folder / "nowhere").exists()
     assert not (folder / "nowhere.truth").exists()
-
-
-@pytest.mark.parametrize("says", [b"", b"{", b"[]", b"{}", b'{"commits": 3}', b'{"id": "x", "commits": []}'])
-def test_a_damaged_snapshot_is_one_line(tmp_path, says):
-    (tmp_path / "snapshot.json").write_bytes(says)
-    with pytest.raises(SourceError, match=r"no_snapshot: .*snapshot\.json is damaged or of an earlier version"):
-        newest(str(tmp_path))
 
 
 def test_a_damaged_part_is_one_line_and_the_run_computes_it_again(world, tmp_path):

@@ -85,7 +85,8 @@ class Seen:
         load_it = partial(load_stage, stage, self.config.to_json(), "cpu")
         commit, made = cell.run(self.recipes[stage], unit, self.store, load_it)
         self.made += made
-        self.rejects += [(row.item_id, row.reason) for row in self.store.read_part(commit.rejects, RejectRecord)]
+        rejects = self.store.read_part(commit.rejects, RejectRecord) if commit.rejects else []
+        self.rejects += [(row.item_id, row.reason) for row in rejects]
         return cell.as_input(self.recipes[stage], unit, commit)
 
     def _rows(self, stage, unit, record):

@@ -4,6 +4,7 @@ import pytest
 
 from anything3d.errors import MachineError, SourceError
 from pipeline.config import Config
+from pipeline.place import check
 from pipeline.plan import Selection
 from pipeline.run import run
 from pipeline.store import Store
@@ -22,11 +23,11 @@ def test_shards_that_the_list_of_md5s_does_not_name_are_said_once(tmp_path):
 
 @pytest.fixture
 def blocked(tmp_path, monkeypatch):
-    """A corpus whose folder of rejects is a file, so that nothing can be written in it; no shard, so no Ray."""
+    """A corpus whose folder of snapshots is a file, so that nothing can be written in it; no shard, so no Ray."""
     monkeypatch.setattr("pipeline.run.WAITS_S", (0.0, 0.0))
     (tmp_path / "corpus").mkdir()
-    Store(str(tmp_path / "corpus")).check()
-    (tmp_path / "corpus" / "rejects").write_text("")
+    check(Store(str(tmp_path / "corpus")))
+    (tmp_path / "corpus" / "snapshots").write_text("")
     return tmp_path / "corpus"
 
 
@@ -35,7 +36,7 @@ def test_a_run_goes_on_when_a_fault_of_the_machine_has_passed(blocked):
 
     def say(line):
         said.append(line)
-        (blocked / "rejects").unlink(missing_ok=True)  # what somebody does while the run waits
+        (blocked / "snapshots").unlink(missing_ok=True)  # what somebody does while the run waits
 
     report = run(Config(), [], str(blocked), Selection(), say=say)
     assert report.snapshot.objects == 0
@@ -44,6 +45,6 @@ def test_a_run_goes_on_when_a_fault_of_the_machine_has_passed(blocked):
 
 def test_a_run_gives_up_when_a_fault_of_the_machine_does_not_pass(blocked):
     said = []
-    with pytest.raises(MachineError, match="rejects"):
+    with pytest.raises(MachineError, match="snapshots"):
         run(Config(), [], str(blocked), Selection(), say=said.append)
     assert sum("the run goes on" in line for line in said) == 2

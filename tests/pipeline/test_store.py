@@ -15,6 +15,7 @@ from pipeline import source
 from pipeline.commit import Commit, Part, sealed, unsealed
 from pipeline.config import Config
 from pipeline.location import open_store
+from pipeline.place import FORMAT, check
 from pipeline.plan import Selection
 from pipeline.run import run
 from pipeline.store import Store
@@ -180,26 +181,26 @@ def test_a_damaged_commit_is_none_and_another_one_can_be_made(tmp_path, says, ca
 
 def test_an_empty_place_becomes_a_corpus_and_one_in_use_is_left_alone(tmp_path):
     for _ in range(2):
-        Store(str(tmp_path / "empty")).check()
+        check(Store(str(tmp_path / "empty")))
     assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == ["corpus.json", "probe.txt"]
     used = tmp_path / "used"
     (used / "objects").mkdir(parents=True)
     (used / "objects" / "mine.obj").write_text("mine")
     with pytest.raises(ConfigError, match=r"place_in_use: .*used is no corpus and not empty: it has objects/mine\.obj"):
-        Store(str(used)).check()
+        check(Store(str(used)))
     assert sorted(path.name for path in used.rglob("*")) == ["mine.obj", "objects"]
     for theirs in ('{"name": "my web site"}', '{"format": 1, "documents": []}'):
         (used / "corpus.json").write_text(theirs)
         with pytest.raises(ConfigError, match="place_in_use"):
-            Store(str(used)).check()
+            check(Store(str(used)))
     (used / "corpus.json").unlink()
     Store(str(used)).write("cells/index/their.txt", b"theirs")
     with pytest.raises(ConfigError, match="place_in_use"):
-        Store(str(used)).check()
+        check(Store(str(used)))
     marker = json.loads((tmp_path / "empty" / "corpus.json").read_text())
     (tmp_path / "empty" / "corpus.json").write_text(json.dumps({**marker, "format": 9}))
     with pytest.raises(SourceError, match="corpus_format"):
-        Store(str(tmp_path / "empty")).check()
+        check(Store(str(tmp_path / "empty")))
 
 
 def test_a_corpus_from_before_the_marker_is_one(tmp_path):
@@ -207,8 +208,8 @@ def test_a_corpus_from_before_the_marker_is_one(tmp_path):
     for marker in (None, b"", b"{", b"[]"):  # none yet, or a damaged one
         if marker is not None:
             (tmp_path / "corpus.json").write_bytes(marker)
-        Store(str(tmp_path)).check()
-        assert json.loads((tmp_path / "corpus.json").read_bytes())["format"] == 1
+        check(Store(str(tmp_path)))
+        assert json.loads((tmp_path / "corpus.json").read_bytes())["format"] == FORMAT
 
 
 def test_a_file_reaches_the_disk_whole_or_not_at_all_and_its_folder_with_it(tmp_path, monkeypatch):

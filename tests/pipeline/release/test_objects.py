@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 
+from pipeline.release.finished import finished_objects
 from pipeline.release.objects import asset_files, write_tar
-from pipeline.release.snapshot import finished_objects
 from schemas.arrow import objects_schema, objects_table, published_bytes
 from schemas.corpus import ASSETS, span_names
 
@@ -18,7 +18,7 @@ TAR = "assets/world/some.tar"
 
 
 def objects(world):
-    return [rows for unit in world.units for rows in finished_objects(world.store, unit)]
+    return list(finished_objects(world.store, world.units, seed=0))
 
 
 def test_the_tar_is_written_as_the_objects_come_and_equal_objects_give_equal_bytes(world, tmp_path):

@@ -1,4 +1,4 @@
-"""The view of a corpus shows one snapshot and nothing else, wherever a run was stopped while it turned it."""
+"""The files of a shard, and the view, which shows the newest snapshot and nothing else, wherever a command stopped."""
 
 import json
 import shutil
@@ -11,13 +11,17 @@ import pytest
 
 from anything3d.models.weights import Place, digest
 from pipeline.config import Config
-from pipeline.release.publish import publish
+from pipeline.release import publish as publishing
+from pipeline.release.partition import Photos, read_manifest
+from pipeline.release.publish import publish_here
+from pipeline.release.snapshot import newest
+from pipeline.release.view import tables
 from pipeline.stages import weights_of
 from pipeline.store import Store
 from pipeline.unit import Input
-from tests.pipeline.conftest import quiet
+from tests.pipeline.conftest import made, publish
 
-FOLDERS = ("objects", "assets", "rejects")
+FOLDERS = ("objects", "rejects")
 
 
 class Killed(BaseException):
@@ -25,7 +29,7 @@ class Killed(BaseException):
 
 
 class Mortal(Store):
-    """The real store of a run that dies before its n-th change."""
+    """The real store of a command that dies before its n-th change."""
 
     def __init__(self, root, changes):
         super().__init__(root)
@@ -35,12 +39,21 @@ class Mortal(Store):
         self._spend()
         super().write(path, data)
 
+    def write_file(self, path, file):
+        self._spend()
+        super().write_file(path, file)
+
+    def copy(self, path, other):
+        self._spend()
+        super().copy(path, other)
+
     def create(self, path, data):
         self._spend()
         return super().create(path, data)
 
     def delete(self, paths):
-        self._spend()
+        if paths:
+            self._spend()
         super().delete(paths)
 
     def _spend(self):
@@ -49,121 +62,116 @@ class Mortal(Store):
         self._changes -= 1
 
 
-def publish_part(store, world):
-    """A smaller release: the first unit of objects alone."""
-    return publish(store, world.units[:1], {name: some[:1] for name, some in world.commits.items()}, [], "", quiet)
+def part(world):
+    """A smaller version of the shard: the first unit of objects alone."""
+    return made(world.unit, world.units[:1], {name: some[:1] for name, some in world.commits.items()})
 
 
-def publish_all(store, world):
-    return publish(store, world.units, world.commits, [], "", quiet)
+def other(world):
+    """Another shard, which has no photo in common with the first."""
+    inputs = {**world.unit.inputs, "shard": Input(f"{world.shard.parent}/other.tar", "")}
+    shard = replace(world.unit, name="other", inputs=inputs)
+    return replace(part(world), shard=shard, photos=Photos("x", "y", "other"))
 
 
 def shown(store):
     return {path for folder in FOLDERS for path in store.paths(folder)}
 
 
-def test_a_kill_at_any_change_leaves_no_file_that_the_next_snapshot_does_not_name(world, tmp_path):
-    """The run that was killed turned the view from the whole to a part; then either of them is asked for."""
+def copied(world, folder):
+    return Store(str(shutil.copytree(world.corpus, folder / "corpus")))
+
+
+def test_a_kill_at_any_change_leaves_a_view_that_the_next_command_turns(world, tmp_path):
+    """The command that was killed replaced the whole shard by a part of it; then either of them is asked for."""
     for changes in range(20):
         root = shutil.copytree(world.corpus, tmp_path / str(changes))
         survived = False
         with suppress(Killed):
-            publish_part(Mortal(str(root), changes), world)
+            publish(Mortal(str(root), changes), part(world))
             survived = True
-        for path in root.glob("publishing/attempts/*.json"):  # its process has ended, unlike this one
-            path.write_text(json.dumps({**json.loads(path.read_text()), "process_started": "1"}))
         copy = shutil.copytree(root, tmp_path / f"{changes}-all")
-        for store, then in ((Store(str(root)), publish_part), (Store(str(copy)), publish_all)):
-            snapshot = then(store, world)
-            assert {path.split("/")[0] for path in shown(store)} == set(FOLDERS)
-            assert shown(store) == named(store, snapshot), changes
-            assert store.paths("publishing") == []
+        for store, then in ((Store(str(root)), part(world)), (Store(str(copy)), world.made)):
+            snapshot = publish(store, then)
+            assert shown(store) == set(tables(snapshot))
+            assert store.read("snapshot.json") == store.read(snapshot.path) == snapshot.to_json()
             ids = duckdb.sql(f"select object_id from '{store.root}/objects/*.parquet'").fetchall()
             assert len(ids) == len(set(ids)) == snapshot.objects
+            first = newest(Store(str(world.corpus)))
+            assert all(store.size(file.path) == file.bytes for file in first.files)  # until gc
         if survived:
             return
-        assert changes < 13  # its own file 5 times, tar, table, rejects, snapshot, gallery, pointer, old files
-    raise AssertionError("the run never ended")
+        assert changes < 14  # tar, 3 tables, snapshot, 2 copies, 4 pages, pointer, old files
+    raise AssertionError("the command never ended")
 
 
-def named(store, snapshot):
-    return set(json.loads(store.read(f"snapshots/{snapshot.id}.json"))["files"])
-
-
-def test_a_run_that_does_not_balance_leaves_the_view_as_it_was(world, tmp_path):
-    root = shutil.copytree(world.corpus, tmp_path / "corpus")
-    store = Store(str(root))
-    before = shown(store)
+def test_a_shard_that_does_not_balance_is_not_published(world, tmp_path):
     commits = {name: some[:-1] if name == "reconstruct" else some for name, some in world.commits.items()}
-    found = publish(store, world.units, commits, [], "", quiet)
-    assert found.lost == (world.fog,)
-    assert shown(store) == before
+    store = copied(world, tmp_path)
+    before = store.paths("shards")
+    assert publish_here(store, made(world.unit, world.units, commits)) == (world.fog,)
+    assert store.paths("shards") == before
 
 
-FOREIGN = ("objects/mine.parquet", "assets/logo.svg", "assets/img/a.png", "rejects/notes.md")
+FOREIGN = ("objects/mine.parquet", "objects/a-b.parquet", "assets/logo.svg", "assets/img/a.png", "rejects/notes.md")
 
 
-def test_what_no_snapshot_has_named_is_never_deleted(world, tmp_path):
-    store = Store(str(shutil.copytree(world.corpus, tmp_path / "corpus")))
+def test_what_we_did_not_write_is_never_deleted(world, tmp_path):
+    store = copied(world, tmp_path)
     for path in FOREIGN:
         store.write(path, b"mine")
-    for then in (publish_part, publish_all, publish_all):
-        then(store, world)
+    for then in (part(world), world.made, world.made):
+        snapshot = publish(store, then)
         assert all(store.find(path) == b"mine" for path in FOREIGN)
-    assert shown(store) - set(FOREIGN) == named(store, publish_all(store, world))
+    assert shown(store) - set(FOREIGN) == set(tables(snapshot))
 
 
 @pytest.mark.parametrize("damage", [None, b""])
-def test_a_file_of_the_view_that_is_gone_or_empty_is_written_again(world, tmp_path, damage):
-    store = Store(str(shutil.copytree(world.corpus, tmp_path / "corpus")))
-    sound = {path: store.read(path) for path in shown(store)}
-    for path in [*sound, "index.html"]:
+@pytest.mark.parametrize(
+    "folder", [*FOLDERS, "shards", "assets", "index.html", "README.md", "LICENSE", "snapshot.json"]
+)
+def test_a_published_file_that_is_gone_or_empty_is_written_again(world, tmp_path, damage, folder):
+    store = copied(world, tmp_path)
+    sound = {path: store.read(path) for path in store.paths(folder) or [folder]}
+    assert sound
+    for path in sound:
         store.delete([path])
-        if damage is not None and path != "index.html":
+        if damage is not None and folder != "index.html":
             store.write(path, damage)
-    publish_all(store, world)
-    assert {path: store.read(path) for path in shown(store)} == sound
-    assert b"Corpus, snapshot" in store.read("index.html")
+    publish(store, world.made)
+    assert {path: store.read(path) for path in sound} == sound
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"null", b'{"id": 1}', b"\xff", "flipped"])
-def test_a_damaged_snapshot_is_written_again(world, tmp_path, damage):
-    store = Store(str(shutil.copytree(world.corpus, tmp_path / "corpus")))
-    sound = store.read("snapshot.json")
-    (path,) = store.paths("snapshots")
-    for damaged in ("snapshot.json", path):
-        flipped = sound.replace(b'"sha256": "', b'"sha256": "0', 1)
-        store.write(damaged, flipped if damage == "flipped" else damage)
-        publish_all(store, world)
-        assert (store.read("snapshot.json"), store.read(path)) == (sound, sound)
-        assert store.paths("publishing") == []
-
-
-def test_a_snapshot_of_the_same_content_has_the_same_files_whatever_was_touched(world, tmp_path):
+def test_a_shard_that_was_touched_or_moved_keeps_its_files(world, tmp_path):
     """The digests of shard and truth, which hold time stamps or paths, name no file."""
-    store = Store(str(shutil.copytree(world.corpus, tmp_path / "corpus")))
-    before = shown(store)
-    touched = [
-        replace(unit, inputs={**unit.inputs, "shard": Input(unit.inputs["shard"].path, "touched")})
-        for unit in world.units
-    ]
-    publish_part(store, world)
-    publish(store, touched, world.commits, [], "", quiet)
-    assert shown(store) == before
+    store = copied(world, tmp_path)
+    folders = ("shards", "assets", *FOLDERS)
+    before = {path: entry.modified for path, entry in store.entries("").items() if path.split("/")[0] in folders}
+    del before["assets/index.json"]
+    inputs = {**world.unit.inputs, "shard": Input("/moved/world.tar", "touched")}
+    units = [replace(unit, inputs=unit.inputs | inputs) for unit in world.units]
+    publish(store, made(replace(world.unit, inputs=inputs), units, world.commits))
+    assert {path: store.entries("")[path].modified for path in before} == before
 
 
 def test_every_object_says_what_made_it_and_under_which_terms_it_stands(world, tmp_path):
-    store = Store(str(shutil.copytree(world.corpus, tmp_path / "corpus")))
+    store = copied(world, tmp_path)
     rows = objects_of(store)
     assert {row["licence"] for row in rows} == {"Apache-2.0"}  # the mini world's photos and the packaged weights
     assert {row["lift_backend"] for row in rows} == {"point-e"}
+    assert {row["seed"] for row in rows} == {0}
     weights = json.loads(rows[0]["weights"])
     assert weights["blip"] == digest("blip", Place())
     assert set(weights) == set(weights_of(Config()))
     assert {row["code_version"] for row in rows} == {version("anything3d")}
+    shard = world.shard.read_bytes()
+    for row in rows:
+        assert shard[row["photo_offset"] : row["photo_offset"] + row["photo_size"]].startswith(b"\xff\xd8\xff")
 
-    other = [replace(unit, inputs={**unit.inputs, "licence": Input("", "CC BY 4.0")}) for unit in world.units]
-    assert publish(store, other, world.commits, [], "", quiet).id != world.snapshot.id
+    licence = {"licence": Input("", "CC BY 4.0")}
+    units = [replace(unit, inputs=unit.inputs | licence) for unit in world.units]
+    shard = replace(world.unit, inputs=world.unit.inputs | licence)
+    assert publish(store, made(shard, units, world.commits)).digest != world.snapshot.digest
     assert {row["licence"] for row in objects_of(store)} == {"Apache-2.0; CC BY 4.0"}
 
 
@@ -171,47 +179,73 @@ def objects_of(store):
     return [row for path in store.paths("objects") for row in store.read_table(path).to_pylist()]
 
 
+def test_an_object_is_read_by_its_byte_range(world):
+    for row in objects_of(world.store):
+        tar = world.store.read(row["asset_tar"])
+        glb = tar[row["glb_offset"] : row["glb_offset"] + row["glb_size"]]
+        assert glb.startswith(b"glTF")
+        assert int.from_bytes(glb[8:12], "little") == row["glb_size"]
+
+
+def test_a_full_tar_is_followed_by_another_and_no_object_is_cut(world, tmp_path, monkeypatch):
+    whole = objects_of(world.store)
+    monkeypatch.setattr(publishing, "TAR_BYTES", 1)
+    store = copied(world, tmp_path)
+    assert len(list(world.made.groups())) == len(world.units) > 1
+    (partition,) = publish(store, replace(world.made, key="again", note="again")).partitions.values()
+    rows = objects_of(store)
+    assert [row["object_id"] for row in rows] == [row["object_id"] for row in whole]
+    assert len({row["asset_tar"] for row in rows}) == len(partition.tars)
+    assert sum(tar.rows for tar in partition.tars) == len(rows)
+
+
+def test_a_manifest_has_every_cell_and_every_file_of_its_shard(world):
+    (partition,) = world.snapshot.partitions.values()
+    rows, recipe = read_manifest(world.store, partition)
+    cells = {(row.stage, row.unit): (row.path, row.digest, row.inputs) for row in rows if row.what == "cell"}
+    commits = [commit for some in world.commits.values() for commit in some]
+    assert cells == {(one.stage, one.unit): (one.folder, one.digest, one.counts["inputs"]) for one in commits}
+    files = {row.path: (row.bytes, row.digest) for row in rows if row.what != "cell"}
+    assert files == {one.path: (one.bytes, one.sha256) for one in partition.files if one != partition.manifest}
+    assert recipe["preset"] == "mini"
+    assert sum(entry.inputs + entry.parts for entry in partition.rejected) == partition.rejects
+
+
 class Rival(Store):
-    """The real store of a run in the middle of which another one publishes."""
+    """The real store of a command in the middle of which another one publishes."""
 
     def __init__(self, root, before, act):
         super().__init__(root)
         self._before, self._act = before, act
 
     def write(self, path, data):
+        self._interrupt(path)
+        super().write(path, data)
+
+    def create(self, path, data):
+        self._interrupt(path)
+        return super().create(path, data)
+
+    def copy(self, path, other):
+        self._interrupt(other)
+        super().copy(path, other)
+
+    def _interrupt(self, path):
         if path.startswith(self._before) and self._act:
             act, self._act = self._act, None
             act(Store(self.root))
-        super().write(path, data)
 
 
-@pytest.mark.parametrize("before", ["publishing/", "objects/", "snapshots/", "index.html", "snapshot.json"])
-@pytest.mark.parametrize("mine", [publish_part, publish_all])
-def test_two_runs_that_end_at_once_lose_nothing(world, tmp_path, before, mine):
-    """Whoever reports success finds its files there; at the end the view shows one of the two, and all of it."""
-    other = publish_all if mine is publish_part else publish_part
+@pytest.mark.parametrize("before", ["shards/", "objects/", "rejects/", "snapshots/", "index.html", "snapshot.json"])
+def test_two_commands_that_end_at_once_lose_nothing(world, tmp_path, before):
+    """Both shards are in the corpus and in the view, whoever was first."""
     root = str(tmp_path / "corpus")
     shutil.copytree(world.corpus / "cells", f"{root}/cells")
     rivals = []
-    snapshot = mine(Rival(root, before, lambda store: rivals.append(other(store, world))), world)
+    publish(Rival(root, before, lambda store: rivals.append(publish(store, other(world)))), world.made)
     assert rivals
     store = Store(root)
-    body = json.loads(store.read("snapshot.json"))
-    assert body["id"] == snapshot.id  # the later one
-    assert set(body["files"]) <= shown(store)
-    mine(store, world)  # what was left for the other's sake goes with the next run
-    assert shown(store) == set(body["files"])
-
-
-def test_what_a_rival_has_just_removed_is_no_error(world, tmp_path):
-    root = tmp_path / "corpus"
-    shutil.copytree(world.corpus, root)
-
-    class Racing(Store):
-        def delete(self, paths):
-            for path in paths[::2]:
-                (root / path).unlink()
-            super().delete(paths)
-
-    snapshot = publish_part(Racing(str(root)), world)
-    assert shown(Store(str(root))) == named(Store(str(root)), snapshot)
+    last = newest(store)
+    assert set(last.partitions) == {"world", "other"}
+    assert store.read("snapshot.json") == last.to_json()
+    assert shown(store) == set(tables(last))

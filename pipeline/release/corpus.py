@@ -1,0 +1,134 @@
+"""What a run knows of its corpus: which shards are finished, which photos other shards have, and what is published."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from anything3d.errors import MachineError, SourceError
+from pipeline.cell import Recipe
+from pipeline.location import explained
+from pipeline.plan import Selection
+from pipeline.release.partition import Partition, Photos, photos_of
+from pipeline.release.snapshot import MadeBy, Snapshot, append, newest, snapshot_of
+from pipeline.release.view import turn
+from pipeline.store import Store
+from pipeline.unit import SOURCES, Unit
+
+FOLDERS = ("shards", "assets")  # of the files that partitions name
+
+
+def key_of(shard: Unit, recipes: Mapping[str, Recipe], selection: Selection, budget: int | None) -> str:
+    """Hash of all that decides what the partition of a shard holds; `budget` is how many objects are wanted of it.
+
+    How the shard is cut into units is not part of it: other units have the same rows.
+    """
+    inputs = {name: shard.inputs[name].digest for name in SOURCES}
+    fingerprints = {name: recipe.fingerprint for name, recipe in recipes.items()}
+    ids = None if selection.ids is None else sorted(selection.ids)
+    return hashlib.sha256(json.dumps([inputs, fingerprints, budget, ids]).encode()).hexdigest()[:16]
+
+
+def drop(corpus: str, shards: Sequence[str]) -> Snapshot:
+    """A snapshot without these shards, given by their names, and the view turned to it.
+
+    Raises: SourceError("no_partition") if the corpus has no such shard, SourceError("no_snapshot"); StorageError.
+    """
+    store, base = snapshot_of(corpus)
+    if unknown := [shard for shard in shards if shard not in base.partitions]:
+        some = ", ".join([*list(base.partitions)[:5], *(["..."] if len(base.partitions) > 5 else [])])
+        raise SourceError("no_partition", f"{corpus} has no shard {', '.join(unknown)}. It has {some or 'none'}.")
+    dropped = {shard: base.partitions[shard].location for shard in shards}
+    made_by = replace(base.made_by, command="drop", shards=dropped, max_objects=None, ids=None)
+    with explained(corpus):
+        snapshot = append(
+            store, made_by, lambda before: {name: known for name, known in before.items() if name not in dropped}
+        )
+        turn(store, snapshot)
+    return snapshot
+
+
+class Corpus:
+    """The partitions of a corpus: those of its newest snapshot, and those of this run."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.snapshot = newest(store)
+        self.partitions = dict(self.snapshot.partitions) if self.snapshot else {}
+        self._photos = {shard: partition.photos for shard, partition in self.partitions.items()}
+        self._claimed: dict[str, set[str]] = {}  # shard of this run that is no partition yet -> its photos
+        folders = FOLDERS if self.partitions else ()
+        self._bytes = {path: entry.bytes for name in folders for path, entry in store.entries(name).items()}
+
+    def is_whole(self, partition: Partition) -> bool:
+        """Whether all files of a partition were there, with their sizes, when the run began."""
+        return all(self._bytes.get(file.path) == file.bytes for file in partition.files)
+
+    def finished(self, shard: str, key: str) -> Partition | None:
+        """The partition of a shard, if nothing is to be done for it."""
+        known = self.partitions.get(shard)
+        if known is None or known.key != key or not self.is_whole(known):
+            return None
+        same = all(
+            other in self._photos and self._photos[other].digest == digest for other, digest in known.elsewhere.items()
+        )
+        return known if same else None
+
+    def same(self, shard: str, digest: str) -> Partition | None:
+        """The partition of a shard, if it holds the very same and all its files are there."""
+        known = self.partitions.get(shard)
+        return known if known is not None and known.digest == digest and self.is_whole(known) else None
+
+    def claim(self, shard: str, ids: Sequence[str], digest: str) -> dict[str, str]:
+        """Take the photos of an indexed shard, but for those that another shard has: id -> that shard.
+
+        `digest` is that of the commit of its index cell.
+        """
+        photos = Photos(min(ids, default=""), max(ids, default=""), digest)
+        wanted, held = set(ids), dict[str, str]()
+        for other, theirs in self._photos.items():
+            if other != shard and theirs.may_share(photos):
+                held |= dict.fromkeys(wanted & self._ids_of(other), other)
+        self._photos[shard] = photos
+        self._claimed[shard] = wanted - held.keys()
+        return held
+
+    def photos(self, shard: str) -> Photos:
+        return self._photos[shard]
+
+    def _ids_of(self, shard: str) -> set[str]:
+        claimed = self._claimed.get(shard)
+        return photos_of(self.store, self.partitions[shard]) if claimed is None else claimed
+
+    def publish(self, made_by: MadeBy, mine: Mapping[str, Partition], *, only: bool = False) -> Snapshot:
+        """A snapshot with these partitions in place of earlier ones of their shards, and the view turned to it.
+
+        With `only`, no other partition stays.
+
+        Raises: MachineError if another command has added a shard meanwhile that has a photo of these.
+        """
+
+        def change(before: Mapping[str, Partition]) -> dict[str, Partition]:
+            others = {} if only else {shard: known for shard, known in before.items() if shard not in mine}
+            for other, known in others.items():
+                if known.photos != self._photos.get(other):
+                    self._check_apart(known, mine)
+            return {**others, **mine}
+
+        self.snapshot = append(self.store, made_by, change)
+        turn(self.store, self.snapshot)
+        self.partitions = dict(self.snapshot.partitions)
+        self._photos |= {shard: partition.photos for shard, partition in self.partitions.items()}
+        self._claimed = {}
+        return self.snapshot
+
+    def _check_apart(self, other: Partition, mine: Mapping[str, Partition]) -> None:
+        for own in mine.values():
+            if own.photos.may_share(other.photos):
+                both = photos_of(self.store, own) & photos_of(self.store, other)
+                if both:
+                    raise MachineError(
+                        "photo_twice",
+                        f"{self.store.root}: another command has added the shard {other.shard} meanwhile, which has"
+                        f" {len(both)} photos of {own.shard}, too, as {min(both)}. Give the same command again.",
+                    )

@@ -1,0 +1,184 @@
+"""A partition is one shard in a corpus: which cells it consists of, and which files hold its objects and rejects.
+
+A snapshot holds about a kilobyte for each of its partitions. The rest stands in the manifest of the partition, a
+Parquet file that is written once, under a name with its digest: one row for each cell and for each file.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from anything3d.errors import DamagedCell, SourceError
+from pipeline.commit import Commit, Part
+from pipeline.store import Store
+from schemas.arrow import from_table, published_bytes, to_table
+from schemas.records import ManifestRecord, RejectRecord
+
+COUNTS = ("inputs", "rows", "skipped", "failed", "crashed")  # of a commit
+DUPLICATE = "duplicate_id"  # reason of a photo that another shard has
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """All cells of one stage in a partition, summed up."""
+
+    cells: int
+    inputs: int
+    rows: int
+    skipped: int
+    failed: int
+    crashed: int
+    seconds: float
+    gpu_seconds: float
+
+    @classmethod
+    def of(cls, commits: Sequence[Commit]) -> "Tally":
+        counts = [commit.counts for commit in commits]
+        return cls(
+            cells=len(commits),
+            **{name: sum(count[name] for count in counts) for name in COUNTS},
+            seconds=round(sum(commit.seconds for commit in commits), 3),
+            gpu_seconds=round(sum(commit.gpu_seconds for commit in commits), 3),
+        )
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(*(getattr(self, entry.name) + getattr(other, entry.name) for entry in fields(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """How often a stage gave one reason."""
+
+    stage: str
+    kind: str
+    reason: str
+    inputs: int  # items that came to the stage
+    parts: int  # what the stage found in an item: members of a shard, masks of a photo
+
+
+@dataclass(frozen=True, slots=True)
+class Photos:
+    """The photos of a shard. Shards whose ranges of ids do not overlap have no photo in common."""
+
+    first: str  # the least id; "" if there is none
+    last: str
+    digest: str  # of the commit of its index cell
+
+    def may_share(self, other: "Photos") -> bool:
+        return bool(self.first and other.first) and self.first <= other.last and other.first <= self.last
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One shard in a snapshot."""
+
+    shard: str
+    location: str
+    key: str  # hash of all that decides what it holds: the shard's bytes, the settings, which objects are wanted
+    digest: str  # hash of what it holds: the digests of its commits, its duplicates and the licence of its photos
+    wanted: int  # objects that were to be made
+    objects: int
+    rejects: int
+    note: str  # what to know of the networks that made it; "" if nothing
+    licences: tuple[str, ...]  # of the photos, of the weights and of the backends; they all apply
+    fingerprints: Mapping[str, str]  # stage -> fingerprint, of every stage that ran, in order
+    stages: Mapping[str, Tally]
+    rejected: tuple[Rejected, ...]
+    photos: Photos
+    elsewhere: Mapping[str, str]  # shard that has photos of this one, which are not taken here -> Photos.digest of it
+    manifest: Part
+    tables: Mapping[str, Part]  # objects, rejects
+    tars: tuple[Part, ...]
+
+    @property
+    def files(self) -> list[Part]:
+        return [self.manifest, *self.tables.values(), *self.tars]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> "Partition":
+        """Raises: KeyError, TypeError or AttributeError if `body` is no partition."""
+        return cls(
+            **{
+                **body,
+                "stages": {name: Tally(**tally) for name, tally in body["stages"].items()},
+                "licences": tuple(body["licences"]),
+                "rejected": tuple(Rejected(**entry) for entry in body["rejected"]),
+                "photos": Photos(**body["photos"]),
+                "manifest": Part(**body["manifest"]),
+                "tables": {name: Part(**file) for name, file in body["tables"].items()},
+                "tars": tuple(Part(**file) for file in body["tars"]),
+            }
+        )
+
+
+def manifest_bytes(commits: Sequence[Commit], files: Mapping[str, Sequence[Part]], recipe: Mapping[str, Any]) -> bytes:
+    """A manifest: the cells, the files by kind, and with what settings, weights and versions they were made."""
+    cells = [
+        ManifestRecord(
+            what="cell",
+            stage=commit.stage,
+            unit=commit.unit,
+            path=commit.folder,
+            digest=commit.digest,
+            rows=commit.counts["rows"],
+            inputs=commit.counts["inputs"],
+            skipped=commit.counts["skipped"],
+            failed=commit.counts["failed"],
+            crashed=commit.counts["crashed"],
+            seconds=commit.seconds,
+            gpu_seconds=commit.gpu_seconds,
+        )
+        for commit in commits
+    ]
+    rows = [*cells, *(_of_file(kind, file) for kind, some in files.items() for file in some)]
+    table = to_table(rows, ManifestRecord)
+    about = {**(table.schema.metadata or {}), b"recipe": json.dumps(recipe, sort_keys=True).encode()}
+    return published_bytes(table.replace_schema_metadata(about))
+
+
+def _of_file(kind: Any, file: Part) -> ManifestRecord:  # noqa: ANN401 - one of the literals of `what`
+    return ManifestRecord(what=kind, path=file.path, digest=file.sha256, rows=file.rows, bytes=file.bytes)
+
+
+def read_manifest(store: Store, partition: Partition) -> tuple[list[ManifestRecord], dict[str, Any]]:
+    """The rows of a partition's manifest, and the settings, weights and versions that made it.
+
+    Raises: SourceError("damaged_corpus") if the manifest is damaged or has gone.
+    """
+    table = sound_table(store, partition.manifest)
+    return from_table(table, ManifestRecord), json.loads(table.schema.metadata[b"recipe"])
+
+
+def sound_table(store: Store, file: Part) -> pa.Table:
+    """A Parquet file of a partition. Raises: SourceError("damaged_corpus") if it is not what was written."""
+    data = store.read_whole(file)
+    if data is None:
+        shard = file.path.split("/")[1]
+        raise SourceError(
+            "damaged_corpus",
+            f"{store.root}/{file.path} is damaged or has gone. Run the shard {shard} again: its cells are found again.",
+        )
+    return pq.read_table(pa.BufferReader(data))
+
+
+def sound_commit(store: Store, folder: str) -> Commit:
+    """The commit of a cell that has to be there. Raises: DamagedCell if it is not."""
+    commit = store.commit_at(folder)
+    if commit is None:
+        raise DamagedCell("commit_gone", f"{store.root}/{folder}/commit.json has gone.")
+    return commit
+
+
+def photos_of(store: Store, partition: Partition) -> set[str]:
+    """The ids of the photos that a partition has; not of those that it left to another shard."""
+    (index,) = (row for row in read_manifest(store, partition)[0] if row.what == "cell" and row.stage == "index")
+    rejects = from_table(sound_table(store, partition.tables["rejects"]), RejectRecord)
+    left = {row.item_id for row in rejects if (row.reason, row.kind) == (DUPLICATE, "skipped")}
+    return set(store.read_column(sound_commit(store, index.path).rows, "image_id")) - left
