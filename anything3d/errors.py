@@ -20,8 +20,11 @@ Anything3DError          has a `reason`, which is a code of docs/reasons.md, and
 │   ├── DeviceLost       the device has failed, and with it every later call in the same process
 │   └── DamagedCell      a commit or a part of a corpus is damaged or has gone; the next run computes it again
 │
-│   What came out is concerned. The snapshot is published: exit code 3.
-├── TooFew               a run made no object, or more of its items failed than the command allows
+│   What came out is concerned. What is finished is published, unless a gate refuses it.
+├── TooFew               more of the items of a run failed than the command allows: exit code 3
+│   └── NoObject         a run made no object at all: exit code 7
+├── LimitReached         a run has used as many GPU-hours, or as much money, as it may: exit code 5
+├── GateRefused          a gate of the nightly run refuses what was made: exit code 6
 │
 │   We are concerned: exit code 1.
 └── Bug                  this program has a fault: an item was lost, or a stage raised what it must not raise
@@ -102,7 +105,19 @@ class DamagedCell(MachineError):
 
 
 class TooFew(Anything3DError):
-    """A run has ended, but it made no object, or more of its items failed than the command allows."""
+    """A run has ended, but more of its items failed than the command allows."""
+
+
+class NoObject(TooFew):
+    """A run has ended, but it made no object at all."""
+
+
+class LimitReached(Anything3DError):
+    """A run has used as many GPU-hours, or as much money, as the command allows. Giving it again continues."""
+
+
+class GateRefused(Anything3DError):
+    """What was made does not pass a gate of the nightly run. The old snapshot stays in place."""
 
 
 class Bug(Anything3DError):

@@ -8,13 +8,13 @@ import typer
 
 from jobs.command import (
     MAX_FAILED,
-    TOO_FEW,
     Address,
     LogFile,
     MaxFailed,
     Preset,
     Verbose,
     errors_as_one_line,
+    exit_code,
     join,
     logs,
 )
@@ -95,7 +95,7 @@ def ablate(
         if json_file:
             json_file.write_text(json.dumps([asdict(row) for row in measured], indent=1) + "\n")
     if short:
-        raise typer.Exit(TOO_FEW)
+        raise typer.Exit(max(map(exit_code, short)))
 
 
 def lines(measured: "list[Measured]") -> Iterator[str]:

@@ -50,13 +50,15 @@ LogFile = Annotated[
 PRESETS = Path(__file__).parent / "presets"
 MAX_FAILED = 0.05
 LOG_LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-DONE, NOT_BALANCED, IMPOSSIBLE, TOO_FEW, MACHINE_FAILED = 0, 1, 2, 3, 4
+DONE, NOT_BALANCED, IMPOSSIBLE, TOO_FEW, MACHINE_FAILED, LIMIT_REACHED, GATE_REFUSED, NO_OBJECT = range(8)
 CODES = (
     "Exit codes: 0 done; 1 an item was lost (not balanced), or a fault of this program; 2 what was asked for is"
-    " impossible (a setting, a path, weights, a photo); 3 ended, but without any object, or with more failed items than"
-    " --max-failed (of the shards, photos, masks or objects of a stage, the share that failed or crashed; skipped ones"
-    " do not count); 4 the machine failed (memory, storage, network, device, Ray), the same command tries again;"
-    " 130, 143, 129 stopped by Ctrl-C, SIGTERM, SIGHUP, the same command continues."
+    " impossible (a setting, a path, weights, a photo); 3 ended, but with more failed items than --max-failed (of the"
+    " shards, photos, masks or objects of a stage, the share that failed or crashed; skipped ones do not count); 4 the"
+    " machine failed (memory, storage, network, device, Ray), the same command tries again; 5 --max-gpu-hours or"
+    " --max-cost was reached, what is finished is published, the same command continues; 6 a gate of the nightly run"
+    " refused what was made, the old snapshot stays; 7 ended without any object; 130, 143, 129 stopped by Ctrl-C,"
+    " SIGTERM, SIGHUP, the same command continues."
 )
 
 
@@ -79,13 +81,17 @@ def errors_as_one_line() -> Iterator[None]:
 
 def exit_code(error: Exception) -> int:
     """What a command that this error ends says to its shell."""
-    from anything3d.errors import Bug, MachineError, TooFew
+    from anything3d.errors import Bug, GateRefused, LimitReached, MachineError, NoObject, TooFew
 
-    if isinstance(error, MachineError):
-        return MACHINE_FAILED
-    if isinstance(error, TooFew):
-        return TOO_FEW
-    return NOT_BALANCED if isinstance(error, Bug) else IMPOSSIBLE
+    codes: dict[type[Exception], int] = {
+        Bug: NOT_BALANCED,
+        MachineError: MACHINE_FAILED,
+        LimitReached: LIMIT_REACHED,
+        GateRefused: GATE_REFUSED,
+        NoObject: NO_OBJECT,  # before TooFew, whose kind it is
+        TooFew: TOO_FEW,
+    }
+    return next((code for kind, code in codes.items() if isinstance(error, kind)), IMPOSSIBLE)
 
 
 def _fault(error: Exception) -> "MachineError | None":

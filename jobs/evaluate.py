@@ -38,7 +38,7 @@ def evaluate(
         import json
         from dataclasses import asdict
 
-        from anything3d.errors import TooFew
+        from anything3d.errors import NoObject
         from pipeline.evaluate import evaluate as evaluate_corpus
 
         evaluation = evaluate_corpus(corpus, truth, say=lambda line: typer.echo(line, err=True))
@@ -48,7 +48,7 @@ def evaluate(
             json_file.parent.mkdir(parents=True, exist_ok=True)
             json_file.write_text(json.dumps(asdict(evaluation), indent=1) + "\n")
         if not evaluation.objects:
-            raise TooFew("no_objects", f"snapshot {evaluation.snapshot} has no object to compare")
+            raise NoObject("no_objects", f"snapshot {evaluation.snapshot} has no object to compare")
 
 
 def lines(evaluation: "Evaluation") -> Iterator[str]:

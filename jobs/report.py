@@ -6,7 +6,7 @@ The lines say what each stage did, where the rejects are, whether the networks a
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from anything3d.errors import TooFew
+from anything3d.errors import NoObject, TooFew
 from pipeline.progress import clock
 from pipeline.release.partition import Partition, Tally
 from pipeline.run import Report
@@ -81,7 +81,7 @@ def shortfall(partitions: Mapping[str, Partition], corpus: str, max_failed: floa
                 too_many = TooFew("too_many_failed", f"{most}: {_counted(failed)}; see {corpus}/rejects/")
     if not any(one.objects for one in partitions.values()):
         why = _counted(reasons) if reasons else "nothing was chosen"
-        return TooFew("no_objects", f"the run made no object: {why}; see {corpus}/rejects/")
+        return NoObject("no_objects", f"the run made no object: {why}; see {corpus}/rejects/")
     return too_many
 
 

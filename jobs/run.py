@@ -10,7 +10,6 @@ from jobs.command import (
     DONE,
     MAX_FAILED,
     NOT_BALANCED,
-    TOO_FEW,
     Address,
     ConfigFile,
     LogFile,
@@ -19,6 +18,7 @@ from jobs.command import (
     Settings,
     Verbose,
     errors_as_one_line,
+    exit_code,
     join,
     logs,
     read_settings,
@@ -99,7 +99,7 @@ def run(
         short = shortfall(report.partitions, source.absolute(out), max_failed)
         if short:
             typer.echo(f"anything3d: {short}", err=True)
-    raise typer.Exit(NOT_BALANCED if report.lost else TOO_FEW if short else DONE)
+    raise typer.Exit(NOT_BALANCED if report.lost else exit_code(short) if short else DONE)
 
 
 def read_ids(path: Path) -> frozenset[str]:

@@ -2,13 +2,16 @@
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from anything3d import errors
 from jobs.cli import app
-from jobs.command import logs
+from jobs.command import CODES, exit_code, logs
 
+README = Path(__file__).parent.parent.parent / "README.md"
 COMMANDS = ("run", "lift-image", "world", "demo", "evaluate", "train", "ablate", "weights")
 
 
@@ -74,3 +77,26 @@ def test_a_fault_of_the_machine_is_one_line_and_a_code_of_its_own(tmp_path):
     assert done.exit_code == 4
     assert done.stderr.startswith("anything3d: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (errors.Bug, 1),
+        (errors.InputError, 2),
+        (errors.ConfigError, 2),
+        (errors.SourceError, 2),
+        (errors.StorageError, 2),
+        (errors.WeightsError, 2),
+        (errors.TooFew, 3),
+        (errors.MachineError, 4),
+        (errors.DeviceLost, 4),
+        (errors.LimitReached, 5),
+        (errors.GateRefused, 6),
+        (errors.NoObject, 7),
+    ],
+)
+def test_every_kind_of_end_has_its_exit_code_in_the_help_and_in_the_readme(kind, code):
+    assert exit_code(kind("some_reason", "a message")) == code
+    assert f"; {code} " in CODES
+    assert f"\n| {code} | " in README.read_text()

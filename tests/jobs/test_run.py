@@ -100,11 +100,11 @@ def test_a_damaged_cell_is_named_and_computed_again_and_the_snapshot_stays(shard
     assert files[0] == files[1]
 
 
-def test_ids_that_nothing_has_make_an_empty_corpus_that_balances_and_exit_code_3(shard, corpus, tmp_path):
+def test_ids_that_nothing_has_make_an_empty_corpus_that_balances_and_exit_code_7(shard, corpus, tmp_path):
     copy = shutil.copytree(corpus.path, tmp_path / "corpus")
     ids = tmp_path / "ids.txt"
     ids.write_text("sa_5-0000\nsa_6\n")
-    empty = run(shard, copy, flags=["--ids", str(ids)], code=3)
+    empty = run(shard, copy, flags=["--ids", str(ids)], code=7)
     assert empty.cells_run == 0
     assert "0 objects in" in empty.output
     assert "anything3d: no_objects: the run made no object: nothing was chosen" in empty.output
