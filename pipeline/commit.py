@@ -63,9 +63,9 @@ class Commit:
         return commit
 
 
-def sealed(body: Mapping[str, Any]) -> bytes:
+def sealed(body: Mapping[str, Any], indent: int | None = 1) -> bytes:
     """As JSON, with a digest of itself at its end, so that damage is seen."""
-    return json.dumps({**body, SEAL: _digest(body)}, indent=1).encode() + b"\n"
+    return json.dumps({**body, SEAL: _digest(body)}, indent=indent).encode() + b"\n"
 
 
 def unsealed(data: bytes) -> dict[str, Any]:

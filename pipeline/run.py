@@ -155,6 +155,8 @@ class Walk:
                 else:
                     report.partitions[shard.name] = done
                     budget = None if budget is None else budget - done.wanted
+            if not todo:
+                continue
             made = self._wave(todo, corpus, budget, seen, made_by)
             budget = None if budget is None else budget - sum(len(unit.ids) for one in made for unit in one.units)
             self._publish(made, corpus)

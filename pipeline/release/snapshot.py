@@ -96,7 +96,8 @@ class Snapshot:
                 **counts,
                 "made_by": json.loads(json.dumps(asdict(self.made_by))),
                 "partitions": {shard: partition.to_json() for shard, partition in self.partitions.items()},
-            }
+            },
+            indent=None,
         )
 
     @classmethod
