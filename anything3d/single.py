@@ -36,8 +36,8 @@ def lift_image(
     """The object at a point (x, y) or in a box (left, top, right, bottom) of a photo, in pixels as viewers show it.
 
     Without either, SAM looks for objects on a grid, and the most prominent one is taken. `photo` is the path or the
-    bytes of a JPEG or a PNG, or sRGB pixels. The networks of the last call stay loaded. `say` hears of every verb
-    before it runs, and of the checkpoints of long ones.
+    bytes of a JPEG, a PNG or a WebP, or sRGB pixels. The networks of the last call stay loaded. `say` hears of every
+    verb before it runs, and of the checkpoints of long ones.
 
     Raises: InputError if the photo, or what is pointed at, is no good; NumericsError if a verb gives the object up;
     WeightsError; ConfigError if both a point and a box are given, or there is no such device; SourceError if there is

@@ -9,7 +9,7 @@ from jobs.command import ConfigFile, Preset, Settings, errors_as_one_line, read_
 
 
 def lift_image(
-    photo: Annotated[Path, typer.Argument(help="JPEG or PNG.", exists=True, dir_okay=False)],
+    photo: Annotated[Path, typer.Argument(help="JPEG, PNG or WebP.", exists=True, dir_okay=False)],
     out: Annotated[Path, typer.Option(help="Folder for mesh, turntable, cloud, crop, report.", file_okay=False)],
     point: Annotated[
         tuple[float, float] | None, typer.Option(help="X Y: a pixel of the object, from the top left corner.")

@@ -27,7 +27,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from anything3d.errors import InputError
-from anything3d.photo import color, png
+from anything3d.photo import color, png, webp
 from anything3d.photo.pixels import WHITE_LEVEL
 from anything3d.settings import check_ranges
 
@@ -62,11 +62,11 @@ def decode_image(data: bytes, limits: ImageLimits, size: tuple[int, int] | None 
 
 
 def decode_upright(data: bytes, limits: ImageLimits) -> UInt8[Tensor, "H W 3"]:
-    """As `decode_image`, turned the way every viewer shows it.
+    """As `decode_image`, turned the way every viewer shows it. It may be a still WebP, too.
 
     Raises: InputError as `decode_image`; image_exif if the orientation cannot be read.
     """
-    with _open(data, limits) as picture:
+    with _open(data, limits, or_webp=True) as picture:
         pixels = torch.from_numpy(_pixels(picture, data))
         return _upright(pixels, _orientation(picture)).contiguous()
 
@@ -119,33 +119,47 @@ def encode_webp(frames: UInt8[Tensor, "T H W C"], fps: float) -> bytes:
     return out.getvalue()
 
 
-def _open(data: bytes, limits: ImageLimits) -> Image.Image:
+def _open(data: bytes, limits: ImageLimits, *, or_webp: bool = False) -> Image.Image:
     """Read the header and compare it with the limits; no pixel is decoded."""
     if len(data) > limits.max_bytes:
         raise InputError("image_bytes", f"the file has more than the {limits.max_bytes} bytes that are allowed")
-    if not data.startswith((b"\xff\xd8", b"\x89PNG")):
-        raise InputError("image_format", f"begins with {data[:8]!r}; {' or '.join(png.FORMATS)} expected")
+    is_webp = or_webp and webp.is_webp(data)
+    if not is_webp and not data.startswith((b"\xff\xd8", b"\x89PNG")):
+        wanted = " or ".join((*png.FORMATS, *(["WEBP"] if or_webp else [])))
+        raise InputError("image_format", f"begins with {data[:8]!r}; {wanted} expected")
+    if is_webp:
+        _check_size(*webp.size(data), limits)
     try:
-        picture = png.open_quietly(data)
+        picture = png.open_quietly(data, "WEBP") if is_webp else png.open_quietly(data)
     except Image.DecompressionBombError as error:
         raise InputError("image_bomb", f"{error}; at most {limits.max_megapixels} MP are allowed") from error
     except UnidentifiedImageError as error:  # whose own message has a place in memory, other in every run
         raise InputError("image_header", f"no readable header in {len(data)} bytes") from error
     except png.DAMAGE as error:
         raise InputError("image_header", f"no readable header in {len(data)} bytes: {error}") from error
-    megapixels = picture.height * picture.width / 1e6
-    if megapixels > limits.max_megapixels or max(picture.size) > limits.max_side_px:
+    _check_size(picture.width, picture.height, limits)
+    return picture
+
+
+def _check_size(width: int, height: int, limits: ImageLimits) -> None:
+    megapixels = height * width / 1e6
+    if megapixels > limits.max_megapixels or max(width, height) > limits.max_side_px:
         raise InputError(
             "image_bomb",
-            f"{picture.width}x{picture.height} = {megapixels:.1f} MP; at most {limits.max_megapixels} MP and "
+            f"{width}x{height} = {megapixels:.1f} MP; at most {limits.max_megapixels} MP and "
             f"{limits.max_side_px} px a side are allowed",
         )
-    return picture
 
 
 def _pixels(picture: Image.Image, data: bytes) -> UInt8[np.ndarray, "H W 3"]:
     """sRGB over white of a picture whose header has been read."""
-    colors, opacity = png.decode(picture, data) if picture.format == "PNG" else (_from_jpeg(picture, data), None)
+    match picture.format:
+        case "PNG":
+            colors, opacity = png.decode(picture, data)
+        case "WEBP":
+            colors, opacity = webp.decode(picture)
+        case _:
+            colors, opacity = _from_jpeg(picture, data), None
     profiled = "icc_profile" in picture.info
     if colors.shape[2] == 3 and not profiled and opacity is None:
         return np.ascontiguousarray(colors)

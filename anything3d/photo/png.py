@@ -75,11 +75,11 @@ def load(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def open_quietly(data: bytes) -> Image.Image:
-    """The header of a JPEG or PNG as Pillow reads it, without its warnings."""
+def open_quietly(data: bytes, *formats: str) -> Image.Image:
+    """The header of a picture of one of `formats`, else of a JPEG or PNG, as Pillow reads it, without its warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of bombs above Pillow's own limit: ours is lower; of MPO: its first is taken
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(data), formats=formats or FORMATS)
 
 
 def _levels(picture: Image.Image, data: bytes) -> UInt8[np.ndarray, "H W C"] | UInt16[np.ndarray, "H W C"]:
