@@ -15,14 +15,10 @@ from pipeline.location import SCHEME, StoredFile, local_folder, open_store, pars
 from pipeline.shard import Shard
 from schemas.records import ImageRecord
 
-PHOTO_COLUMNS = (
-    "image",
-    "jpg",
-    "jpeg",
-    "png",
-    "webp",
-)  # of a Parquet file, with the photos' bytes; the first one counts
-DAMAGE = (pa.ArrowException, OSError)  # what Arrow raises on a Parquet file that is none
+PHOTO_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")  # of a Parquet file: names of columns of photos
+PLACE_COLUMNS = ("url", "path", *PHOTO_COLUMNS)  # and of columns of their locations
+DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)  # what Arrow raises on a Parquet file that is none
+MAX_LOCATION_BYTES = 1024  # of a photo; S3's keys may have as many
 
 
 class Photos:
@@ -46,7 +42,7 @@ class Photos:
                 "shard_changed",
                 f"{self._source}: the bytes of {row.image_id} are not those that were indexed. If the shard was"
                 " written meanwhile, run again. If it was not, its storage is damaged: restore the shard, which indexes"
-                " it anew",
+                " it anew" + ("; of a list of photos, touch the list" if row.photo_in == "file" else ""),
             )
         return jpg, json
 
@@ -69,9 +65,10 @@ class Rows:
         folder, name = split(location)
         reader = StoredFile(obstore.open_reader(open_store(folder), name))
         self.file = pq.ParquetFile(pa.PythonFile(reader, mode="r"), page_checksum_verification=True)
-        names = self.file.schema_arrow.names
-        self.photos = next((name for name in PHOTO_COLUMNS if name in names), "")  # "": it has no bytes of photos
-        self.places = next((name for name in ("url", "path") if name in names), "")
+        kinds = {column.name: column.type for column in self.file.schema_arrow}
+        # The first columns that have bytes of photos, and locations; "" if there are none.
+        self.photos = next((name for name in PHOTO_COLUMNS if name in kinds and _has_bytes(kinds[name])), "")
+        self.places = next((name for name in PLACE_COLUMNS if name in kinds and _is_text(kinds[name])), "")
         self._group, self._values = -1, pa.chunked_array([], pa.binary())
 
     def photo(self, row: int) -> bytes | None:
@@ -91,6 +88,16 @@ def bytes_of(value: Any) -> bytes | None:  # noqa: ANN401 - whatever a column ha
     return found if isinstance(found, bytes) and found else None
 
 
+def _has_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
 def location_of(source: str, name: str) -> str:
     """Where the photo `name` of a folder or a list lies. In a list, a relative path begins at the list's folder.
 
@@ -98,6 +105,8 @@ def location_of(source: str, name: str) -> str:
     """
     if is_folder(source):
         return f"{folder_of(source)}/{name}"
+    if len(name.encode()) > MAX_LOCATION_BYTES:
+        raise InputError("photo_location", f"{name[:80]!r}... has more than {MAX_LOCATION_BYTES} bytes")
     try:
         if (scheme := SCHEME.match(name)) and scheme[1].lower() in ("http", "https"):
             raise InputError(
@@ -121,6 +130,8 @@ def read_file(location: str, most: int) -> bytes:
     Raises: FileNotFoundError; what the storage says.
     """
     if not SCHEME.match(location):  # also under names that a bucket cannot have
+        if not Path(location).is_file():  # a pipe would be waited for
+            raise FileNotFoundError(f"no file {location}")
         with Path(location).open("rb") as file:
             return file.read(most + 1)
     folder, name = split(location)

@@ -3,6 +3,7 @@
 Each gives an ImageRecord for every photo, and (item, why) for all else.
 """
 
+import errno
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from obstore.exceptions import PermissionDeniedError
 
 from anything3d.errors import Anything3DError, InputError, MachineError, Skipped
 from pipeline import listing
-from pipeline.fetch import Rows, bytes_of, is_damaged, location_of, read_file
+from pipeline.fetch import DAMAGE, Rows, bytes_of, is_damaged, location_of, read_file
 from pipeline.ids import photo_id
 from pipeline.listing import DEEP, folder_of
 from pipeline.location import parse
@@ -21,6 +22,7 @@ from pipeline.source import MAX_LIST_BYTES, is_photo, kind, stem
 from pipeline.tar import Member, Piece
 from schemas.records import ImageRecord
 
+NO_FILE = (errno.ENAMETOOLONG, errno.ELOOP)
 READERS = 16  # threads that read photos
 ROWS_AT_ONCE = 16  # of a Parquet file whose photos are looked at
 
@@ -87,6 +89,8 @@ def _of_folder(location: str, shard: str, max_bytes: int) -> Iterator[Found]:
             yield f"{shard}@{file.name!r}", Skipped("not_a_photo", deeper)
         elif not is_photo(file.name):
             yield f"{shard}@{file.name!r}", Skipped("not_a_photo", f"{file.name!r} has no ending of a photo")
+        elif not file.name.isascii() and file.name != file.name.encode(errors="replace").decode():
+            yield f"{shard}@{file.name!r}", InputError("photo_location", f"{file.name!r} is not UTF-8")
         else:
             photos.append(file.name)
 
@@ -141,7 +145,7 @@ def _of_parquet(location: str, shard: str, max_bytes: int) -> Iterator[Found]:
             yield from list(_of_rows(rows, shard, max_bytes))
             return
         table = rows.file.read(columns=[rows.places]).column(0).to_pylist()
-    except Exception as error:
+    except DAMAGE as error:
         if not is_damaged(location, error):
             raise
         yield shard, InputError("damaged_parquet", f"{location}: {(str(error).splitlines() or [''])[0][:200]}")
@@ -177,10 +181,12 @@ def _file(source: str, shard: str, name: str, image_id: str, item: str, max_byte
     there = location_of(source, name)
     try:
         data = read_file(there, max_bytes)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        return item, InputError("missing_photo", f"there is no file {there}")
     except PermissionError as error:  # of a local disk
         return item, InputError("denied_photo", f"{there} may not be read: {error.strerror}")
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError) and error.errno not in NO_FILE:
+            raise
+        return item, InputError("missing_photo", f"there is no file {there}")
     return _photo(image_id, shard, name, len(data), hashlib.sha256(data).hexdigest(), max_bytes, photo_in="file")
 
 

@@ -68,11 +68,14 @@ def digest(location: str) -> str:
 def _on_disk(folder: Path, inside: str, deep: bool) -> Iterator[File]:
     for entry in os.scandir(folder / inside):
         name = f"{inside}/{entry.name}" if inside else entry.name
-        if entry.is_dir(follow_symlinks=not deep):  # a link to a folder could lead back to this one
+        link_to_folder = deep and entry.is_symlink()  # it could lead back to this one
+        if os.path.isdir(entry.path) and not link_to_folder:
             yield from _on_disk(folder, name, deep) if deep else [File(f"{name}/", 0, "")]
-        elif entry.is_file():
+        elif os.path.isfile(entry.path):
             said = entry.stat()
             yield File(name, said.st_size, str(said.st_mtime_ns))
+        else:
+            yield File(name, 0, "no file")
 
 
 def _in_bucket(folder: str, deep: bool) -> Iterator[File]:

@@ -203,7 +203,7 @@ def _matches(pattern: str) -> list[str]:
         matches = [f"{folder}{ending}" for folder in _folders(location)]
     elif (url and not magic and location.lower().endswith(ENDINGS)) or _exists(location):
         matches = [location]
-    elif not magic and _folders(location):
+    elif Path(location).is_dir() if not url else not magic and _folders(location):
         matches = [f"{location}{FOLDER}"]
     elif url:
         matches = _listed(location) if magic else [location]

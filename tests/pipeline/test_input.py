@@ -2,9 +2,11 @@
 
 import io
 import json
+import os
 import re
 import tarfile
 from functools import partial
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -111,6 +113,22 @@ def test_a_folder_gives_its_photos_and_says_what_is_none(tmp_path, store):
     assert "holiday__cup" in seen.images
     assert seen.bytes_of("holiday__cup") == JPEGS[0]
     assert seen.rejects == [("holiday@'deeper/'", "not_a_photo"), ("holiday@'notes.txt'", "not_a_photo")]
+    (tmp_path / "holiday" / "n\nl %20.jpg").write_bytes(JPEGS[3])
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.jpg")).write_bytes(JPEGS[4])
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "loop.jpg").symlink_to(folder / "loop.jpg")
+    odd = Seen(folder, store)
+    (new,) = [row for row in odd.images.values() if row.photo_name == "n\nl %20.jpg"]
+    assert re.fullmatch(r"holiday__n_l_20_[0-9a-f]{12}", new.image_id)
+    assert odd.bytes_of(new.image_id) == JPEGS[3]
+    assert sorted({*odd.rejects} - {*seen.rejects}) == [
+        ("holiday@'\\udcff.jpg'", "photo_location"),
+        ("holiday__loop", "missing_photo"),
+        ("holiday__pipe", "missing_photo"),
+    ]
+    deep = Seen(f"{folder}/deeper/**", store)
+    assert [row.photo_name for row in deep.images.values()] == ["dog.jpg"]
+    (folder / "n\nl %20.jpg").unlink()
     deep = Seen(f"{folder}/**", store)
     assert sorted(row.photo_name for row in deep.images.values()) == ["IMG-2024.JPEG", "cup.jpg", "deeper/dog.jpg"]
 
@@ -211,12 +229,16 @@ none.jpg
 s3://b/p/../c.jpg
 cup.jpg
 a\x07b.jpg
+PIPE
+LONG
 """
 
 
 def test_a_list_names_photos_on_disk_and_in_buckets_and_what_is_wrong_has_its_line(tmp_path, store):
     (tmp_path / "cup.jpg").write_bytes(JPEGS[0])
-    (tmp_path / "wanted.txt").write_bytes(b"\xef\xbb\xbf" + LINES.replace("ABSOLUTE", f"{tmp_path}/cup.jpg").encode())
+    os.mkfifo(tmp_path / "pipe")
+    lines = LINES.replace("ABSOLUTE", f"{tmp_path}/cup.jpg").replace("PIPE", "pipe").replace("LONG", "x" * 300 + ".jpg")
+    (tmp_path / "wanted.txt").write_bytes(b"\xef\xbb\xbf" + lines.encode())
     with s3.serve() as server:
         server.objects |= {"p/a.jpg": JPEGS[1], "p/b.jpg": JPEGS[2]}
         seen = Seen(tmp_path / "wanted.txt", store, [*GRID, *ANY]).segment()
@@ -234,6 +256,8 @@ def test_a_list_names_photos_on_disk_and_in_buckets_and_what_is_wrong_has_its_li
         "wanted@line 10": "photo_location",
         twice: "duplicate_id",
         "wanted@line 12": "photo_location",
+        "wanted@line 13": "missing_photo",
+        "wanted@line 14": "missing_photo",
     }
 
 
@@ -285,7 +309,7 @@ def test_photos_in_the_rows_of_a_parquet_file_are_found_again_by_row(tmp_path, s
     assert seen.rejects == [("set@row 5", "missing_photo")]
 
 
-@pytest.mark.parametrize("name", ["url", "path"])
+@pytest.mark.parametrize("name", ["url", "path", "image"])
 def test_a_parquet_file_of_locations_is_a_list(tmp_path, store, name):
     (tmp_path / "cup.jpg").write_bytes(JPEGS[0])
     pq.write_table(pa.table({name: ["cup.jpg", None, "http://host/x.jpg"]}), tmp_path / "set.parquet")
@@ -357,6 +381,7 @@ def test_photos_are_read_as_lift_image_reads_them(tmp_path, store):
     exif[0x0112] = 6
     rgb = Image.new("RGB", (WIDTH, HEIGHT), "red")
     files = {"turned.jpg": ("JPEG", rgb, {"exif": exif}), "cmyk.jpg": ("JPEG", rgb.convert("CMYK"), {})}
+    files["webp.webp"] = ("WEBP", rgb, {"exif": exif})
     files["alpha.png"] = ("PNG", Image.new("RGBA", (WIDTH, HEIGHT), (0, 0, 0, 0)), {})
     files["large.png"] = ("PNG", Image.new("1", (2100, 100)), {})
     folder = tmp_path / "photos"
@@ -369,7 +394,7 @@ def test_photos_are_read_as_lift_image_reads_them(tmp_path, store):
     limits = ["segment.limits.max_side_px=2000", "index.max_member_bytes=9000"]
     seen = Seen(folder, store, [*GRID, *ANY, *limits]).segment()
     sizes = {row.image_id: (row.image_height, row.image_width) for row in seen.objects.values()}
-    assert sizes["photos__turned"] == (WIDTH, HEIGHT)
+    assert sizes["photos__turned"] == sizes["photos__webp"] == (WIDTH, HEIGHT)
     assert sizes["photos__cmyk"] == sizes["photos__alpha"] == (HEIGHT, WIDTH)
     assert {item: reason for item, reason in seen.rejects if item in seen.images or "heavy" in item} == {
         "photos__torn": "image_truncated",
