@@ -23,6 +23,10 @@ class Server(ThreadingHTTPServer):
         self.asked: list[tuple[str, str, str]] = []
         self.honours_if_none_match = True
         self.forbids: set[str] = set()  # methods that are answered with 403
+        self.busy = 0  # so many of the next requests are answered with 503
+        self.silent = 0  # so many of the next requests are not answered
+        self.loses_answer_to = ""  # the next PUT of a key with this end is done, and its connection is closed
+        self.ending = threading.Event()
 
 
 @contextmanager
@@ -37,9 +41,12 @@ def serve() -> Iterator[Server]:
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
             "AWS_ALLOW_HTTP": "true",
         }
-        with patch.dict(os.environ, settings):
-            yield server
-        server.shutdown()
+        try:
+            with patch.dict(os.environ, settings):
+                yield server
+        finally:
+            server.ending.set()
+            server.shutdown()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -57,6 +64,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.asked.append((self.command, parts.path, parts.query))
         if self.command in self.server.forbids:
             self._answer(403, _error("AccessDenied"))
+            return False
+        if self.server.busy:
+            self.server.busy -= 1
+            self._answer(503, _error("SlowDown"))
+            return False
+        if self.server.silent:
+            self.server.silent -= 1
+            self.server.ending.wait()
+            self.close_connection = True
             return False
         return True
 
@@ -82,6 +98,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("If-None-Match") and self.server.honours_if_none_match and self.key in self.server.objects:
             return self._answer(412, _error("PreconditionFailed"))
         self.server.objects[self.key] = self.body
+        if self.server.loses_answer_to and self.key.endswith(self.server.loses_answer_to):
+            self.server.loses_answer_to = ""
+            self.close_connection = True
+            return None
         return self._answer(200, headers={"ETag": f'"{md5(self.body).hexdigest()}"'})
 
     def do_DELETE(self) -> None:

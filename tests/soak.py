@@ -5,8 +5,8 @@
 Every process walks the whole run: all stages with their real networks, on quick settings, and the release at the end.
 One or two of them work on a corpus at the same time. A loop stands in for Ray, so that a process is at work at once.
 SIGKILL hits a process just before a write to the disk (a draft, a link, a removal), or at any moment. For some
-processes the disk is full from a write on. After a few kills the same command runs once more, undisturbed. Then the
-corpus is compared with that of a run that nobody disturbed.
+processes the disk is full from a write on, or somebody deletes the corpus. After a few kills the same command runs
+once more, undisturbed. Then the corpus is compared with that of a run that nobody disturbed.
 
 The exit code is 0 if nothing was lost, doubled, stuck or different.
 """
@@ -14,6 +14,7 @@ The exit code is 0 if nothing was lost, doubled, stuck or different.
 import errno
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -53,8 +54,9 @@ CONFIG = load(
 )
 OBJECTS = 3
 KILLS_OF_ONE = 5  # kills of a corpus, about, before it is let alone
+MOMENTS = [*["kill"] * 8, *["any time"] * 4, "full", "gone"]  # what happens to a process, by its share
 STUCK_S = 180.0  # after which a process that nobody kills is taken for stuck
-FULL = 4  # exit code of a process whose disk is full
+FAULT = 4  # exit code of a process whose disk is full, or whose corpus was deleted
 WRITES = ("open", "os.rename", "os.link", "os.remove", "os.mkdir")  # what Python says before it does it
 
 CONTEXT = get_context("fork")  # the networks are loaded once, before the first fork
@@ -65,13 +67,13 @@ class Found:
     """What a soak has found, over all corpora."""
 
     kills: int = 0
-    full_disks: int = 0  # processes that ended because the disk was full
+    faults: int = 0  # processes that ended because the disk was full or the corpus had gone
     corpora: int = 0
     isolated: int = 0  # cells that were computed in a throw-away process, after several deaths
     lost: int = 0  # objects and rejects that an undisturbed run has
     doubled: int = 0  # objects and rejects that are there twice
     stuck: int = 0  # corpora that the last command did not finish
-    broken: int = 0  # processes that ended with another exit code than those of a kill, a full disk and success
+    broken: int = 0  # processes that ended with another exit code than those of a kill, a fault and success
     different: int = 0  # corpora of which a cell, a row or a file of the release differs
 
     @property
@@ -90,32 +92,44 @@ def stream(units: Sequence[Any], recipes: Sequence[cell.Recipe], config: Config,
     return done
 
 
-def make(shard: Path, out: Path, moment: tuple[str, int] | None = None, counted: Path | None = None) -> None:
-    """The whole run. `moment`: what happens just before its write with this number; `counted` is told how many it had.
-
-    It ends with FULL if its disk is full.
-    """
-    what, when = moment or ("", 0)
-    writes = 0
+def at_writes(out: Path, what: str, when: int) -> list[str]:
+    """Let something happen just before the write to `out` with this number; the writes, as they come."""
+    writes: list[str] = []
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
-        nonlocal writes
-        if event in WRITES and str(args[0]).startswith(str(out)) and (event != "open" or "x" in str(args[1])):
-            writes += 1
-            if what == "kill" and writes == when:
+        if (
+            event not in WRITES
+            or not str(args[0]).startswith(str(out))
+            or (event == "open" and "x" not in str(args[1]))
+        ):
+            return
+        writes.append(f"{event} {' '.join(map(str, args[:2]))}")
+        match what:
+            case "kill" if len(writes) == when:
                 os.kill(os.getpid(), signal.SIGKILL)
-            if what == "full" and writes >= when and event in ("open", "os.mkdir"):
+            case "full" if len(writes) >= when and event in ("open", "os.mkdir"):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(args[0]))
+            case "gone" if len(writes) == when:
+                shutil.rmtree(out, ignore_errors=True)
 
     sys.addaudithook(hook)
+    return writes
+
+
+def make(shard: Path, out: Path, moment: tuple[str, int] = ("", 0), counted: Path | None = None) -> None:
+    """The whole run. `moment`: what happens at which of its writes; `counted` is told how many there were.
+
+    It ends with FAULT after a fault of the storage.
+    """
+    writes = at_writes(out, *moment)
     batch.WAITS_S = walk.WAITS_S = ()
     cluster.stream = stream
     try:
         walk.run(CONFIG, [str(shard)], str(out), Selection(max_objects=OBJECTS))
     except (MachineError, StorageError):  # the second if nothing has been written yet
-        raise SystemExit(FULL) from None
+        raise SystemExit(FAULT) from None
     if counted:
-        counted.write_text(str(writes))
+        counted.write_text(str(len(writes)))
 
 
 def state(out: Path) -> dict[str, list[str]]:
@@ -150,7 +164,7 @@ def disturb(shard: Path, out: Path, random: Random, writes: int, seconds: float)
             random.choice(("kill", "kill", "kill", "kill", "full", "any time", "any time")),
             random.random() ** 2,
         )
-        moment = None if what == "any time" else (what, 1 + int(writes * part))
+        moment = (what, 1 + int(writes * part))
         process = CONTEXT.Process(target=make, args=(shard, out, moment))
         process.start()
         processes.append((process, time.monotonic() + seconds * part if what == "any time" else None))
@@ -199,8 +213,8 @@ def soak(kills: int, seed: int, folder: Path, say: Callable[[str], None]) -> Fou
         while found.kills < min(most, kills) and 0 not in codes:
             codes = disturb(shard, out, random, writes, seconds)
             found.kills += sum(code in (None, -signal.SIGKILL) for code in codes)
-            found.full_disks += codes.count(FULL)
-            found.broken += sum(code not in (None, -signal.SIGKILL, FULL, 0) for code in codes)
+            found.faults += codes.count(FAULT)
+            found.broken += sum(code not in (None, -signal.SIGKILL, FAULT, 0) for code in codes)
         last = CONTEXT.Process(target=make, args=(shard, out))
         last.start()
         code = ended(last, STUCK_S)

@@ -69,6 +69,8 @@ class Lengths:
                 raise ValueError(word)
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "segfault":
+                ctypes.string_at(0)
             case "hang":
                 threading.Event().wait()
             case "hang natively":

@@ -16,4 +16,4 @@ def test_kills_at_seeded_moments_leave_a_corpus_as_if_nobody_had_died():
     counts = {name: int(count) for count, name in re.findall(r"(\d+) ([a-z ]+)", done.stdout.splitlines()[-1])}
     assert counts.pop("kills") >= 20
     assert counts.pop("corpora") > 0
-    assert {name for name, count in counts.items() if count} <= {"full disks", "isolated"}
+    assert {name for name, count in counts.items() if count} <= {"faults", "isolated"}
