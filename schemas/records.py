@@ -225,7 +225,8 @@ class OriginRecord:
     licence: Annotated[str, "licences of the photos, of all weights and of the backends; they all apply"]
     code_version: Annotated[str, "version of anything3d that made the newest of the object's rows"]
     seed: Annotated[int | None, "null if not known; the run's setting `seed`"] = None
-    photo_offset: Annotated[int | None, "null if not known; byte of the shard at which the photo begins"] = None
+    photo_name: Annotated[str | None, "null if not known; as its source names it; empty if it is in SA-1B"] = None
+    photo_offset: Annotated[int | None, "null if the shard is no tar; its byte at which the photo begins"] = None
     photo_size: Annotated[int | None, "null if not known; bytes of the photo"] = None
     photo_sha256: Annotated[str | None, "null if not known; SHA-256 of the photo's bytes, hexadecimal"] = None
 

@@ -52,7 +52,8 @@ def origin_of(
         "; ".join(sorted({licence, *(name for commit in commits.values() for name in commit.licences)})),
         score.versions["anything3d"],
         seed,
-        photo.jpg_offset,
+        photo.photo_name,
+        photo.jpg_offset if photo.photo_in == "shard" else None,
         photo.jpg_size,
         photo.jpg_sha256,
     )

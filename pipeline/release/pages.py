@@ -54,7 +54,7 @@ def corpus_page(cards: Sequence[Card], snapshot: str, objects: int, rejects: int
     """The gallery of the snapshot with this id; captions and ids come from outside and are escaped."""
     about = (
         f"{objects} objects, {rejects} rejects; the first {len(cards)} objects are shown. All "
-        "columns: <code>objects/*.parquet</code>, files: <code>assets/*.tar</code>, what was left out and why: "
+        "columns: <code>objects/*.parquet</code>, files: the tars in <code>assets/</code>, what was left out and why: "
         "<code>rejects/*.parquet</code>."
     )
     sections = [_card(card, THUMBNAIL_PX) for card in cards]

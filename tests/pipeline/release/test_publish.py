@@ -4,6 +4,7 @@ import json
 import shutil
 from contextlib import suppress
 from dataclasses import replace
+from hashlib import sha256
 from importlib.metadata import version
 
 import duckdb
@@ -12,6 +13,7 @@ import pytest
 from anything3d.models.weights import Place, digest
 from pipeline.config import Config
 from pipeline.release import publish as publishing
+from pipeline.release.finished import origin_of
 from pipeline.release.partition import Photos, read_manifest
 from pipeline.release.publish import publish_here
 from pipeline.release.snapshot import newest
@@ -19,6 +21,7 @@ from pipeline.release.view import tables
 from pipeline.stages import weights_of
 from pipeline.store import Store
 from pipeline.unit import Input
+from schemas.records import ImageRecord
 from tests.pipeline.conftest import made, publish
 
 FOLDERS = ("objects", "rejects")
@@ -166,13 +169,23 @@ def test_every_object_says_what_made_it_and_under_which_terms_it_stands(world, t
     assert {row["code_version"] for row in rows} == {version("anything3d")}
     shard = world.shard.read_bytes()
     for row in rows:
-        assert shard[row["photo_offset"] : row["photo_offset"] + row["photo_size"]].startswith(b"\xff\xd8\xff")
+        photo = shard[row["photo_offset"] : row["photo_offset"] + row["photo_size"]]
+        assert (row["photo_name"], row["photo_sha256"]) == ("", sha256(photo).hexdigest())
 
     licence = {"licence": Input("", "CC BY 4.0")}
     units = [replace(unit, inputs=unit.inputs | licence) for unit in world.units]
     shard = replace(world.unit, inputs=world.unit.inputs | licence)
     assert publish(store, made(shard, units, world.commits)).digest != world.snapshot.digest
     assert {row["licence"] for row in objects_of(store)} == {"Apache-2.0; CC BY 4.0"}
+
+
+@pytest.mark.parametrize(("photo_in", "offset"), [("shard", 512), ("file", None), ("row", None)])
+def test_a_photo_that_is_no_part_of_a_tar_has_a_name_and_no_offset(world, photo_in, offset):
+    photo = ImageRecord("days__cup", "days", 512, 9, "ab", 0, 0, "", photo_in, "cup.jpg")
+    commits = {name: some[0] for name, some in world.commits.items()}
+    origin = origin_of("days__cup-0000", commits, "MIT", 3, photo)
+    assert (origin.photo_name, origin.photo_offset, origin.photo_size) == ("cup.jpg", offset, 9)
+    assert (origin.seed, origin.photo_sha256) == (3, "ab")
 
 
 def objects_of(store):

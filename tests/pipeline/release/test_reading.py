@@ -1,0 +1,54 @@
+"""What docs/corpus.md says on reading a corpus is what people can do: each of its examples runs on a real corpus."""
+
+import re
+import shutil
+from pathlib import Path
+
+import datasets
+import pytest
+
+from tests import s3
+
+PAGE = (Path(__file__).parents[3] / "docs/corpus.md").read_text()
+EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+TOOLS = {"datasets", "duckdb", "obstore", "pandas", "polars", "pyarrow", "webdataset", "wids"}
+
+
+@pytest.fixture(scope="module")
+def folder(world, tmp_path_factory):
+    """The folder in which `corpus` lies."""
+    folder = tmp_path_factory.mktemp("reader")
+    shutil.copytree(world.corpus, folder / "corpus")
+    return folder
+
+
+@pytest.fixture
+def bucket(folder):
+    """The bucket in which the same corpus lies."""
+    with s3.serve() as server:
+        for path in (folder / "corpus").rglob("*"):
+            if path.is_file():
+                server.objects[str(path.relative_to(folder))] = path.read_bytes()
+        yield server
+
+
+def test_the_page_shows_each_tool():
+    imported = {name for example in EXAMPLES for name in re.findall(r"^import (\w+)", example, re.MULTILINE)}
+    assert imported >= TOOLS
+
+
+@pytest.mark.filterwarnings("ignore")  # those of the tools
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.splitlines()[0])
+def test_the_examples_of_the_page_run(example, world, folder, bucket, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    said: dict = {}
+    exec(example.replace("s3://bucket/", f"s3://{s3.BUCKET}/"), said)
+    assert said.keys() & {"objects", "glb"} or "print(" in example
+    if "print(" in example:
+        assert "object_id" in capsys.readouterr().out
+    if "objects" in said:
+        assert len(said["objects"]) == world.snapshot.objects
+    if "glb" in said:
+        assert said["glb"][:4] == b"glTF"
+        assert int.from_bytes(said["glb"][8:12], "little") == len(said["glb"])  # the length that a GLB says of itself
