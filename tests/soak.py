@@ -198,7 +198,7 @@ def soak(kills: int, seed: int, folder: Path, say: Callable[[str], None]) -> Fou
     shard, first = folder / "world.tar", folder / "undisturbed"
     write_world(shard, scenes=2, seed=5, size=128)
     started = time.monotonic()
-    process = CONTEXT.Process(target=make, args=(shard, first, None, folder / "writes"))
+    process = CONTEXT.Process(target=make, args=(shard, first, ("", 0), folder / "writes"))
     process.start()
     assert ended(process, STUCK_S) == 0
     seconds, writes, undisturbed = time.monotonic() - started, int((folder / "writes").read_text()), state(first)
