@@ -135,9 +135,9 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _words(value: object) -> str:
-    """Something from outside as plain words on one line: no Markdown, no HTML."""
+    """Something from outside as words on one line. Signs of Markdown and HTML are escaped, except the underscore."""
     text = value if isinstance(value, str) else json.dumps(value)
-    return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", re.sub(r"\s", " ", text))
+    return re.sub(r"([\\`*\[\]<>|#&])", r"\\\1", re.sub(r"\s", " ", text))
 
 
 CARD = Template("""---
@@ -163,9 +163,13 @@ configs:
 ---
 # $heading
 $note
-This corpus holds $objects objects that [Anything-3D](https://arxiv.org/abs/2304.10261) has made from photographs. Each
-object has a crop of its photo, a mask, a caption, a point cloud, a coloured mesh and scores. $rejects items were left
-out; the table `rejects` says why. The corpus was made from $shards shards. Its snapshot is `$snapshot` of $date.
+This corpus holds 3D objects that [Anything-3D](https://arxiv.org/abs/2304.10261) has made from photographs. Each object
+has a crop of its photo, a mask, a caption, a point cloud, a coloured mesh and scores. The table `rejects` says which
+items were left out, and why.
+
+| objects | rejects | shards | snapshot | date |
+| --- | --- | --- | --- | --- |
+| $objects | $rejects | $shards | `$snapshot` | $date |
 
 ## How to read it
 ```python
@@ -200,8 +204,8 @@ $columns
 $sources
 """)
 
-TERMS = Template("""This corpus stands under several licences
-==========================================
+TERMS = Template("""The licences of this corpus
+===========================
 
 This file is no licence. It names the licences that apply to the content of this corpus: those of the photos, those of
 the weights of all networks, and those of the backends that made the objects. The column "licence" of objects/*.parquet

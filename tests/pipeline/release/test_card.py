@@ -58,7 +58,7 @@ def test_the_size_is_the_hubs_name_for_it(objects, size):
 
 def test_what_comes_from_outside_is_plain_text_in_one_cell():
     text = readme(replace(ABOUT, note="Untrained: <b>x</b>")).decode()
-    assert "| s3://bucket/a\\|b\\_c/sa\\_000020.tar | 1200 | 30 |" in text
+    assert "| s3://bucket/a\\|b_c/sa_000020.tar | 1200 | 30 |" in text
     assert "| caption.prompt | a \\| b \\# no heading |" in text
     assert "> Untrained: \\<b\\>x\\</b\\>" in text
     assert text.count("\n# ") == 1
