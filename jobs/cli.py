@@ -7,6 +7,7 @@ from jobs.command import CODES
 from jobs.demo import demo
 from jobs.drop import drop
 from jobs.evaluate import evaluate
+from jobs.gc import gc
 from jobs.lift_image import lift_image
 from jobs.run import run
 from jobs.train import train
@@ -26,6 +27,7 @@ app.command()(world)
 app.command()(demo)
 app.command()(evaluate)
 app.command()(drop)
+app.command()(gc)
 app.command()(train)
 app.command(epilog=CODES)(ablate)
 app.add_typer(weights, name="weights")

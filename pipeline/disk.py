@@ -2,12 +2,16 @@
 
 import errno
 import os
+import re
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 COPIED_BYTES = 8 << 20  # at once, of an open file
+DRAFT = re.compile(r"draft#\d+")
 
 
 def write_local(path: Path, data: bytes | BinaryIO, *, replace: bool) -> None:
@@ -53,3 +57,24 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def drafts(folder: Path) -> Iterator[Path]:
+    """The drafts below a folder: those of writers at work, and those that killed ones have left."""
+    for place, _, names in os.walk(folder):
+        yield from (Path(place, name) for name in names if DRAFT.fullmatch(name))
+
+
+def remove_empty(root: Path, folder: str) -> None:
+    """Remove a folder with the empty ones in it, and those that lead to it, as far as nothing lies in them.
+
+    The folders at the root stay.
+    """
+    place = root / folder
+    with suppress(OSError):  # has gone, or is in use
+        for inner in place.iterdir():
+            with suppress(OSError):
+                inner.rmdir()
+        while place.parent != root:
+            place.rmdir()
+            place = place.parent

@@ -13,6 +13,7 @@ import socket
 import threading
 import uuid
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -84,20 +85,23 @@ def others(store: Store, folder: str, own: str) -> tuple[dict[str, dict[str, Any
     entries = store.entries(folder)
     if own not in entries:  # somebody has cleaned up meanwhile
         return {}, []
-    now, here = entries.pop(own).modified, machine()
+    now = entries.pop(own).modified
     dead: dict[str, dict[str, Any]] = {}
     living: list[str] = []
     for path, entry in entries.items():
         says = read(store, path)
-        if says.get("machine") == here and says.get("process_started"):
-            lives = started(says.get("pid")) == says["process_started"]
-        else:
-            lives = (now - entry.modified).total_seconds() <= LEASE_S
-        if lives:
+        if lives(says, now - entry.modified):
             living.append(path)
         else:
             dead[path] = says
     return dead, living
+
+
+def lives(says: dict[str, Any], age: timedelta) -> bool:
+    """Whether the writer of an attempt's file lives, by what the file says and by its age."""
+    if says.get("machine") == machine() and says.get("process_started"):
+        return started(says.get("pid")) == says["process_started"]
+    return age.total_seconds() <= LEASE_S
 
 
 def whoami() -> dict[str, Any]:

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import re
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -110,8 +110,14 @@ class Store:
 
     def entries(self, prefix: str) -> dict[str, Entry]:
         """What lies below a folder, by path."""
+        return dict(self.listing(prefix))
+
+    def listing(self, prefix: str) -> Iterator[tuple[str, Entry]]:
+        """As `entries`, page by page: for a folder of many files. The files of a folder in it follow each other."""
         pages: Iterable[Sequence[Any]] = obstore.list(self._store, prefix=prefix)
-        return {entry["path"]: Entry(entry["size"], entry["last_modified"]) for page in pages for entry in page}
+        for page in pages:
+            for entry in page:
+                yield entry["path"], Entry(entry["size"], entry["last_modified"])
 
     def size(self, path: str) -> int | None:
         """Bytes of the file at `path`; None if there is none."""

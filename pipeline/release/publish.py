@@ -6,7 +6,8 @@
     shards/<shard>/manifest-<digest>.parquet      the cells that the shard consists of, and the files above
 
 `write_group` makes one tar, and `write_shard` the rest. They run in this process or in a Ray task (`spread.py`). A
-file is written once: its name says what is in it. None of them is ever changed, and only `gc` removes one.
+file never changes: its name says what is in it. Only `gc` removes one. Each is written even if it lies there already,
+so that it is young: `gc` takes old files that no snapshot names.
 """
 
 import hashlib
@@ -109,8 +110,7 @@ def write_group(store: Store, made_by: MadeBy, units: Sequence[Unit]) -> Group:
             digest = _digest_of(file)
             shard, first = rows[0]["shard"], rows[0]["object_id"]
             tar = Part(f"assets/{shard}/{first}-{digest[:16]}.tar", file.tell(), digest, len(rows))
-            if store.size(tar.path) != tar.bytes:
-                store.write_file(tar.path, file)
+            store.write_file(tar.path, file)
     found = {row["object_id"] for row in rows}
     absent = tuple(item for unit in units for item in unit.ids if item not in found)
     return Group(tar, objects_table(rows, tar.path if tar else ""), absent)
@@ -189,11 +189,10 @@ def is_input(row: RejectRecord, shard: str) -> bool:
 
 
 def _write(store: Store, shard: str, kind: str, data: bytes, rows: int) -> Part:
-    """Make a table of a shard exist."""
+    """Write a table of a shard."""
     digest = hashlib.sha256(data).hexdigest()
     part = Part(f"shards/{shard}/{kind}-{digest[:16]}.parquet", len(data), digest, rows)
-    if store.size(part.path) != part.bytes:
-        store.write(part.path, data)
+    store.write(part.path, data)
     return part
 
 

@@ -136,10 +136,11 @@ def newest(store: Store) -> Snapshot | None:
 
 def _readable(store: Store, some: Sequence[int]) -> Snapshot | None:
     """The first of these snapshots that can be read."""
-    return next((snapshot for number in some if (snapshot := _find(store, number))), None)
+    return next((snapshot for number in some if (snapshot := read_snapshot(store, number))), None)
 
 
-def _find(store: Store, number: int) -> Snapshot | None:
+def read_snapshot(store: Store, number: int) -> Snapshot | None:
+    """The snapshot with this number; None if there is none, or it is damaged, which is said."""
     data = store.find(path_of(number))
     if data is None:  # removed a moment ago
         return None
@@ -159,7 +160,7 @@ def snapshot_of(corpus: str, number: int | None = None) -> tuple[Store, Snapshot
     with explained(corpus):
         try:
             store = Store(corpus, create=False)
-            found = newest(store) if number is None else _find(store, number)
+            found = newest(store) if number is None else read_snapshot(store, number)
         except FileNotFoundError:
             found = None
         if found is None:
