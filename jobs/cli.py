@@ -9,6 +9,7 @@ from jobs.drop import drop
 from jobs.evaluate import evaluate
 from jobs.gc import gc
 from jobs.lift_image import lift_image
+from jobs.nightly import nightly
 from jobs.run import run
 from jobs.train import train
 from jobs.weights import app as weights
@@ -28,6 +29,7 @@ app.command()(demo)
 app.command()(evaluate)
 app.command()(drop)
 app.command()(gc)
+app.command(epilog=CODES)(nightly)
 app.command()(train)
 app.command(epilog=CODES)(ablate)
 app.add_typer(weights, name="weights")

@@ -29,11 +29,13 @@ def lines(report: Report, out: str) -> Iterator[str]:
     if report.unknown:
         yield f"{len(report.unknown)} of the ids are of no sound photo in the shards: {', '.join(report.unknown[:5])}"
     mine, snapshot = report.partitions.values(), report.snapshot
-    assert snapshot is not None
     yield (
         f"{sum(one.objects for one in mine)} objects and {sum(one.rejects for one in mine)} rejects of"
         f" {counted(len(mine), 'shard')} of this run"
     )
+    if snapshot is None:
+        yield f"nothing was published, {report.cells_run} cells run, {clock(report.seconds)} in all"
+        return
     yield (
         f"{snapshot.objects} objects in {out}, {snapshot.rejects} rejects in {out.rstrip('/')}/rejects/, of"
         f" {counted(len(snapshot.partitions), 'shard')} in all"

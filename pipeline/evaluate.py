@@ -53,21 +53,29 @@ def evaluate(corpus: str, truths: Sequence[str], say: Callable[[str], None] = la
     corpus = source.absolute(corpus)
     store, snapshot = snapshot_of(corpus)
     given = [given_truth(location) for location in truths]
-    by_photo = truth_by_photo(given)
     with explained(corpus):
-        try:
-            rows = list(evaluated_objects(store, snapshot, by_photo, say))
-        except DamagedCell as error:
-            raise SourceError("damaged_corpus", f"{error.message}; give the command of the run again") from error
-        without_truth = sum(row.unseen_pair is None for row in rows)
-        if rows and without_truth == len(rows):
-            raise SourceError(
-                "truth_fits_nothing",
-                f"None of the {len(rows)} objects of {corpus} is in {', '.join(known.path for known in given)}. "
-                "Give the truth of the shards that the corpus was made from.",
-            )
-        store.write(table_of(snapshot.number), published_bytes(to_table(rows, EvaluationRecord)))
-    return Evaluation(
+        evaluation, rows = evaluate_snapshot(store, snapshot, given, say)
+        write_evaluation(store, snapshot.number, rows)
+    return evaluation
+
+
+def evaluate_snapshot(
+    store: Store, snapshot: Snapshot, given: Sequence[GivenTruth], say: Callable[[str], None]
+) -> tuple[Evaluation, list[EvaluationRecord]]:
+    """A snapshot in numbers, and those of every object. Raises: as `evaluate`."""
+    by_photo = truth_by_photo(given)
+    try:
+        rows = list(evaluated_objects(store, snapshot, by_photo, say))
+    except DamagedCell as error:
+        raise SourceError("damaged_corpus", f"{error.message}; give the command of the run again") from error
+    without_truth = sum(row.unseen_pair is None for row in rows)
+    if rows and without_truth == len(rows):
+        raise SourceError(
+            "truth_fits_nothing",
+            f"None of the {len(rows)} objects of {store.root} is in {', '.join(known.path for known in given)}. "
+            "Give the truth of the shards that the corpus was made from.",
+        )
+    evaluation = Evaluation(
         snapshot=snapshot.number,
         truth=tuple(known.path for known in given),
         objects=len(rows),
@@ -75,6 +83,12 @@ def evaluate(corpus: str, truths: Sequence[str], say: Callable[[str], None] = la
         summary=summarised(rows),
         summary_unseen_pairs=summarised([row for row in rows if row.unseen_pair]),
     )
+    return evaluation, rows
+
+
+def write_evaluation(store: Store, number: int, rows: Sequence[EvaluationRecord]) -> None:
+    """Write the numbers of every object of the snapshot with this number."""
+    store.write(table_of(number), published_bytes(to_table(rows, EvaluationRecord)))
 
 
 def table_of(number: int) -> str:

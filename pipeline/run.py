@@ -25,7 +25,7 @@ from pipeline.progress import Progress
 from pipeline.release.corpus import Corpus, key_of
 from pipeline.release.partition import DUPLICATE, Partition
 from pipeline.release.publish import Made
-from pipeline.release.snapshot import MadeBy, Snapshot
+from pipeline.release.snapshot import Judge, MadeBy, Snapshot
 from pipeline.session import disconnect
 from pipeline.source import file_name, stem
 from pipeline.stages import note, recipes
@@ -49,7 +49,7 @@ class Report:
     lost: list[str] = field(
         default_factory=list
     )  # objects with neither a row nor a reject; their shards are not published
-    snapshot: Snapshot | None = None  # None only if objects were lost
+    snapshot: Snapshot | None = None  # None if `judge` refused
     seconds: float = 0.0
 
     @property
@@ -70,6 +70,7 @@ def run(
     *,
     preset: str = "",
     only: bool = False,
+    judge: Judge | None = None,
     one_stage_at_a_time: bool = False,
     md5: Mapping[str, str] | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -77,8 +78,9 @@ def run(
     """Every wanted object of `shards` through every stage into the corpus `out`, and the report.
 
     The shards become partitions of the corpus, or replace the partitions that have their names. Other shards stay,
-    unless `only` is given. `preset` is the name of the settings that `config` began with. `md5` is what the shards'
-    MD5s have to be, by file name: a shard with another one is a reject, none of it is used.
+    unless `only` is given. With `judge`, nothing is published before it has agreed, at the end. `preset` is the name of
+    the settings that `config` began with. `md5` is what the shards' MD5s have to be, by file name: a shard with another
+    one is a reject, none of it is used.
 
     A cell that is found damaged is computed again. After a fault of the machine the run goes on with new actors, where
     it stood, and gives up when that does not help.
@@ -97,7 +99,7 @@ def run(
     while True:
         walk = Walk(config, preset, store, selection, Progress(say), one_stage_at_a_time, report, existed)
         try:
-            walk.through(shards, md5 or {}, only)
+            walk.through(shards, md5 or {}, only, judge)
         except (MachineError, BaseError, OSError) as error:
             fault = error if isinstance(error, MachineError) else batch.machine_fault(error)
             damaged += isinstance(fault, DamagedCell)
@@ -134,10 +136,10 @@ class Walk:
     def __post_init__(self) -> None:
         self.recipes = recipes(self.config)
 
-    def through(self, shards: Sequence[str], md5: Mapping[str, str], only: bool) -> None:
+    def through(self, shards: Sequence[str], md5: Mapping[str, str], only: bool, judge: Judge | None) -> None:
         """All shards through all stages, wave by wave. Every wave is published when it is done.
 
-        With `only`, all is published at the end. Until then, the corpus keeps its other shards.
+        With `only` or `judge`, all is published at the end. Until then, the corpus shows what it showed.
         """
         report, selection, corpus = self.report, self.selection, Corpus(self.store)
         made_by, budget, seen = self._made_by(shards), selection.max_objects, set[str]()
@@ -160,11 +162,12 @@ class Walk:
             made = self._wave(todo, corpus, budget, seen, made_by)
             budget = None if budget is None else budget - sum(len(unit.ids) for one in made for unit in one.units)
             self._publish(made, corpus)
-            if not only:
+            if not only and judge is None:
                 report.snapshot = corpus.publish(made_by, report.partitions)
         else:
             report.unknown = selection.unknown(seen)
-        report.snapshot = corpus.publish(made_by, report.partitions, only=only)
+        if judge is None or judge(corpus.candidate(made_by, report.partitions, only=only), report.partitions):
+            report.snapshot = corpus.publish(made_by, report.partitions, only=only)
 
     def _made_by(self, shards: Sequence[str]) -> MadeBy:
         weights = {name: digest for recipe in self.recipes.values() for name, digest in recipe.weights.items()}

@@ -152,6 +152,15 @@ def read(location: str) -> bytes:
     return bytes(obstore.get(open_store(folder), name).bytes())
 
 
+def read_text(location: str) -> str:
+    """The text of a small file. Raises: SourceError("no_file") if there is none; StorageError."""
+    with explained(location):
+        try:
+            return read(location).decode("utf-8-sig", "replace")
+        except FileNotFoundError as error:
+            raise SourceError("no_file", f"There is no file at {location}.") from error
+
+
 def read_md5(location: str) -> dict[str, str]:
     """File name -> MD5 in hexadecimal, of a list as md5sum prints it (SA-1B's checklist.chk is one).
 

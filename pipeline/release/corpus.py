@@ -10,7 +10,7 @@ from pipeline.cell import Recipe
 from pipeline.location import explained
 from pipeline.plan import Selection
 from pipeline.release.partition import Partition, Photos, photos_of
-from pipeline.release.snapshot import MadeBy, Snapshot, append, newest, snapshot_of
+from pipeline.release.snapshot import MadeBy, Snapshot, append, newest, now, snapshot_of
 from pipeline.release.view import turn
 from pipeline.store import Store
 from pipeline.unit import SOURCES, Unit
@@ -99,6 +99,12 @@ class Corpus:
     def _ids_of(self, shard: str) -> set[str]:
         claimed = self._claimed.get(shard)
         return photos_of(self.store, self.partitions[shard]) if claimed is None else claimed
+
+    def candidate(self, made_by: MadeBy, mine: Mapping[str, Partition], *, only: bool = False) -> Snapshot:
+        """The snapshot that `publish` would make, if no other command makes one meanwhile."""
+        number = self.snapshot.number if self.snapshot else 0
+        partitions = {**({} if only else self.partitions), **mine}
+        return Snapshot(number + 1, number, now(), made_by, dict(sorted(partitions.items())))
 
     def publish(self, made_by: MadeBy, mine: Mapping[str, Partition], *, only: bool = False) -> Snapshot:
         """A snapshot with these partitions in place of earlier ones of their shards, and the view turned to it.

@@ -156,8 +156,11 @@ def read_manifest(store: Store, partition: Partition) -> tuple[list[ManifestReco
     return from_table(table, ManifestRecord), json.loads(table.schema.metadata[b"recipe"])
 
 
-def sound_table(store: Store, file: Part) -> pa.Table:
-    """A Parquet file of a partition. Raises: SourceError("damaged_corpus") if it is not what was written."""
+def sound_table(store: Store, file: Part, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file of a partition, or some columns of it.
+
+    Raises: SourceError("damaged_corpus") if it is not what was written.
+    """
     data = store.read_whole(file)
     if data is None:
         shard = file.path.split("/")[1]
@@ -165,7 +168,7 @@ def sound_table(store: Store, file: Part) -> pa.Table:
             "damaged_corpus",
             f"{store.root}/{file.path} is damaged or has gone. Run the shard {shard} again: its cells are found again.",
         )
-    return pq.read_table(pa.BufferReader(data))
+    return pq.read_table(pa.BufferReader(data), columns=columns)
 
 
 def sound_commit(store: Store, folder: str) -> Commit:

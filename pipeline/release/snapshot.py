@@ -118,6 +118,10 @@ class Snapshot:
             raise ValueError(f"no snapshot: {error!r}") from error
 
 
+# Whether to publish: of the snapshot that would come of it, and of the partitions of the command.
+Judge = Callable[[Snapshot, Mapping[str, Partition]], bool]
+
+
 def path_of(number: int) -> str:
     """Where the snapshot with this number lies in its corpus."""
     return f"snapshots/{number:06d}.json"

@@ -1,0 +1,154 @@
+"""A night: the wanted shards are run, evaluated and compared with the last snapshot. They are published if they pass.
+
+Everything is made before anything is published. If a gate refuses, the corpus shows what it showed before. What has
+been computed stays in the cells, so that the next night goes on from there.
+"""
+
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from anything3d.errors import ConfigError
+from pipeline.compare import SCORES, Comparison, compare, means_of
+from pipeline.config import Config
+from pipeline.evaluate import Evaluation, evaluate_snapshot, write_evaluation
+from pipeline.ledger import Attempt, read
+from pipeline.location import explained
+from pipeline.place import check
+from pipeline.plan import Selection
+from pipeline.release.partition import Partition, Tally
+from pipeline.release.snapshot import Snapshot, newest
+from pipeline.run import Report, run
+from pipeline.stages import BY_NAME
+from pipeline.store import Store
+from pipeline.truth import GivenTruth, given_truth
+
+FOLDER = "nightly"  # of the file that says that a night is at work
+
+
+class Gates(BaseModel):
+    """What a night has to reach. They are judged over the shards of the night."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    min_objects: int = Field(1, ge=0)
+    min_yield: Mapping[str, float] = {}  # stage -> least share of the items that came to it which it did not reject
+    min_mean: Mapping[str, float] = {}  # score -> its least mean
+    max_rejects: Mapping[str, int] = {}  # reason -> most rejects
+
+
+class Night(BaseModel):
+    """What the file of `anything3d nightly` says."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    out: str
+    shards: list[str] = Field(min_length=1)  # as `anything3d run` takes them; patterns are looked up every night
+    preset: str = "mini"
+    settings: list[str] = []  # key=value, as --set takes them
+    truth: list[str] = []  # what is known of the objects, as `anything3d evaluate` takes it
+    max_objects: int | None = Field(None, ge=1)
+    gates: Gates = Field(default_factory=lambda: Gates.model_validate({}))
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What came of a night."""
+
+    report: Report
+    comparison: Comparison
+    evaluation: Evaluation | None  # None: no truth was given
+    refused: tuple[str, ...]  # the gates that refused, in words; if there is one, nothing was published
+
+
+def read_night(text: str, name: str) -> Night:
+    """A night's file; `name` is what it is called in errors.
+
+    Raises: ConfigError for a text that is no TOML, an unknown key, stage or score, or a value that is not allowed.
+    """
+    try:
+        night = Night.model_validate(tomllib.loads(text), strict=True)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError("config_syntax", f"{name} is not TOML: {error}") from error
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigError("night", f"{name}: {wrong}") from error
+    for kind, given, known in (
+        ("gates.min_yield: no stage", night.gates.min_yield, BY_NAME),
+        ("gates.min_mean: no score", night.gates.min_mean, SCORES),
+    ):
+        if unknown := sorted(set(given) - set(known)):
+            raise ConfigError("night", f"{name}: {kind} {', '.join(unknown)}; known are {', '.join(known)}")
+    return night
+
+
+def spend(night: Night, config: Config, shards: Sequence[str], out: str, say: Callable[[str], None]) -> Told | str:
+    """Run a night. If another one is at work on the corpus already, who that is.
+
+    Raises: as `pipeline.run.run` and `pipeline.evaluate.evaluate`.
+    """
+    with explained(out):
+        store = Store(out)
+        check(store)
+    with Attempt(store, FOLDER) as attempt:
+        if attempt.living:
+            says = read(store, attempt.living[0])
+            return f"process {says.get('pid')} on {says.get('host')}"
+        attempt.close_the_dead()
+        return _spend(night, config, shards, store, say)
+
+
+def _spend(night: Night, config: Config, shards: Sequence[str], store: Store, say: Callable[[str], None]) -> Told:
+    before, given = newest(store), [given_truth(location) for location in night.truth]
+    judged: list[tuple[Comparison, Evaluation | None, tuple[str, ...]]] = []
+
+    def judge(candidate: Snapshot, mine: Mapping[str, Partition]) -> bool:
+        comparison = compare(store, before, candidate)
+        evaluation = _evaluated(store, candidate, given, say)
+        refused = tuple(refusals(night.gates, mine, means_of(store, mine)))
+        judged[:] = [(comparison, evaluation, refused)]
+        return not refused
+
+    selection = Selection(night.max_objects)
+    report = run(config, shards, store.root, selection, preset=night.preset, judge=judge, say=say)
+    return Told(report, *judged[0])
+
+
+def _evaluated(
+    store: Store, candidate: Snapshot, given: Sequence[GivenTruth], say: Callable[[str], None]
+) -> Evaluation | None:
+    if not given:
+        return None
+    evaluation, rows = evaluate_snapshot(store, candidate, given, say)
+    write_evaluation(store, candidate.number, rows)
+    return evaluation
+
+
+def refusals(gates: Gates, partitions: Mapping[str, Partition], means: Mapping[str, float]) -> Iterator[str]:
+    """What the gates have against these partitions, each in one sentence."""
+    objects = sum(partition.objects for partition in partitions.values())
+    if objects < gates.min_objects:
+        yield f"The night has {objects} objects, and at least {gates.min_objects} are wanted."
+    for stage, least in gates.min_yield.items():
+        share = yield_of(stage, partitions)
+        if share is not None and share < least:
+            yield f"{stage} let {share:.1%} of its items through, and at least {least:.1%} are wanted."
+    for score, least in gates.min_mean.items():
+        mean = means.get(score)
+        if mean is None or mean < least:
+            said = "no value" if mean is None else f"a mean of {mean:.4g}"
+            yield f"{score} has {said}, and at least {least:g} is wanted."
+    for reason, most in gates.max_rejects.items():
+        rejected = [entry for one in partitions.values() for entry in one.rejected if entry.reason == reason]
+        if (count := sum(entry.inputs + entry.parts for entry in rejected)) > most:
+            yield f"{count} items were rejected as {reason}, and at most {most} may be."
+
+
+def yield_of(stage: str, partitions: Mapping[str, Partition]) -> float | None:
+    """The share of the items that came to a stage which it did not reject; None if none came."""
+    tallies: list[Tally] = [one.stages[stage] for one in partitions.values() if stage in one.stages]
+    inputs = sum(tally.inputs for tally in tallies)
+    rejected = sum(entry.inputs for one in partitions.values() for entry in one.rejected if entry.stage == stage)
+    return 1 - rejected / inputs if inputs else None
