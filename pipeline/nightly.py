@@ -18,6 +18,7 @@ from pipeline.ledger import Attempt, read
 from pipeline.location import explained
 from pipeline.place import check
 from pipeline.plan import Selection
+from pipeline.release.garbage import gc
 from pipeline.release.partition import Partition, Tally
 from pipeline.release.snapshot import Snapshot, newest
 from pipeline.run import Report, run
@@ -50,6 +51,8 @@ class Night(BaseModel):
     settings: list[str] = []  # key=value, as --set takes them
     truth: list[str] = []  # what is known of the objects, as `anything3d evaluate` takes it
     max_objects: int | None = Field(None, ge=1)
+    keep_last: int | None = Field(default=None, ge=1)  # snapshots that stay when gc follows; None: no gc
+    keep_days: int = Field(default=7, ge=0)  # days for which snapshots, files and cells stay in any case
     gates: Gates = Field(default_factory=lambda: Gates.model_validate({}))
 
 
@@ -113,6 +116,11 @@ def _spend(night: Night, config: Config, shards: Sequence[str], store: Store, sa
 
     selection = Selection(night.max_objects)
     report = run(config, shards, store.root, selection, preset=night.preset, judge=judge, say=say)
+    if night.keep_last is not None and report.snapshot is not None:
+        removed = sum(
+            found.files for found in gc(store.root, night.keep_days, night.keep_last, apply=True).folders.values()
+        )
+        say(f"gc deleted {removed} files")
     return Told(report, *judged[0])
 
 

@@ -53,9 +53,11 @@ def test_a_night_publishes_only_what_its_gates_let_through(shard, corpus, tmp_pa
     assert "nothing was published" in refused.stdout
     assert files(out) == before
 
-    passed, told = night(tmp_path, out, shard, changed)
+    passed, told = night(tmp_path, out, shard, changed, "keep_last = 1\nkeep_days = 0")
     assert passed.returncode == 0, passed.stdout + passed.stderr
     assert "snapshot 2 (" in passed.stdout
     assert ", 0 cells run," in passed.stdout  # they are those of the night that was refused
     assert told["comparison"]["changed"] > 0
     assert json.loads((out / "snapshot.json").read_text())["number"] == 2
+    assert [path.name for path in (out / "snapshots").iterdir()] == ["000002.json"]
+    assert len(list(out.glob("assets/*/*.tar"))) == 1  # that of the first snapshot has gone
