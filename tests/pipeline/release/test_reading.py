@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import datasets
+import pyarrow.parquet as pq
 import pytest
 
 from tests import s3
@@ -52,3 +53,18 @@ def test_the_examples_of_the_page_run(example, world, folder, bucket, monkeypatc
     if "glb" in said:
         assert said["glb"][:4] == b"glTF"
         assert int.from_bytes(said["glb"][8:12], "little") == len(said["glb"])  # the length that a GLB says of itself
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("option", ["union_by_name", "missing_columns"])
+@pytest.mark.parametrize("place", ["objects/a.parquet", "objects/z.parquet"])
+def test_shards_of_an_older_version_are_read_as_the_page_says(option, place, world, tmp_path, monkeypatch):
+    """The older table is the first or the last one of the folder."""
+    shutil.copytree(world.corpus / "objects", tmp_path / "corpus/objects")
+    (table,) = (tmp_path / "corpus/objects").iterdir()
+    pq.write_table(pq.read_table(table).drop(["photo_name"]), tmp_path / "corpus" / place)
+    (example,) = (example for example in EXAMPLES if option in example)
+    monkeypatch.chdir(tmp_path)
+    said: dict = {}
+    exec(example, said)
+    assert len(said["objects"]) == 2 * world.snapshot.objects
