@@ -65,7 +65,7 @@ def expand(patterns: list[str]) -> list[str]:
             raise SourceError(
                 "shard_names",
                 f"{shard} has no usable name."
-                f" A shard is known by its name, of 1 to {MAX_NAME_BYTES} bytes before .tar.",
+                f" A shard is known by its name, of 1 to {MAX_NAME_BYTES} bytes without its ending.",
             )
         if (other := by_stem.setdefault(stem(shard), shard)) != shard:
             raise SourceError(

@@ -31,6 +31,7 @@ def test_a_folder_of_photos_becomes_a_corpus_and_the_same_command_finds_it(folde
     assert {row["source"] for row in rows} == {"sam-grid"}
     assert all("not stated" in row["licence"] and "SA-1B" not in row["licence"] for row in rows)
     assert all(row["object_id"].startswith("My_Photos__") for row in rows)
+    assert {row["photo_name"] for row in rows} <= {"cup-2024.jpg", "dog & cat.JPG"}
     rejects = ds.dataset(corpus.path / "rejects").to_table().to_pylist()
     assert ["My Photos@'notes.txt'", "not_a_photo"] in [[row["item_id"], row["reason"]] for row in rejects]
     again = run(folder, corpus.path, settings)
