@@ -67,7 +67,7 @@ def ablate(
         from pipeline.ablate import ablate as run_variants
         from pipeline.ablate import read_variants
         from pipeline.plan import Selection
-        from pipeline.run import Report
+        from pipeline.report import Report
 
         join(address)
         read = read_variants(variants.read_text(), [read_preset(preset)], settings or [])

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from anything3d.errors import NoObject, TooFew
 from pipeline.progress import clock
 from pipeline.release.partition import Partition, Tally
-from pipeline.run import Report
+from pipeline.report import Report
 
 COLUMNS = f"{'stage':<12}{'cells':>7}{'run now':>9}{'done':>8}{'skipped':>9}{'failed':>8}{'seconds':>10}{'s/item':>9}"
 
@@ -42,6 +42,9 @@ def lines(report: Report, out: str) -> Iterator[str]:
     )
     if report.lost:
         yield f"NOT BALANCED: {len(report.lost)} objects are neither done nor rejected: {', '.join(report.lost[:5])}"
+    if report.cells_run:
+        spending = report.spending
+        yield f"the cells of this run took {spending.spent.told(spending.currency)}"
     yield (
         f"snapshot {snapshot.number} ({snapshot.digest}), {report.cells_run} cells run, {clock(report.seconds)} in all"
     )

@@ -53,6 +53,12 @@ def run(
         bool, typer.Option("--only", help="Publish these shards alone; without it the corpus keeps its other shards.")
     ] = False,
     one_stage_at_a_time: Annotated[bool, typer.Option(help="For GPUs that cannot hold all stages at once.")] = False,
+    max_gpu_hours: Annotated[
+        float | None, typer.Option(min=0, help="Stop when the cells of this run have used so many GPU-hours.")
+    ] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(min=0, help="Stop when they have cost so much, by the prices in `price`.")
+    ] = None,
     max_failed: MaxFailed = MAX_FAILED,
     address: Address = None,
     verbose: Verbose = False,
@@ -92,11 +98,13 @@ def run(
             only=only,
             one_stage_at_a_time=one_stage_at_a_time,
             md5=None if md5 is None else source.read_md5(md5),
+            max_gpu_hours=max_gpu_hours,
+            max_cost=max_cost,
             say=lambda line: print(line, flush=True),
         )
         for line in lines(report, out):
             print(line, flush=True)
-        short = shortfall(report.partitions, source.absolute(out), max_failed)
+        short = report.limit or shortfall(report.partitions, source.absolute(out), max_failed)
         if short:
             typer.echo(f"anything3d: {short}", err=True)
     raise typer.Exit(NOT_BALANCED if report.lost else exit_code(short) if short else DONE)

@@ -33,7 +33,7 @@ computed.
 
 The settings of a stage, `seed` and `dtype` are part of the stage's fingerprint. If one of them changes, the stage and
 all stages that read its rows are computed again. Settings of `units` give other cells, with the same rows. Settings of
-`resources` change neither rows nor cells.
+`resources` and `price` change neither rows nor cells.
 """
 
 

@@ -13,7 +13,8 @@ from anything3d.quality.summary import Summary
 from pipeline.config import Config, load
 from pipeline.evaluate import evaluate, summarised, table_of
 from pipeline.plan import Selection
-from pipeline.run import Report, run
+from pipeline.report import Report
+from pipeline.run import run
 from pipeline.store import Store
 from schemas.arrow import from_table
 from schemas.records import EvaluationRecord

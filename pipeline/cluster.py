@@ -27,6 +27,7 @@ from anything3d.models.weights import digest
 from pipeline import cell
 from pipeline.cell import Recipe
 from pipeline.config import Config, Workers
+from pipeline.price import Spending, Spent, spent
 from pipeline.progress import Board, Progress
 from pipeline.session import check_alive, connect, last_words
 from pipeline.stages import BY_NAME, load
@@ -62,9 +63,12 @@ def share(config: Config, stages: Sequence[str], say: Callable[[str], None]) -> 
 
 
 def stream(
-    units: Sequence[Unit], recipes: Sequence[Recipe], config: Config, root: str, progress: Progress
+    units: Sequence[Unit], recipes: Sequence[Recipe], config: Config, root: str, progress: Progress, spending: Spending
 ) -> list[Unit]:
     """The units after the stages of `recipes`, each a pool of actors, all of them at work at once.
+
+    `spending` is told what the cells take. When it has reached a limit, no further cell is begun: cells that are at
+    work are finished, and the other units come back without them.
 
     Raises: what a stage raises for the whole run (`batch.ENDING`), as soon as it is
     known, whatever else is still at work; MachineError if Ray fails; ray's error for a bug.
@@ -74,7 +78,7 @@ def stream(
     workers = share(config, stages, progress.remark)
     progress.begin(stages)
     _quiet_data()
-    board = ray.remote(num_cpus=0)(Board).remote()
+    board = ray.remote(num_cpus=0)(Board).remote(spending)
     data = ray.data.from_items([{"unit": unit.to_json()} for unit in units], override_num_blocks=len(units))
     for recipe in recipes:
         own = workers[recipe.stage]
@@ -96,7 +100,7 @@ def stream(
     ended: queue.SimpleQueue[list[Unit] | Exception] = queue.SimpleQueue()
     threading.Thread(target=_consume, args=(data, ended), daemon=True).start()
     try:
-        return _watch(board, progress, ended)
+        return _watch(board, progress, spending, ended)
     except RayTaskError:
         raise  # a bug, with its traceback
     except RayError as error:
@@ -139,6 +143,8 @@ class StageActor:
         unit = Unit.from_json(row["unit"])
         if self._ended:
             raise self._ended
+        if ray.get(self._board.limit_reached.remote()):
+            return row
         try:
             with _logged_on(self._board):
                 self._check_weights()
@@ -147,7 +153,9 @@ class StageActor:
             self._ended = error
             ray.get(self._board.stop.remote(error))
             raise
-        self._board.add.remote(self._recipe.stage, len(unit.ids), commit.seconds if made else 0.0)
+        stage = self._recipe.stage
+        own = spent(stage, commit.seconds, commit.gpu_seconds, self._config) if made else Spent()
+        ray.get(self._board.add.remote(stage, len(unit.ids), own))  # counted before the next cell is begun
         return {"unit": cell.as_input(self._recipe, unit, commit).to_json()}
 
     def _check_weights(self) -> None:
@@ -199,7 +207,10 @@ def _consume(data: Dataset, ended: "queue.SimpleQueue[list[Unit] | Exception]") 
 
 
 def _watch(
-    board: "ray.actor.ActorHandle", progress: Progress, ended: "queue.SimpleQueue[list[Unit] | Exception]"
+    board: "ray.actor.ActorHandle",
+    progress: Progress,
+    spending: Spending,
+    ended: "queue.SimpleQueue[list[Unit] | Exception]",
 ) -> list[Unit]:
     """Show how far the stream is until it has ended, or the board says why the run must, or Ray has died."""
     outcome: list[Unit] | Exception | None = None
@@ -207,7 +218,7 @@ def _watch(
         with suppress(queue.Empty):
             outcome = ended.get(timeout=POLL_S)
         check_alive()
-        done, reason, logged = ray.get(board.read.remote(), timeout=SILENT_S)
+        done, reason, logged, spending.spent = ray.get(board.read.remote(), timeout=SILENT_S)
         for name, level, message in logged:
             logging.getLogger(name).log(level, "%s", message)
         progress.show(done)

@@ -74,6 +74,11 @@ class Workers:
     def __post_init__(self) -> None:
         check_ranges(self)
 
+    @property
+    def cpus(self) -> float:
+        """CPUs that one actor is charged with."""
+        return max(self.num_cpus, self.threads)
+
 
 @dataclass(frozen=True, slots=True)
 class SegmentWorkers(Workers):
@@ -116,6 +121,25 @@ class Resources:
     mesh: Workers = Workers()
     score: Workers = Workers()
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return tuple(entry.name for entry in fields(self) if isinstance(getattr(self, entry.name), Workers))
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What machines cost. Nothing here changes a row, and nothing here is hashed. 0 means that a price is not known."""
+
+    # What one GPU costs for an hour. An actor pays for its share of a GPU, while it works on a cell.
+    gpu_hour: Annotated[float, Interval(ge=0, le=10**9)] = 0.0
+    # What one CPU costs for an hour. An actor pays for the larger of `num_cpus` and `threads`, while it works on a
+    # cell. Leave it at 0 if the price of a GPU includes that of its machine.
+    cpu_hour: Annotated[float, Interval(ge=0, le=10**9)] = 0.0
+    currency: str = "USD"  # The name of the currency. It is only shown.
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -140,6 +164,7 @@ class Config:
     score: ScoreConfig = field(default_factory=ScoreConfig)
     units: Units = field(default_factory=Units)
     resources: Resources = field(default_factory=Resources)
+    price: Price = field(default_factory=Price)
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -21,7 +21,8 @@ from pipeline.plan import Selection
 from pipeline.release.garbage import gc
 from pipeline.release.partition import Partition, Tally
 from pipeline.release.snapshot import Snapshot, newest
-from pipeline.run import Report, run
+from pipeline.report import Report
+from pipeline.run import run
 from pipeline.stages import BY_NAME
 from pipeline.store import Store
 from pipeline.truth import GivenTruth, given_truth

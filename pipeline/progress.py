@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from pipeline.price import Spending, Spent
+
 Line = tuple[str, int, str]  # of a log: name of the logger, level, message
 SILENCE_S = 20.0  # longest time without a line
 
@@ -48,16 +50,24 @@ class Progress:
 
 
 class Board:
-    """What the actors tell the driver: counts, and why the run must end. A Ray actor, in a file that costs no torch."""
+    """What the actors tell the driver: counts, and why the run must end. A Ray actor, in a file that costs no torch.
 
-    def __init__(self) -> None:
+    It also tells the actors whether the run has reached a limit. Then they begin no further cell.
+    """
+
+    def __init__(self, spending: Spending | None = None) -> None:
+        self._spending = spending or Spending()
         self._done: dict[str, tuple[int, float]] = {}
         self._reason: Exception | None = None
         self._logged: list[Line] = []  # since the last look
 
-    def add(self, stage: str, items: int, seconds: float) -> None:
+    def add(self, stage: str, items: int, spent: Spent) -> None:
         before = self._done.get(stage, (0, 0.0))
-        self._done[stage] = (before[0] + items, before[1] + seconds)
+        self._done[stage] = (before[0] + items, before[1] + spent.seconds)
+        self._spending.spent += spent
+
+    def limit_reached(self) -> bool:
+        return self._spending.reached() is not None
 
     def stop(self, reason: Exception) -> None:
         self._reason = self._reason or reason
@@ -65,10 +75,11 @@ class Board:
     def log(self, line: Line) -> None:
         self._logged.append(line)
 
-    def read(self) -> tuple[dict[str, tuple[int, float]], Exception | None, list[Line]]:
-        """Stage -> (items finished, seconds worked); why the run must end, if it must; lines since the last look."""
+    def read(self) -> tuple[dict[str, tuple[int, float]], Exception | None, list[Line], Spent]:
+        """Stage -> (items finished, seconds worked); why the run must end, if it must; lines since the last look; what
+        the run has used."""
         logged, self._logged = self._logged, []
-        return self._done, self._reason, logged
+        return self._done, self._reason, logged, self._spending.spent
 
 
 def remaining_seconds(

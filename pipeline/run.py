@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from obstore.exceptions import BaseError
 
@@ -21,11 +22,13 @@ from pipeline.config import Config
 from pipeline.location import explained
 from pipeline.place import check
 from pipeline.plan import Selection, batched, image_ids, look_up_all, object_ids, photo_units, shard_unit
+from pipeline.price import Spending
 from pipeline.progress import Progress
 from pipeline.release.corpus import Corpus, key_of
 from pipeline.release.partition import DUPLICATE, Partition
 from pipeline.release.publish import Made
-from pipeline.release.snapshot import Judge, MadeBy, Snapshot
+from pipeline.release.snapshot import Judge, MadeBy
+from pipeline.report import Report
 from pipeline.session import disconnect
 from pipeline.source import file_name, stem
 from pipeline.stages import note, recipes
@@ -36,30 +39,6 @@ from schemas.records import RejectRecord
 WAITS_S = (10.0, 60.0)  # before a run goes on after a fault of the machine
 MOST_DAMAGED = 50  # cells of one run that are found damaged, before its storage is not believed any more
 HOPELESS = ("ray_start", "ray_unreachable")  # reasons of faults that have been waited for already
-
-
-@dataclass(slots=True)
-class Report:
-    """What a run did: the partitions of its shards, the cells it made itself, and the snapshot that came of it."""
-
-    partitions: dict[str, Partition] = field(default_factory=dict)  # shard -> what it is now
-    made: dict[str, int] = field(default_factory=dict)  # stage -> cells of this run
-    # Requested ids that no sound photo has. Empty if not all shards were read.
-    unknown: list[str] = field(default_factory=list)
-    lost: list[str] = field(
-        default_factory=list
-    )  # objects with neither a row nor a reject; their shards are not published
-    snapshot: Snapshot | None = None  # None if `judge` refused
-    seconds: float = 0.0
-
-    @property
-    def cells_run(self) -> int:
-        return sum(self.made.values())
-
-    @property
-    def note(self) -> str:
-        """What to know of the networks that made the objects of this run."""
-        return " ".join(sorted({partition.note for partition in self.partitions.values()} - {""}))
 
 
 def run(
@@ -73,6 +52,8 @@ def run(
     judge: Judge | None = None,
     one_stage_at_a_time: bool = False,
     md5: Mapping[str, str] | None = None,
+    max_gpu_hours: float | None = None,
+    max_cost: float | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Every wanted object of `shards` through every stage into the corpus `out`, and the report.
@@ -81,6 +62,9 @@ def run(
     unless `only` is given. With `judge`, nothing is published before it has agreed, at the end. `preset` is the name of
     the settings that `config` began with. `md5` is what the shards' MD5s have to be, by file name: a shard with another
     one is a reject, none of it is used.
+
+    When the cells that this run makes have used `max_gpu_hours` or `max_cost` (price.currency), no further cell is
+    begun, and `Report.limit` says so. Those shards are published that are finished.
 
     A cell that is found damaged is computed again. After a fault of the machine the run goes on with new actors, where
     it stood, and gives up when that does not help.
@@ -95,7 +79,8 @@ def run(
     if md5 is not None and (unnamed := [file_name(shard) for shard in shards if file_name(shard) not in md5]):
         some = ", ".join([*unnamed[:5], *(["..."] if len(unnamed) > 5 else [])])
         say(f"The list of MD5s does not name {len(unnamed)} of {len(shards)} shards: {some}")
-    report, existed, damaged = Report(), dict[tuple[str, str], bool](), 0
+    report = Report(spending=Spending.allowed(config, max_gpu_hours, max_cost))
+    existed, damaged = dict[tuple[str, str], bool](), 0
     while True:
         walk = Walk(config, preset, store, selection, Progress(say), one_stage_at_a_time, report, existed)
         try:
@@ -132,6 +117,7 @@ class Walk:
     recipes: dict[str, cell.Recipe] = field(init=False)
     # Of the wave: stage -> commits of each of its shards, in order.
     commits: dict[str, dict[str, list[Commit]]] = field(default_factory=dict)
+    unfinished: set[str] = field(default_factory=set)  # shards that lack cells because a limit was reached
 
     def __post_init__(self) -> None:
         self.recipes = recipes(self.config)
@@ -140,6 +126,7 @@ class Walk:
         """All shards through all stages, wave by wave. Every wave is published when it is done.
 
         With `only` or `judge`, all is published at the end. Until then, the corpus shows what it showed.
+        At a limit, `only` does not count.
         """
         report, selection, corpus = self.report, self.selection, Corpus(self.store)
         made_by, budget, seen = self._made_by(shards), selection.max_objects, set[str]()
@@ -162,10 +149,14 @@ class Walk:
             made = self._wave(todo, corpus, budget, seen, made_by)
             budget = None if budget is None else budget - sum(len(unit.ids) for one in made for unit in one.units)
             self._publish(made, corpus)
+            if self.unfinished:
+                report.limit = report.spending.reached()
+                break
             if not only and judge is None:
                 report.snapshot = corpus.publish(made_by, report.partitions)
         else:
             report.unknown = selection.unknown(seen)
+        only = only and not report.limit
         if judge is None or judge(corpus.candidate(made_by, report.partitions, only=only), report.partitions):
             report.snapshot = corpus.publish(made_by, report.partitions, only=only)
 
@@ -202,7 +193,7 @@ class Walk:
     def _wave(
         self, todo: Sequence[tuple[Unit, str]], corpus: Corpus, budget: int | None, seen: set[str], made_by: MadeBy
     ) -> list[Made]:
-        """These shards through all stages."""
+        """These shards through all stages; at a limit, those before the first unfinished one: they may depend on it."""
         images, duplicates, elsewhere = list[Unit](), dict[str, list[RejectRecord]](), dict[str, dict[str, str]]()
         self.commits = {shard.name: {} for shard, _ in todo}
         for shard in self.advance([shard for shard, _ in todo], ["index"]):
@@ -233,7 +224,7 @@ class Walk:
                 elsewhere=elsewhere[shard.name],
                 made_by=made_by,
             )
-            for shard, key in todo
+            for shard, key in takewhile(lambda one: one[0].name not in self.unfinished, todo)
         ]
 
     def _publish(self, made: Sequence[Made], corpus: Corpus) -> None:
@@ -254,7 +245,7 @@ class Walk:
         self.existed.clear()
 
     def advance(self, units: Sequence[Unit], stages: Sequence[str]) -> list[Unit]:
-        """The units after `stages`; those that lack a cell go through Ray, through stages that any of them lacks."""
+        """The units after `stages`, through Ray where a cell is missing; at a limit, without those that lack one."""
         groups = [[name] for name in stages] if self.one_stage_at_a_time else [list(stages)]
         for group in groups:
             units = self._advance(units, group)
@@ -264,16 +255,19 @@ class Walk:
         recipes = [self.recipes[name] for name in stages]
         before = after = look_up_all(units, recipes, self.store)
         lacking = [recipe for recipe in recipes if any(recipe.stage not in known.commits for known in before)]
-        if lacking:
+        if lacking and not self.report.spending.reached():
             for name in (recipe.stage for recipe in lacking):
                 have = sum(len(known.unit.ids) for known in before if name in known.commits)
                 self.progress.expect(name, sum(len(unit.ids) for unit in units), have)
             todo = [known.unit for known in before if len(known.commits) < len(stages)]
-            done = cluster.stream(todo, lacking, self.config, self.store.root, self.progress)
+            done = cluster.stream(todo, lacking, self.config, self.store.root, self.progress, self.report.spending)
             by_name = {unit.name: unit for unit in done}
             after = look_up_all([by_name.get(unit.name, unit) for unit in units], recipes, self.store)
         for had, has in zip(before, after, strict=True):
             for name in stages:
+                if name not in has.commits and self.report.spending.reached():
+                    self.unfinished.add(shard_of(has.unit))
+                    break
                 if name not in has.commits:
                     raise DamagedCell(
                         "commit_gone",
@@ -282,7 +276,7 @@ class Walk:
                 of_shard = self.commits.setdefault(shard_of(has.unit), {})
                 of_shard.setdefault(name, []).append(has.commits[name])
                 self.existed.setdefault((has.unit.name, name), name in had.commits)
-        return [has.unit for has in after]
+        return [has.unit for has in after if len(has.commits) == len(stages)]
 
     def _objects(self, images: Sequence[Unit], budget: int | None) -> list[Unit]:
         """The wanted objects, cut into units; with a budget, images are segmented only until it is filled."""

@@ -81,7 +81,7 @@ class Found:
         return not (self.lost or self.doubled or self.stuck or self.broken or self.different)
 
 
-def stream(units: Sequence[Any], recipes: Sequence[cell.Recipe], config: Config, root: str, _: object) -> list[Any]:
+def stream(units: Sequence[Any], recipes: Sequence[cell.Recipe], config: Config, root: str, *_: object) -> list[Any]:
     """What `pipeline.cluster.stream` does with the actors of a Ray, in this process."""
     store, done = Store(root), []
     for unit in units:

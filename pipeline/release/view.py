@@ -110,7 +110,7 @@ def _settings(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _settings(f"{prefix}{name}.", value)
-        elif not prefix.startswith("resources."):
+        elif not prefix.startswith(("resources.", "price.")):
             yield f"{prefix}{name}", value
 
 

@@ -161,3 +161,20 @@ def test_networks_that_an_actor_cannot_load_end_the_run_in_one_line(shard, corpu
     line = refused(shard, tmp_path / "corpus", [f"score.clip_weights={tmp_path / 'clip'}"])
     assert "weights_broken" in line
     assert str(tmp_path / "clip") in line
+
+
+def test_a_run_stops_at_its_limit_with_exit_code_5_and_the_same_command_continues(shard, corpus, tmp_path):
+    """One cell of the two that mesh lacks costs more than is allowed; nothing else is begun."""
+    out = tmp_path / "corpus"
+    unfinished(corpus, out, ["mesh", "score"])
+    shutil.copy(corpus.path / "corpus.json", out)
+    limited = run(shard, out, ["price.cpu_hour=3600", "price.currency=EUR"], ["--max-cost", "0.000001"], code=5)
+    assert limited.cells_run == len(list(out.glob("cells/mesh/*/*/commit.json"))) == 1
+    assert not (out / "cells" / "score").exists()
+    assert "0 objects and 0 rejects of 0 shards of this run" in limited.output
+    last = limited.output.splitlines()[-1]
+    assert re.match(r"anything3d: limit_reached: The run used \d+\.\d\d EUR; --max-cost allows 1e-06\. ", last)
+    assert last.endswith("The same command continues.")
+    rest = run(shard, out)
+    assert rest.cells_run == 3
+    assert rest.snapshot == corpus.snapshot

@@ -11,6 +11,7 @@ from anything3d.models.weights import PACKAGED
 from pipeline import cluster
 from pipeline.config import load
 from pipeline.plan import shard_unit
+from pipeline.price import Spending
 from pipeline.progress import Board, Progress
 from pipeline.session import disconnect
 from pipeline.stages import recipes
@@ -43,7 +44,7 @@ def unit(small, tmp_path):
 def stream(unit, stage, config, out, said):
     progress = Progress(said.append)
     progress.expect(stage, 1, 0)
-    return cluster.stream([unit], [recipes(config)[stage]], config, str(out), progress)
+    return cluster.stream([unit], [recipes(config)[stage]], config, str(out), progress, Spending())
 
 
 def test_weights_that_are_written_while_a_run_goes_on_are_a_weights_error(unit, tmp_path):
@@ -54,7 +55,7 @@ def test_weights_that_are_written_while_a_run_goes_on_are_a_weights_error(unit, 
     progress = Progress([].append)
     progress.expect("caption", 1, 0)
     with pytest.raises(WeightsError, match=r"weights_differ.*blip"):
-        cluster.stream([unit], [recipe], config, str(tmp_path / "out"), progress)
+        cluster.stream([unit], [recipe], config, str(tmp_path / "out"), progress, Spending())
 
 
 def test_an_actor_whose_weights_differ_tells_the_board_and_works_on_nothing(unit, tmp_path):

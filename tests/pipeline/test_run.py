@@ -1,12 +1,17 @@
-"""A run without shards: what it says, and how it goes on after faults of the machine."""
+"""Runs without Ray: what they say, how they go on after faults of the machine, and where they stop at a limit."""
+
+from functools import partial
 
 import pytest
 
 from anything3d.errors import MachineError, SourceError
-from pipeline.config import Config
+from pipeline import cell
+from pipeline.config import Config, load
 from pipeline.place import check
-from pipeline.plan import Selection
+from pipeline.plan import Selection, shard_unit
 from pipeline.run import run
+from pipeline.stages import load as load_stage
+from pipeline.stages import recipes
 from pipeline.store import Store
 
 
@@ -48,3 +53,26 @@ def test_a_run_gives_up_when_a_fault_of_the_machine_does_not_pass(blocked):
     with pytest.raises(MachineError, match="snapshots"):
         run(Config(), [], str(blocked), Selection(), say=said.append)
     assert sum("the run goes on" in line for line in said) == 2
+
+
+def test_at_a_limit_those_shards_are_published_that_come_before_the_first_unfinished_one(tmp_path):
+    """Three shards that are no tars: nothing is to be done of them but their index, which the second one lacks."""
+    config, store = load([], ["price.cpu_hour=1"]), Store(str(tmp_path / "corpus"))
+    check(store)
+    shards = [tmp_path / f"sa_{n}.tar" for n in range(3)]
+    for number, shard in enumerate(shards):
+        shard.write_bytes(bytes([number]) * 2000)
+        if number != 1:
+            unit = shard_unit(str(shard), licence=config.licence)
+            cell.run(recipes(config)["index"], unit, store, partial(load_stage, "index", config.to_json(), "cpu"))
+    names = list(map(str, shards))
+    report = run(config, names, store.root, Selection(), max_cost=0, only=True)
+    assert list(report.partitions) == list(report.snapshot.partitions) == ["sa_0"]
+    assert report.limit.reason == "limit_reached"
+    assert "The same command continues." in str(report.limit)
+    assert report.cells_run == 0
+    whole = run(config, [names[0], names[2]], store.root, Selection(), max_cost=0)
+    assert whole.limit is None  # nothing was left to be done
+    assert list(whole.snapshot.partitions) == ["sa_0", "sa_2"]
+    again = run(config, names[1:2], store.root, Selection(), max_cost=0, only=True)
+    assert list(again.snapshot.partitions) == ["sa_0", "sa_2"]  # the others stay until all is done
