@@ -33,7 +33,6 @@ from schemas.records import (
 )
 
 PER_PHOTO = 2  # objects
-SETTINGS = ("units.objects=50", "units.shards=1")
 MEASURED = """
 import sys, time
 from pathlib import Path
@@ -93,9 +92,9 @@ def rows_of(stage, photos, crop):
     return {"index": images, "segment": objects}.get(stage, of_object)
 
 
-def make(folder: Path, shards: int, objects: int) -> str:
+def make(folder: Path, shards: int, objects: int, settings: list[str]) -> str:
     """The cells of all shards; where the corpus is."""
-    config, store = load([], SETTINGS), Store(str(folder / "corpus"))
+    config, store = load([], settings), Store(str(folder / "corpus"))
     known, crop = recipes(config), encode_png(torch.full((8, 8, 4), 255, dtype=torch.uint8))
 
     def through(stage: str, unit: Unit) -> Unit:
@@ -118,9 +117,9 @@ def make(folder: Path, shards: int, objects: int) -> str:
     return store.root
 
 
-def measure(folder: Path, corpus: str) -> list[float]:
+def measure(folder: Path, corpus: str, settings: list[str]) -> list[float]:
     """Objects, seconds, kB of memory that publishing has added, and the peak in kB."""
-    line = [sys.executable, "-c", MEASURED, str(folder), corpus, *SETTINGS]
+    line = [sys.executable, "-c", MEASURED, str(folder), corpus, *settings]
     done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent)
     assert done.returncode == 0, done.stderr
     return [float(word) for word in done.stdout.split()]
@@ -132,12 +131,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--shards", type=int, default=100)
     parser.add_argument("--objects", type=int, default=1000, help="of each shard")
+    parser.add_argument("--unit", type=int, default=50, help="objects of a unit")
     given = parser.parse_args()
+    settings = [f"units.objects={given.unit}", "units.shards=1"]
     given.folder.mkdir(parents=True)
     started = time.monotonic()
-    corpus = make(given.folder, given.shards, given.objects)
+    corpus = make(given.folder, given.shards, given.objects, settings)
     print(f"cells of {given.shards} shards: {time.monotonic() - started:.0f} s", flush=True)
-    made, seconds, added_kb, peak_kb = measure(given.folder, corpus)
+    made, seconds, added_kb, peak_kb = measure(given.folder, corpus, settings)
     memory = f"{peak_kb / 1024:.0f} MB, {added_kb / 1024:.0f} MB above the imports"
     print(f"{made:.0f} objects published in {seconds} s; memory {memory}")
 

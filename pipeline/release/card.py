@@ -57,6 +57,7 @@ LICENCES = {
         "",
         "It allows research only. What is made from the photos stands under it, too: crops, masks, clouds and meshes.",
     ),
+    "not stated": Licence("", "", "Nobody has stated the licence of the photos: ask where they come from."),
     "Apache-2.0": Licence("https://www.apache.org/licenses/LICENSE-2.0", "apache-2.0"),
     "MIT": Licence("https://opensource.org/license/mit", "mit"),
     "BSD-3-Clause": Licence("https://opensource.org/license/bsd-3-clause", "bsd-3-clause"),
@@ -117,7 +118,8 @@ def _terms(name: str) -> str:
     known = LICENCES.get(name)
     if known is None:
         return f"{name}\n    Anything-3D does not know its text. Ask whoever gave the photos, weights or backend."
-    return "\n".join([name, *([f"    {known.terms}"] if known.terms else []), f"    Its text: {known.url}"])
+    lines = [known.terms, f"Its text: {known.url}" if known.url else ""]
+    return "\n".join([name, *(f"    {line}" for line in lines if line)])
 
 
 def _hub_licence(names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from anything3d.errors import MachineError, SourceError
 from pipeline.cell import Recipe
 from pipeline.location import explained
 from pipeline.plan import Selection
-from pipeline.release.partition import Partition, Photos, photos_of
+from pipeline.release.partition import COLUMNS, Partition, Photos, photos_of
 from pipeline.release.snapshot import MadeBy, Snapshot, append, newest, now, snapshot_of
 from pipeline.release.view import turn
 from pipeline.store import Store
@@ -21,12 +21,14 @@ FOLDERS = ("shards", "assets")  # of the files that partitions name
 def key_of(shard: Unit, recipes: Mapping[str, Recipe], selection: Selection, budget: int | None) -> str:
     """Hash of all that decides what the partition of a shard holds; `budget` is how many objects are wanted of it.
 
-    How the shard is cut into units is not part of it: other units have the same rows.
+    The columns of this version are part of it, so that all shards of a corpus have the same ones. How the shard is cut
+    into units is not part of it: other units have the same rows.
     """
     inputs = {name: shard.inputs[name].digest for name in SOURCES}
     fingerprints = {name: recipe.fingerprint for name, recipe in recipes.items()}
     ids = None if selection.ids is None else sorted(selection.ids)
-    return hashlib.sha256(json.dumps([inputs, fingerprints, budget, ids]).encode()).hexdigest()[:16]
+    decides = [inputs, fingerprints, budget, ids, COLUMNS]
+    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
 
 
 def drop(corpus: str, shards: Sequence[str]) -> Snapshot:

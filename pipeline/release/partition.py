@@ -16,9 +16,11 @@ from anything3d.errors import DamagedCell, SourceError
 from pipeline.commit import Commit, Part
 from pipeline.store import Store
 from schemas.arrow import from_table, published_bytes, to_table
+from schemas.corpus import OBJECT_COLUMNS
 from schemas.records import ManifestRecord, RejectRecord
 
 COUNTS = ("inputs", "rows", "skipped", "failed", "crashed")  # of a commit
+COLUMNS = [column.name for column in OBJECT_COLUMNS]  # of the tables of objects that this version writes
 DUPLICATE = "duplicate_id"  # reason of a photo that another shard has
 
 

@@ -24,7 +24,7 @@ from pipeline.commit import Commit, Part
 from pipeline.ids import image_of
 from pipeline.release.finished import finished_objects
 from pipeline.release.objects import write_tar
-from pipeline.release.partition import Partition, Photos, Rejected, Tally, manifest_bytes
+from pipeline.release.partition import COLUMNS, Partition, Photos, Rejected, Tally, manifest_bytes
 from pipeline.release.snapshot import MadeBy
 from pipeline.store import Store
 from pipeline.unit import Unit
@@ -59,7 +59,7 @@ class Made:
         """Hash of what the partition holds."""
         cells = sorted([name, commit.unit, commit.digest] for name, some in self.commits.items() for commit in some)
         duplicates = [[row.item_id, row.message] for row in self.duplicates]
-        held = json.dumps([cells, duplicates, self.licence])
+        held = json.dumps([cells, duplicates, self.licence, COLUMNS])
         return hashlib.sha256(held.encode()).hexdigest()[:16]
 
     def named_anew(self, partition: Partition) -> Partition:
