@@ -97,6 +97,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         if self.headers.get("If-None-Match") and self.server.honours_if_none_match and self.key in self.server.objects:
             return self._answer(412, _error("PreconditionFailed"))
+        if source := self.headers.get("x-amz-copy-source"):
+            self.body = self.server.objects[unquote(source).lstrip("/").removeprefix(f"{BUCKET}/")]
+            self.server.objects[self.key] = self.body
+            tag = f'<ETag>"{md5(self.body).hexdigest()}"</ETag>'
+            answer = f"<CopyObjectResult><LastModified>2026-01-01T00:00:00.000Z</LastModified>{tag}</CopyObjectResult>"
+            return self._answer(200, answer.encode())
         self.server.objects[self.key] = self.body
         if self.server.loses_answer_to and self.key.endswith(self.server.loses_answer_to):
             self.server.loses_answer_to = ""
