@@ -7,6 +7,7 @@ from jobs.command import CODES
 from jobs.demo import demo
 from jobs.drop import drop
 from jobs.evaluate import evaluate
+from jobs.export import export
 from jobs.gc import gc
 from jobs.lift_image import lift_image
 from jobs.nightly import nightly
@@ -28,6 +29,7 @@ app.command()(world)
 app.command()(demo)
 app.command()(evaluate)
 app.command()(drop)
+app.command()(export)
 app.command()(gc)
 app.command(epilog=CODES)(nightly)
 app.command()(train)

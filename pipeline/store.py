@@ -61,6 +61,10 @@ class Store:
     def read(self, path: str) -> bytes:
         return bytes(obstore.get(self._store, path).bytes())
 
+    def ranges(self, path: str, starts: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
+        """Some ranges of bytes of the file at `path`. Raises: FileNotFoundError if there is none."""
+        return [bytes(data) for data in obstore.get_ranges(self._store, path, starts=starts, lengths=sizes)]
+
     def find(self, path: str) -> bytes | None:
         """The bytes at `path`, or None if there is nothing."""
         try:

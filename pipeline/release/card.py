@@ -109,6 +109,24 @@ def readme(about: About) -> bytes:
     ).encode()
 
 
+def export_readme(about: About, form: str, where: str | None) -> bytes:
+    """README.md of an export in one of the layouts of EXPORTED; `where` says which objects were wanted."""
+    return EXPORT.substitute(
+        hub_licence=_hub_licence(about.licences),
+        title=json.dumps(about.title),
+        configs="configs:\n- config_name: default\n  data_files: data/*/*.parquet\n" if form == "hf" else "",
+        heading=_words(about.title),
+        note=f"\n> {_words(about.note)}\n" if about.note else "",
+        objects=about.objects,
+        snapshot=about.snapshot,
+        date=about.date,
+        where=f"`{where.replace('`', ' ')}`" if where else "all objects",
+        layout=EXPORTED[form],
+        licences="\n".join(f"- {_words(name)}" for name in sorted(set(about.licences))),
+        columns=_table(("column", "unit or meaning"), about.columns.items()),
+    ).encode()
+
+
 def license_file(about: About) -> bytes:
     """LICENSE: names the licences and says where their texts are. It holds no text of a licence."""
     return TERMS.substitute(licences="\n\n".join(_terms(name) for name in sorted(set(about.licences)))).encode()
@@ -210,8 +228,55 @@ TERMS = Template("""The licences of this corpus
 ===========================
 
 This file is no licence. It names the licences that apply to the content of this corpus: those of the photos, those of
-the weights of all networks, and those of the backends that made the objects. The column "licence" of objects/*.parquet
-names the licences of each object. Where an object has several licences, all of them apply at the same time.
+the weights of all networks, and those of the backends that made the objects. The column "licence" of the objects names
+the licences of each object. Where an object has several licences, all of them apply at the same time.
 
 $licences
+""")
+
+EXPORTED = {  # format of an export -> what it holds
+    "hf": (
+        "`datasets.load_dataset` reads this folder. The column `crop` is the crop of the photo. The column `glb` is the"
+        " mesh, as the bytes of a GLB file."
+    ),
+    "objaverse": (
+        "The layout is that of Objaverse 1.0. `object-paths.json.gz` maps each uid to its GLB file in `glbs/`."
+        " `metadata/*.json.gz` maps each uid to its annotation. `license` in an annotation is the column `licence`."
+    ),
+    "lance": (
+        '`lance.dataset("objects.lance")` reads the objects. The column `crop` is the crop of the photo, as PNG. The'
+        " column `glb` is the mesh, as a blob."
+    ),
+}
+
+EXPORT = Template("""---
+$hub_licence
+pretty_name: $title
+language:
+- en
+task_categories:
+- image-to-3d
+- text-to-3d
+tags:
+- 3d
+- mesh
+$configs---
+# $heading
+$note
+This export holds 3D objects that [Anything-3D](https://arxiv.org/abs/2304.10261) has made from photographs.
+
+| objects | snapshot | date | which objects |
+| --- | --- | --- | --- |
+| $objects | `$snapshot` | $date | $where |
+
+$layout
+
+## Licence
+The column `licence` says which licences apply to an object. All of them apply at the same time. LICENSE says where
+their texts are. These are the licences of the whole corpus:
+
+$licences
+
+## Columns
+$columns
 """)
