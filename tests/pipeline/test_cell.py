@@ -71,6 +71,9 @@ class Lengths:
                 os.kill(os.getpid(), signal.SIGKILL)
             case "segfault":
                 ctypes.string_at(0)
+            case "eat":
+                eaten = [os.urandom(1 << 20) for _ in range(1 << 20)]
+                raise AssertionError(len(eaten))
             case "hang":
                 threading.Event().wait()
             case "hang natively":

@@ -4,21 +4,23 @@ docs/faults.md says which test stands for which fault.
 """
 
 import json
+import mmap
 import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
-from anything3d.errors import MachineError
-from pipeline import cell
+from anything3d.errors import MachineError, OutOfMemory
+from pipeline import batch, cell
 from pipeline.store import Store
 from schemas.records import RejectRecord
 from tests import s3, soak
-from tests.pipeline.test_cell import LENGTHS, LengthRecord, after_words, exit_code, leave_deaths, lengths, run
+from tests.pipeline.test_cell import LENGTHS, LengthRecord, after_words, exit_code, exit_of, leave_deaths, lengths, run
 
 ROOT = Path(__file__).parent.parent.parent
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]  # in which a test may mount a disk of its own
@@ -28,7 +30,7 @@ def rows(store: Store) -> list[tuple[str, int]]:
     """The rows of the cell, whose parts have to be whole."""
     commit = cell.find(LENGTHS, after_words(store), store)
     assert commit is not None
-    assert store.read_part(commit.rejects, RejectRecord) == []
+    assert commit.rejects is None
     return [(row.word, row.length) for row in store.read_part(commit.rows, LengthRecord)]
 
 
@@ -102,9 +104,8 @@ def test_a_paused_loser_adopts_the_commit_of_the_winner(tmp_path):
     slow.join()
     assert (slow.exitcode, (tmp_path / "adopted").read_text()) == (0, commit.attempt)
     assert rows(store) == UNDISTURBED
-    left = set(store.paths(commit.folder)) - {commit.rows.path, commit.rejects.path, f"{commit.folder}/commit.json"}
-    assert left  # parts of the loser, which no commit names
-    assert all(Path(path).name.startswith(("rows-", "rejects-")) for path in left)
+    left = set(store.paths(commit.folder)) - {commit.rows.path, f"{commit.folder}/commit.json"}
+    assert [Path(path).name[:5] for path in left] == ["rows-"]  # the part of the loser, which no commit names
 
 
 def test_a_checkpoint_with_a_flipped_byte_changes_no_row(tmp_path):
@@ -125,6 +126,62 @@ def test_a_segmentation_fault_of_an_item_costs_that_item_only(tmp_path):
     assert [row.word for row in store.read_part(commit.rows, LengthRecord)] == ["ant", "bee", "cow", "elk", "fox"]
     (reject,) = store.read_part(commit.rejects, RejectRecord)
     assert (reject.item_id, reject.kind, reject.reason) == ("dog", "crashed", "process_died")
+
+
+MEMORY = 1 << 30
+CGROUPS = Path("/sys/fs/cgroup/memory") if Path("/sys/fs/cgroup/memory").is_dir() else Path("/sys/fs/cgroup")
+MAXIMUM = "memory.limit_in_bytes" if CGROUPS.name == "memory" else "memory.max"
+
+
+@pytest.fixture
+def cgroup():
+    """A cgroup with a small memory, where this process may make one."""
+    folder = CGROUPS / f"anything3d-{os.getpid()}"
+    try:
+        folder.mkdir()
+        (folder / MAXIMUM).write_text(str(MEMORY))
+    except OSError as error:
+        with suppress(OSError):
+            folder.rmdir()
+        pytest.skip(f"no cgroup can be made here: {error}")
+    yield folder
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def run_in_cgroup(root: str, folder: Path, others: int) -> None:
+    """Make a cell of which one item eats memory without end; `others`: bytes that are taken already."""
+    store = Store(root)
+    unit = after_words(store)
+    leave_deaths(store, unit)
+    (folder / "cgroup.procs").write_text(str(os.getpid()))
+    taken = mmap.mmap(-1, others + 1)
+    for page in range(0, others, mmap.PAGESIZE):
+        taken[page] = 1
+    batch.WAITS_S = ()
+    try:
+        run(store, {"dog": "eat"})
+    except OutOfMemory as error:
+        Path(root, "said").write_text(str(error))
+
+
+def test_an_item_that_takes_the_memory_is_rejected_and_its_neighbours_survive(tmp_path, cgroup):
+    assert exit_of(run_in_cgroup, str(tmp_path), cgroup, 0) == 0
+    store = Store(str(tmp_path))
+    commit = cell.find(LENGTHS, after_words(store), store)
+    assert [row.word for row in store.read_part(commit.rows, LengthRecord)] == ["ant", "bee", "cow", "elk", "fox"]
+    (reject,) = store.read_part(commit.rejects, RejectRecord)
+    assert (reject.item_id, reject.kind, reject.reason) == ("dog", "crashed", "out_of_memory")
+    assert reject.message.startswith("dog: the memory was short, and the process was killed. It was seen with ")
+    assert reject.message.endswith(" GB of 1.1 GB.")
+
+
+def test_an_item_that_is_killed_because_others_have_the_memory_is_not_rejected(tmp_path, cgroup):
+    """The system takes the process of isolated items first, also one that has less than half of the memory."""
+    assert exit_of(run_in_cgroup, str(tmp_path), cgroup, 550 << 20) == 0
+    assert (tmp_path / "said").read_text().startswith("out_of_memory: dog: the memory was short")
+    store = Store(str(tmp_path))
+    assert cell.find(LENGTHS, after_words(store), store) is None
 
 
 def fault_of(root: str) -> str:
