@@ -11,6 +11,7 @@ from jobs.export import export
 from jobs.gc import gc
 from jobs.lift_image import lift_image
 from jobs.nightly import nightly
+from jobs.plan import plan
 from jobs.run import run
 from jobs.train import train
 from jobs.weights import app as weights
@@ -24,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain text: markup would take [[variant]] for a style
 )
 app.command(epilog=CODES)(run)
+app.command()(plan)
 app.command()(lift_image)
 app.command()(world)
 app.command()(demo)

@@ -1,7 +1,8 @@
 """`anything3d run`. `ray job submit --working-dir . -- python -m jobs.run ...` calls the same function."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,34 +26,44 @@ from jobs.command import (
     read_settings_like,
 )
 
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.plan import Selection
+
+Shards = Annotated[
+    list[str] | None, typer.Argument(help="Tars, folders, Parquet files, lists: paths, URLs, globs, sa_{000..009}.tar.")
+]
+Like = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Repeat the command that made this snapshot: its settings, and its shards if none are named."
+    ),
+]
+MaxObjects = Annotated[int | None, typer.Option(min=1, help="Stop after the first N objects.")]
+Ids = Annotated[
+    Path | None,
+    typer.Option(help="File of image or object ids, one a line: only these.", exists=True, dir_okay=False),
+]
+Md5 = Annotated[
+    str | None, typer.Option(help="List of MD5s as md5sum prints it (SA-1B's checklist.chk): checked per shard.")
+]
+OneStageAtATime = Annotated[bool, typer.Option(help="For GPUs that cannot hold all stages at once.")]
+
 
 def run(
     out: Annotated[str, typer.Option(help="The corpus: a folder or s3://bucket/prefix. Run again to resume.")],
-    shards: Annotated[
-        list[str] | None,
-        typer.Argument(help="Tars, folders, Parquet files, lists: paths, URLs, globs, sa_{000..009}.tar."),
-    ] = None,
+    shards: Shards = None,
     preset: Preset = "mini",
     config: ConfigFile = None,
     settings: Settings = None,
-    like: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Repeat the command that made this snapshot: its settings, and its shards if none are named."
-        ),
-    ] = None,
-    max_objects: Annotated[int | None, typer.Option(min=1, help="Stop after the first N objects.")] = None,
-    ids: Annotated[
-        Path | None,
-        typer.Option(help="File of image or object ids, one a line: only these.", exists=True, dir_okay=False),
-    ] = None,
-    md5: Annotated[
-        str | None, typer.Option(help="List of MD5s as md5sum prints it (SA-1B's checklist.chk): checked per shard.")
-    ] = None,
+    like: Like = None,
+    max_objects: MaxObjects = None,
+    ids: Ids = None,
+    md5: Md5 = None,
     only: Annotated[
         bool, typer.Option("--only", help="Publish these shards alone; without it the corpus keeps its other shards.")
     ] = False,
-    one_stage_at_a_time: Annotated[bool, typer.Option(help="For GPUs that cannot hold all stages at once.")] = False,
+    one_stage_at_a_time: OneStageAtATime = False,
     max_gpu_hours: Annotated[
         float | None, typer.Option(min=0, help="Stop when the cells of this run have used so many GPU-hours.")
     ] = None,
@@ -66,35 +77,18 @@ def run(
 ) -> None:
     """Turn photos into a corpus of 3D objects. The same command again continues where a killed run stopped."""
     with errors_as_one_line(), logs(verbose, log_file):
-        from anything3d.errors import ConfigError
         from jobs.report import lines, shortfall
         from pipeline import source
-        from pipeline.plan import Selection
-        from pipeline.release.snapshot import snapshot_of
         from pipeline.run import run as run_pipeline
 
         join(address)
-        wanted = read_ids(ids) if ids else None
-        if like is None:
-            chosen, named = read_settings(preset, config, settings), shards or []
-        else:
-            if config is not None or preset != "mini":
-                raise ConfigError("like_and_preset", "--like has a preset of its own. Leave --preset and --config out.")
-            _, snapshot = snapshot_of(source.absolute(out), like)
-            chosen, preset = read_settings_like(snapshot, settings), snapshot.made_by.preset
-            named = shards or list(snapshot.made_by.shards.values())
-            if not shards:
-                made_by = snapshot.made_by
-                max_objects = made_by.max_objects if max_objects is None else max_objects
-                wanted = frozenset(made_by.ids) if wanted is None and made_by.ids is not None else wanted
-        if not named:
-            raise ConfigError("no_shards", "No shard is named. Name one, or repeat a snapshot with --like.")
+        asked = request(out, shards, preset, config, settings, like, max_objects, ids)
         report = run_pipeline(
-            chosen,
-            source.expand(named),
+            asked.config,
+            asked.shards,
             source.absolute(out),
-            Selection(max_objects, wanted),
-            preset=preset,
+            asked.selection,
+            preset=asked.preset,
             only=only,
             one_stage_at_a_time=one_stage_at_a_time,
             md5=None if md5 is None else source.read_md5(md5),
@@ -108,6 +102,53 @@ def run(
         if short:
             typer.echo(f"anything3d: {short}", err=True)
     raise typer.Exit(NOT_BALANCED if report.lost else exit_code(short) if short else DONE)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a command line asks of a run."""
+
+    config: "Config"
+    shards: list[str]
+    selection: "Selection"
+    preset: str
+
+
+def request(
+    out: str,
+    shards: list[str] | None,
+    preset: str,
+    config: Path | None,
+    settings: list[str] | None,
+    like: int | None,
+    max_objects: int | None,
+    ids: Path | None,
+) -> Request:
+    """The options of `run` that decide what it computes.
+
+    Raises: ConfigError; SourceError.
+    """
+    from anything3d.errors import ConfigError
+    from pipeline import source
+    from pipeline.plan import Selection
+    from pipeline.release.snapshot import snapshot_of
+
+    wanted = read_ids(ids) if ids else None
+    if like is None:
+        chosen, named = read_settings(preset, config, settings), shards or []
+    else:
+        if config is not None or preset != "mini":
+            raise ConfigError("like_and_preset", "--like has a preset of its own. Leave --preset and --config out.")
+        _, snapshot = snapshot_of(source.absolute(out), like)
+        chosen, preset = read_settings_like(snapshot, settings), snapshot.made_by.preset
+        named = shards or list(snapshot.made_by.shards.values())
+        if not shards:
+            made_by = snapshot.made_by
+            max_objects = made_by.max_objects if max_objects is None else max_objects
+            wanted = frozenset(made_by.ids) if wanted is None and made_by.ids is not None else wanted
+    if not named:
+        raise ConfigError("no_shards", "No shard is named. Name one, or repeat a snapshot with --like.")
+    return Request(chosen, source.expand(named), Selection(max_objects, wanted), preset)
 
 
 def read_ids(path: Path) -> frozenset[str]:

@@ -12,7 +12,7 @@ from jobs.cli import app
 from jobs.command import CODES, exit_code, logs
 
 README = Path(__file__).parent.parent.parent / "README.md"
-COMMANDS = ("run", "gc", "export", "lift-image", "world", "demo", "evaluate", "train", "ablate", "weights")
+COMMANDS = ("run", "plan", "gc", "export", "lift-image", "world", "demo", "evaluate", "train", "ablate", "weights")
 
 
 def call(*arguments):
