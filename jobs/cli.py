@@ -12,6 +12,7 @@ from jobs.gc import gc
 from jobs.lift_image import lift_image
 from jobs.nightly import nightly
 from jobs.plan import plan
+from jobs.retry import retry
 from jobs.run import run
 from jobs.train import train
 from jobs.weights import app as weights
@@ -34,6 +35,7 @@ app.command()(drop)
 app.command()(export)
 app.command()(gc)
 app.command(epilog=CODES)(nightly)
+app.command()(retry)
 app.command()(train)
 app.command(epilog=CODES)(ablate)
 app.add_typer(weights, name="weights")

@@ -42,6 +42,10 @@ class Selection:
     def objects(self, ids: Sequence[str]) -> list[str]:
         return [item for item in ids if self.ids is None or item in self.ids or image_of(item) in self.ids]
 
+    def within(self, images: Container[str]) -> tuple[str, ...] | None:
+        """The requested ids of these images and of their objects; None: all."""
+        return None if self.ids is None else tuple(sorted(item for item in self.ids if image_of(item) in images))
+
     def unknown(self, images: Container[str]) -> list[str]:
         """The requested ids that name neither an image of `images` nor an object of such an image."""
         return sorted(item for item in self.ids or () if image_of(item) not in images)
@@ -136,10 +140,15 @@ def _commit(unit: Unit, stage: str, store: Store) -> Commit:
     """The commit of a cell that the unit has come through."""
     commit = store.commit_at(unit.inputs[stage].path)
     if commit is None:
-        raise DamagedCell(
-            "commit_gone", f"{store.root}: the {stage} cell of {unit.name} has gone while the run was at work."
-        )
+        raise gone(stage, unit, store)
     return commit
+
+
+def gone(stage: str, unit: Unit, store: Store) -> DamagedCell:
+    """The error of a cell that was there before."""
+    return DamagedCell(
+        "commit_gone", f"{store.root}: the {stage} cell of {unit.name} has gone while the run was at work."
+    )
 
 
 def batched(values: Sequence[str] | Sequence[Unit], size: int) -> Iterator[list]:

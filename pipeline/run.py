@@ -7,10 +7,9 @@ The same command again resumes a run. A shard that is finished is recognised by 
 are all finished starts nothing, not even Ray.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
 from obstore.exceptions import BaseError
@@ -21,19 +20,20 @@ from pipeline.commit import Commit
 from pipeline.config import Config
 from pipeline.location import explained
 from pipeline.place import check
-from pipeline.plan import Selection, batched, image_ids, look_up_all, object_ids, photo_units, shard_unit
+from pipeline.plan import Selection, batched, gone, image_ids, look_up_all, object_ids, photo_units, shard_unit
 from pipeline.price import Spending
 from pipeline.progress import Progress
-from pipeline.release.corpus import Corpus, key_of
-from pipeline.release.partition import DUPLICATE, Partition
+from pipeline.release.corpus import Corpus, key_of, made_by_run
+from pipeline.release.partition import Partition, duplicate
 from pipeline.release.publish import Made
+from pipeline.release.retries import Retry, cells_of, cut, numbers_of
 from pipeline.release.snapshot import Judge, MadeBy
 from pipeline.report import Report
 from pipeline.session import disconnect
-from pipeline.source import file_name, stem
+from pipeline.source import file_name
 from pipeline.stages import note, recipes
 from pipeline.store import Store
-from pipeline.unit import Unit, slices
+from pipeline.unit import Unit, shard_of, slices
 from schemas.records import RejectRecord
 
 WAITS_S = (10.0, 60.0)  # before a run goes on after a fault of the machine
@@ -129,7 +129,8 @@ class Walk:
         At a limit, `only` does not count.
         """
         report, selection, corpus = self.report, self.selection, Corpus(self.store)
-        made_by, budget, seen = self._made_by(shards), selection.max_objects, set[str]()
+        made_by = made_by_run(self.config, self.preset, self.recipes, shards, selection)
+        budget, seen = selection.max_objects, set[str]()
         for wave in batched(shards, self.config.units.shards):
             if budget == 0:
                 break
@@ -160,20 +161,6 @@ class Walk:
         if judge is None or judge(corpus.candidate(made_by, report.partitions, only=only), report.partitions):
             report.snapshot = corpus.publish(made_by, report.partitions, only=only)
 
-    def _made_by(self, shards: Sequence[str]) -> MadeBy:
-        weights = {name: digest for recipe in self.recipes.values() for name, digest in recipe.weights.items()}
-        ids = None if self.selection.ids is None else tuple(sorted(self.selection.ids))
-        return MadeBy(
-            "run",
-            self.preset,
-            json.loads(self.config.to_json()),
-            weights,
-            cell.versions(),
-            {stem(shard): shard for shard in shards},
-            self.selection.max_objects,
-            ids,
-        )
-
     def _given(self, wave: Sequence[str], md5: Mapping[str, str]) -> list[Unit]:
         """The units of these shards; what is to know of their networks is said."""
         try:
@@ -195,37 +182,41 @@ class Walk:
     ) -> list[Made]:
         """These shards through all stages; at a limit, those before the first unfinished one: they may depend on it."""
         images, duplicates, elsewhere = list[Unit](), dict[str, list[RejectRecord]](), dict[str, dict[str, str]]()
+        photos: dict[str, set[str]] = {}
         self.commits = {shard.name: {} for shard, _ in todo}
         for shard in self.advance([shard for shard, _ in todo], ["index"]):
             ids = self.selection.images(image_ids(shard, self.store))
             (index,) = self.commits[shard.name]["index"]
+            photos[shard.name] = set(ids)
             held = corpus.claim(shard.name, ids, index.digest)
             elsewhere[shard.name] = {other: corpus.photos(other).digest for other in sorted(set(held.values()))}
-            duplicates[shard.name] = [
-                RejectRecord(item, "index", "skipped", DUPLICATE, f"in {shard.name} and, before it, in {held[item]}", 1)
-                for item in ids
-                if item in held
-            ]
+            duplicates[shard.name] = [duplicate(item, shard.name, held[item]) for item in ids if item in held]
             own = [item for item in ids if item not in held]
             images += photo_units(shard, own, self.store, self.config.units.images)
             if self.selection.ids is not None:
                 seen.update(ids)
         later = [name for name in self.recipes if name not in ("index", "segment")]
-        done = self.advance(self._objects(images, budget), later)
-        return [
-            Made(
-                shard=shard,
-                key=key,
-                note=self._note(shard),
-                units=[unit for unit in done if shard_of(unit) == shard.name],
-                commits=self.commits[shard.name],
-                duplicates=duplicates[shard.name],
-                photos=corpus.photos(shard.name),
-                elsewhere=elsewhere[shard.name],
-                made_by=made_by,
+        objects = self._objects(images, budget, corpus.retries)
+        done, made = self._with_retries(self.advance(objects, later), corpus.retries, later), list[Made]()
+        for shard, key in takewhile(lambda one: one[0].name not in self.unfinished, todo):
+            units = [unit for unit in done if shard_of(unit) == shard.name]
+            made.append(
+                Made(
+                    shard=shard,
+                    key=key,
+                    note=self._note(shard),
+                    units=units,
+                    commits=self.commits[shard.name],
+                    duplicates=duplicates[shard.name],
+                    photos=corpus.photos(shard.name),
+                    elsewhere=elsewhere[shard.name],
+                    made_by=replace(made_by, max_objects=budget, ids=self.selection.within(photos[shard.name])),
+                    retries=numbers_of(corpus.retries, shard.name),
+                    retried=cells_of(corpus.retries, shard.name),
+                )
             )
-            for shard, key in takewhile(lambda one: one[0].name not in self.unfinished, todo)
-        ]
+            budget = None if budget is None else budget - sum(len(unit.ids) for unit in units)
+        return made
 
     def _publish(self, made: Sequence[Made], corpus: Corpus) -> None:
         """Write the files of these shards, but for those that hold what they held before."""
@@ -269,29 +260,36 @@ class Walk:
                     self.unfinished.add(shard_of(has.unit))
                     break
                 if name not in has.commits:
-                    raise DamagedCell(
-                        "commit_gone",
-                        f"{self.store.root}: the {name} cell of {has.unit.name} has gone while the run was at work.",
-                    )
+                    raise gone(name, has.unit, self.store)
                 of_shard = self.commits.setdefault(shard_of(has.unit), {})
                 of_shard.setdefault(name, []).append(has.commits[name])
                 self.existed.setdefault((has.unit.name, name), name in had.commits)
         return [has.unit for has in after if len(has.commits) == len(stages)]
 
-    def _objects(self, images: Sequence[Unit], budget: int | None) -> list[Unit]:
-        """The wanted objects, cut into units; with a budget, images are segmented only until it is filled."""
-        units: list[Unit] = []
-        workers = self.config.resources.segment.workers
-        for some in batched(images, len(images) if budget is None else workers) if images else ():
-            for unit in self.advance(some, ["segment"]):
-                ids = self.selection.objects(object_ids(unit, self.store))[:budget]
-                budget = None if budget is None else budget - len(ids)
-                units += slices(unit, ids, self.config.units.objects)
-            if budget == 0:
+    def _objects(self, images: Sequence[Unit], budget: int | None, retries: Sequence[Retry]) -> list[Unit]:
+        """The wanted objects, cut into units; with a budget, images are segmented only until it is filled.
+
+        The photos of retries come last.
+        """
+        units, done, found = list[Unit](), list[Unit](), 0
+        for some in batched(images, self.config.resources.segment.workers if budget else len(images)):
+            now = self.advance(some, ["segment"])
+            done += now
+            found += sum(len(self.selection.objects(object_ids(unit, self.store))) for unit in now) if budget else 0
+            if budget and found >= budget:
                 break
+        for unit in self._with_retries(done, retries, ["segment"]):
+            ids = self.selection.objects(object_ids(unit, self.store))[:budget]
+            budget = None if budget is None else budget - len(ids)
+            units += slices(unit, ids, self.config.units.objects)
         return units
 
-
-def shard_of(unit: Unit) -> str:
-    """The name of the shard that a unit is of."""
-    return stem(unit.inputs["shard"].path)
+    def _with_retries(self, units: Sequence[Unit], retries: Sequence[Retry], stages: Sequence[str]) -> list[Unit]:
+        """Units that have come through `stages`, with the items of the retries in units of their own."""
+        for retry in retries:
+            parts = [cut(unit, retry, shard_of(unit), stages) for unit in units]
+            units = [unit for unit, _ in parts]
+            for index, stage in enumerate(stages):
+                again = [own[stage] for _, own in parts if stage in own]
+                units += self.advance(again, stages[index:])
+        return list(units)

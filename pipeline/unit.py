@@ -9,6 +9,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
+from pipeline.source import stem
+
 SOURCES = (
     "shard",
     "truth",
@@ -45,6 +47,11 @@ class Unit:
         values = json.loads(text)
         inputs = {name: Input(**value) for name, value in values["inputs"].items()}
         return cls(values["name"], tuple(values["ids"]), inputs)
+
+
+def shard_of(unit: Unit) -> str:
+    """The name of the shard that a unit is of."""
+    return stem(unit.inputs["shard"].path)
 
 
 def slices(unit: Unit, ids: Sequence[str], size: int) -> Iterator[Unit]:

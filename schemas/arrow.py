@@ -29,16 +29,16 @@ def schema_of(record: type[Any]) -> pa.Schema:
     )
 
 
-def to_table(rows: Sequence[Any], record: type[Any]) -> pa.Table:
+def to_table(rows: Sequence[Any], record: type[Any], *, whole: bool = False) -> pa.Table:
     """Rows of one record class as an Arrow table (no rows: an empty table with the schema).
 
-    A column that is marked with IF_ANY is left out if all rows have its default.
+    A column that is marked with IF_ANY is left out if all rows have its default, unless the table has to be `whole`.
     """
     schema, hints = schema_of(record), get_type_hints(record, include_extras=True)
     values = {column.name: [getattr(row, column.name) for row in rows] for column in fields(record)}
     for index, column in reversed(list(enumerate(fields(record)))):
         marked = IF_ANY in getattr(hints[column.name], "__metadata__", ())
-        if marked and all(value == column.default for value in values[column.name]):
+        if marked and not whole and all(value == column.default for value in values[column.name]):
             del values[column.name]
             schema = schema.remove(index)
     return pa.Table.from_pydict(values, schema)

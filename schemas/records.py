@@ -260,3 +260,6 @@ class RejectRecord:
     reason: Annotated[str, "code"]
     message: Annotated[str, "for people"]
     attempts: Annotated[int, "how often it was tried"]
+    retried: Annotated[
+        bool, "true: `anything3d retry` ran the item again later; this row is history and does not count", IF_ANY
+    ] = False

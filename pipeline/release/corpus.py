@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from anything3d.errors import MachineError, SourceError
-from pipeline.cell import Recipe
+from pipeline.cell import Recipe, versions
+from pipeline.config import Config
 from pipeline.location import explained
 from pipeline.plan import Selection
 from pipeline.release.partition import COLUMNS, Partition, Photos, photos_of
+from pipeline.release.retries import numbers_of, read_retries
 from pipeline.release.snapshot import MadeBy, Snapshot, append, newest, now, snapshot_of
 from pipeline.release.view import turn
+from pipeline.source import stem
 from pipeline.store import Store
 from pipeline.unit import SOURCES, Unit
 
@@ -29,6 +32,17 @@ def key_of(shard: Unit, recipes: Mapping[str, Recipe], selection: Selection, bud
     ids = None if selection.ids is None else sorted(selection.ids)
     decides = [inputs, fingerprints, budget, ids, COLUMNS]
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
+
+
+def made_by_run(
+    config: Config, preset: str, recipes: Mapping[str, Recipe], shards: Sequence[str], selection: Selection
+) -> MadeBy:
+    """What a snapshot says of the run that made it."""
+    weights = {name: digest for recipe in recipes.values() for name, digest in recipe.weights.items()}
+    ids = None if selection.ids is None else tuple(sorted(selection.ids))
+    named = {stem(shard): shard for shard in shards}
+    settings = json.loads(config.to_json())
+    return MadeBy("run", preset, settings, weights, versions(), named, selection.max_objects, ids)
 
 
 def drop(corpus: str, shards: Sequence[str]) -> Snapshot:
@@ -55,6 +69,7 @@ class Corpus:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.retries = read_retries(store)
         self.snapshot = newest(store)
         self.partitions = dict(self.snapshot.partitions) if self.snapshot else {}
         self._photos = {shard: partition.photos for shard, partition in self.partitions.items()}
@@ -70,6 +85,8 @@ class Corpus:
         """The partition of a shard, if nothing is to be done for it."""
         known = self.partitions.get(shard)
         if known is None or known.key != key or not self.is_whole(known):
+            return None
+        if known.retries != numbers_of(self.retries, shard):
             return None
         same = all(
             other in self._photos and self._photos[other].digest == digest for other, digest in known.elsewhere.items()

@@ -21,6 +21,8 @@ def finished_objects(store: Store, units: Sequence[Unit], seed: int) -> Iterator
     """
     photos = photos_of_units(store, units)
     for unit in units:
+        if not unit.ids:  # all of its items ran again, in other units
+            continue
         folders = {stage: unit.inputs[stage].path for stage in OBJECT_RECORDS if stage in unit.inputs}
         commits = {stage: sound_commit(store, folder) for stage, folder in folders.items()}
         licence = unit.inputs["licence"].digest

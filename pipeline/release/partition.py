@@ -6,7 +6,7 @@ Parquet file that is written once, under a name with its digest: one row for eac
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +20,8 @@ from schemas.corpus import OBJECT_COLUMNS
 from schemas.records import ManifestRecord, RejectRecord
 
 COUNTS = ("inputs", "rows", "skipped", "failed", "crashed")  # of a commit
-COLUMNS = [column.name for column in OBJECT_COLUMNS]  # of the tables of objects that this version writes
+# Of the tables that this version writes.
+COLUMNS = [column.name for column in OBJECT_COLUMNS] + [column.name for column in fields(RejectRecord)]
 DUPLICATE = "duplicate_id"  # reason of a photo that another shard has
 
 
@@ -46,6 +47,11 @@ class Tally:
             seconds=round(sum(commit.seconds for commit in commits), 3),
             gpu_seconds=round(sum(commit.gpu_seconds for commit in commits), 3),
         )
+
+    def without(self, kinds: Sequence[str]) -> "Tally":
+        """This tally without rejects of these kinds, whose items came again."""
+        failed, crashed = self.failed - kinds.count("failed"), self.crashed - kinds.count("crashed")
+        return replace(self, inputs=self.inputs - len(kinds), failed=failed, crashed=crashed)
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(*(getattr(self, entry.name) + getattr(other, entry.name) for entry in fields(self)))
@@ -95,6 +101,7 @@ class Partition:
     manifest: Part
     tables: Mapping[str, Part]  # objects, rejects
     tars: tuple[Part, ...]
+    retries: tuple[int, ...] = ()  # numbers of the retries that it has, see retries.py
 
     @property
     def files(self) -> list[Part]:
@@ -116,12 +123,21 @@ class Partition:
                 "manifest": Part(**body["manifest"]),
                 "tables": {name: Part(**file) for name, file in body["tables"].items()},
                 "tars": tuple(Part(**file) for file in body["tars"]),
+                "retries": tuple(body.get("retries", ())),
             }
         )
 
 
-def manifest_bytes(commits: Sequence[Commit], files: Mapping[str, Sequence[Part]], recipe: Mapping[str, Any]) -> bytes:
-    """A manifest: the cells, the files by kind, and with what settings, weights and versions they were made."""
+def manifest_bytes(
+    commits: Sequence[Commit],
+    files: Mapping[str, Sequence[Part]],
+    recipe: Mapping[str, Any],
+    shared: Sequence[tuple[str, Commit]] = (),
+) -> bytes:
+    """A manifest: the cells, the files by kind, and with what settings, weights and versions they were made.
+
+    `shared` are (unit, cell of another unit that it goes on from). They have rows without counts.
+    """
     cells = [
         ManifestRecord(
             what="cell",
@@ -138,6 +154,20 @@ def manifest_bytes(commits: Sequence[Commit], files: Mapping[str, Sequence[Part]
             gpu_seconds=commit.gpu_seconds,
         )
         for commit in commits
+    ]
+    nothing = {name: 0 for name in COUNTS}
+    cells += [
+        ManifestRecord(
+            what="cell",
+            stage=commit.stage,
+            unit=unit,
+            path=commit.folder,
+            digest=commit.digest,
+            **nothing,
+            seconds=0.0,
+            gpu_seconds=0.0,
+        )
+        for unit, commit in shared
     ]
     rows = [*cells, *(_of_file(kind, file) for kind, some in files.items() for file in some)]
     table = to_table(rows, ManifestRecord)
@@ -179,6 +209,11 @@ def sound_commit(store: Store, folder: str) -> Commit:
     if commit is None:
         raise DamagedCell("commit_gone", f"{store.root}/{folder}/commit.json has gone.")
     return commit
+
+
+def duplicate(photo: str, shard: str, other: str) -> RejectRecord:
+    """The reject of a photo that another shard of the corpus had before this one."""
+    return RejectRecord(photo, "index", "skipped", DUPLICATE, f"in {shard} and, before it, in {other}", 1)
 
 
 def photos_of(store: Store, partition: Partition) -> set[str]:

@@ -13,9 +13,9 @@ so that it is young: `gc` takes old files that no snapshot names.
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -33,6 +33,7 @@ from schemas.records import RejectRecord
 
 TAR_BYTES = 512 << 20  # about; of the assets of one tar
 READERS = 16  # threads that read rejects
+OF_PHOTOS = ("index", "segment")  # stages whose units are not those of the objects
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ class Made:
     elsewhere: Mapping[str, str]  # see Partition
     photos: Photos
     made_by: MadeBy
+    retries: tuple[int, ...] = ()  # see Partition
+    retried: Mapping[str, Collection[str]] = field(default_factory=dict)  # folder of a cell -> items that ran again
 
     @property
     def licence(self) -> str:
@@ -71,6 +74,7 @@ class Made:
             note=self.note,
             photos=self.photos,
             elsewhere=self.elsewhere,
+            retries=self.retries,
         )
 
     def groups(self) -> Iterator[list[Unit]]:
@@ -124,20 +128,29 @@ def write_shard(store: Store, made: Made, groups: Sequence[Group]) -> Partition 
     Raises: DamagedCell if a part is not what its commit says.
     """
     rejects = rejects_of(store, made)
+    standing = [row for row in rejects if not row.retried]
+    again = [(row.stage, row.kind) for row in rejects if row.retried]
     absent = {item for group in groups for item in group.absent}
-    if lost := absent - {row.item_id for row in rejects}:
+    if lost := absent - {row.item_id for row in standing}:
         return tuple(sorted(lost))
     objects = pa.concat_tables([objects_table([], ""), *(group.rows for group in groups)])
-    name = made.shard.name
+    name, table = made.shard.name, to_table(rejects, RejectRecord, whole=True)
     tables = {
         "objects": _write(store, name, "objects", published_bytes(objects), objects.num_rows),
-        "rejects": _write(store, name, "rejects", published_bytes(to_table(rejects, RejectRecord)), len(rejects)),
+        "rejects": _write(store, name, "rejects", published_bytes(table), len(rejects)),
     }
     tars = tuple(group.tar for group in groups if group.tar is not None)
     commits = [commit for some in made.commits.values() for commit in some]
     files = {**{kind: [table] for kind, table in tables.items()}, "assets": tars}
     licences = {licence for commit in commits for licence in commit.licences}
-    manifest = manifest_bytes(commits, files, made.made_by.recipe)
+    by_folder = {commit.folder: commit for commit in commits}
+    shared = [
+        (unit.name, commit)
+        for unit in made.units
+        for known in unit.inputs.values()
+        if (commit := by_folder.get(known.path)) and commit.unit != unit.name and commit.stage not in OF_PHOTOS
+    ]
+    manifest = manifest_bytes(commits, files, made.made_by.recipe, shared)
     return Partition(
         shard=name,
         location=made.shard.inputs["shard"].path,
@@ -145,17 +158,21 @@ def write_shard(store: Store, made: Made, groups: Sequence[Group]) -> Partition 
         digest=made.digest,
         wanted=sum(len(unit.ids) for unit in made.units),
         objects=objects.num_rows,
-        rejects=len(rejects),
+        rejects=len(standing),
         note=made.note,
         licences=tuple(sorted({made.licence, *licences})),
         fingerprints={stage: some[0].fingerprint for stage, some in made.commits.items() if some},
-        stages={stage: Tally.of(some) for stage, some in made.commits.items()},
-        rejected=summed_up(rejects, name),
+        stages={
+            stage: Tally.of(some).without([kind for name, kind in again if name == stage])
+            for stage, some in made.commits.items()
+        },
+        rejected=summed_up(standing, name),
         photos=made.photos,
         elsewhere=dict(made.elsewhere),
-        manifest=_write(store, name, "manifest", manifest, len(commits) + len(tables) + len(tars)),
+        manifest=_write(store, name, "manifest", manifest, len(commits) + len(shared) + len(tables) + len(tars)),
         tables=tables,
         tars=tars,
+        retries=made.retries,
     )
 
 
@@ -166,10 +183,22 @@ def publish_here(store: Store, made: Made) -> Partition | tuple[str, ...]:
 
 def rejects_of(store: Store, made: Made) -> list[RejectRecord]:
     """Every reject of the shard's cells, and those that belong to no cell."""
-    parts = [commit.rejects for some in made.commits.values() for commit in some if commit.rejects]
+    commits = [commit for some in made.commits.values() for commit in some]
     with ThreadPoolExecutor(READERS) as threads:
-        read = threads.map(lambda part: from_table(store.read_part_table(part), RejectRecord), parts)
-        return [*made.duplicates, *(row for some in read for row in some)]
+        read = threads.map(lambda commit: rejects_in(store, commit), commits)
+        return [
+            *made.duplicates,
+            *(
+                replace(row, retried=row.item_id in made.retried.get(commit.folder, ()))
+                for commit, some in zip(commits, read, strict=True)
+                for row in some
+            ),
+        ]
+
+
+def rejects_in(store: Store, commit: Commit) -> list[RejectRecord]:
+    """The rejects of one cell. Raises: DamagedCell."""
+    return [] if commit.rejects is None else from_table(store.read_part_table(commit.rejects), RejectRecord)
 
 
 def summed_up(rejects: Sequence[RejectRecord], shard: str) -> tuple[Rejected, ...]:

@@ -39,12 +39,14 @@ class MadeBy:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """What the rows depend on besides the shards."""
+        """What the rows depend on besides the shards. Of the manifest of a shard: `ids` are those in it."""
         return {
             "preset": self.preset,
             "settings": self.settings,
             "weights": self.weights,
             "versions": self.versions,
+            "max_objects": self.max_objects,
+            "ids": self.ids,
         }
 
 

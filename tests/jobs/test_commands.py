@@ -12,7 +12,20 @@ from jobs.cli import app
 from jobs.command import CODES, exit_code, logs
 
 README = Path(__file__).parent.parent.parent / "README.md"
-COMMANDS = ("run", "plan", "gc", "export", "lift-image", "world", "demo", "evaluate", "train", "ablate", "weights")
+COMMANDS = (
+    "run",
+    "plan",
+    "gc",
+    "export",
+    "lift-image",
+    "world",
+    "demo",
+    "evaluate",
+    "retry",
+    "train",
+    "ablate",
+    "weights",
+)
 
 
 def call(*arguments):
@@ -31,7 +44,7 @@ def test_help_is_plain_text_that_loses_nothing():
 
 
 def test_commands_that_run_cells_log_on_request_and_leave_no_handler_behind(tmp_path):
-    for name in ("run", "evaluate", "ablate", "demo"):
+    for name in ("run", "evaluate", "retry", "ablate", "demo"):
         assert all(option in call(name, "--help").output for option in ("--verbose", "--log-file"))
     before = logging.getLogger("pipeline").handlers[:]
     with logs(verbose=False, file=tmp_path / "new" / "run.log"):

@@ -30,7 +30,7 @@ def test_every_object_is_a_row_or_a_reject_and_every_reject_has_a_reason(corpus)
     rejects = ds.dataset(corpus.path / "rejects").to_table().to_pylist()
     later = {row["item_id"] for row in rejects if row["stage"] not in ("index", "segment")}
     assert len(set(objects) | later) == OBJECTS
-    assert set(rejects[0]) == {"item_id", "stage", "kind", "reason", "message", "attempts"}
+    assert set(rejects[0]) == {"item_id", "stage", "kind", "reason", "message", "attempts", "retried"}
     assert all(row["reason"] and row["kind"] in ("skipped", "failed", "crashed") for row in rejects)
 
 
