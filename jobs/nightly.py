@@ -74,6 +74,8 @@ def nightly(
             json_file.write_text(json.dumps(about, indent=1) + "\n")
         if told.refused:
             raise GateRefused("gate_refused", f"{' '.join(told.refused)} Nothing was published.")
+        if told.report.limit:
+            raise told.report.limit
     raise typer.Exit(NOT_BALANCED if told.report.lost else DONE)
 
 

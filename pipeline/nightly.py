@@ -51,7 +51,9 @@ class Night(BaseModel):
     preset: str = "mini"
     settings: list[str] = []  # key=value, as --set takes them
     truth: list[str] = []  # what is known of the objects, as `anything3d evaluate` takes it
-    max_objects: int | None = Field(None, ge=1)
+    max_objects: int | None = Field(default=None, ge=1)
+    max_gpu_hours: float | None = Field(default=None, ge=0)  # limits of one night, as `anything3d run` takes them
+    max_cost: float | None = Field(default=None, ge=0)
     keep_last: int | None = Field(default=None, ge=1)  # snapshots that stay when gc follows; None: no gc
     keep_days: int = Field(default=7, ge=0)  # days for which snapshots, files and cells stay in any case
     gates: Gates = Field(default_factory=lambda: Gates.model_validate({}))
@@ -116,7 +118,17 @@ def _spend(night: Night, config: Config, shards: Sequence[str], store: Store, sa
         return not refused
 
     selection = Selection(night.max_objects)
-    report = run(config, shards, store.root, selection, preset=night.preset, judge=judge, say=say)
+    report = run(
+        config,
+        shards,
+        store.root,
+        selection,
+        preset=night.preset,
+        judge=judge,
+        max_gpu_hours=night.max_gpu_hours,
+        max_cost=night.max_cost,
+        say=say,
+    )
     if night.keep_last is not None and report.snapshot is not None:
         removed = sum(
             found.files for found in gc(store.root, night.keep_days, night.keep_last, apply=True).folders.values()
