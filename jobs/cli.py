@@ -14,6 +14,7 @@ from jobs.nightly import nightly
 from jobs.plan import plan
 from jobs.retry import retry
 from jobs.run import run
+from jobs.status import status
 from jobs.train import train
 from jobs.weights import app as weights
 from jobs.world import world
@@ -31,6 +32,7 @@ app.command()(lift_image)
 app.command()(world)
 app.command()(demo)
 app.command()(evaluate)
+app.command()(status)
 app.command()(drop)
 app.command()(export)
 app.command()(gc)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from anything3d.errors import NoObject, TooFew
 from pipeline.progress import clock
-from pipeline.release.partition import Partition, Tally
+from pipeline.release.partition import Partition, Tally, tallies
 from pipeline.report import Report
 
 COLUMNS = f"{'stage':<12}{'cells':>7}{'run now':>9}{'done':>8}{'skipped':>9}{'failed':>8}{'seconds':>10}{'s/item':>9}"
@@ -18,12 +18,7 @@ def lines(report: Report, out: str) -> Iterator[str]:
     """The last lines of `anything3d run`."""
     yield COLUMNS
     for stage, tally in tallies(report.partitions).items():
-        failed = tally.failed + tally.crashed
-        per_item = tally.seconds / tally.inputs if tally.inputs else 0.0
-        yield (
-            f"{stage:<12}{tally.cells:>7}{report.made.get(stage, 0):>9}{tally.rows:>8}{tally.skipped:>9}{failed:>8}"
-            f"{tally.seconds:>10.1f}{per_item:>9.2f}"
-        )
+        yield tally_line(stage, tally, report.made.get(stage, 0))
     if report.note:
         yield report.note
     if report.unknown:
@@ -50,13 +45,14 @@ def lines(report: Report, out: str) -> Iterator[str]:
     )
 
 
-def tallies(partitions: Mapping[str, Partition]) -> dict[str, Tally]:
-    """Stage -> all its cells, in the order of the stages."""
-    sums: dict[str, Tally] = {}
-    for partition in partitions.values():
-        for stage, tally in partition.stages.items():
-            sums[stage] = sums[stage] + tally if stage in sums else tally
-    return sums
+def tally_line(stage: str, tally: Tally, made: object) -> str:
+    """One line of a table with COLUMNS; `made` are the cells of this run."""
+    failed = tally.failed + tally.crashed
+    per_item = tally.seconds / tally.inputs if tally.inputs else 0.0
+    return (
+        f"{stage:<12}{tally.cells:>7}{made:>9}{tally.rows:>8}{tally.skipped:>9}{failed:>8}"
+        f"{tally.seconds:>10.1f}{per_item:>9.2f}"
+    )
 
 
 def counted(number: int, noun: str) -> str:

@@ -145,6 +145,8 @@ class StageActor:
             raise self._ended
         if ray.get(self._board.limit_reached.remote()):
             return row
+        stage, folder = self._recipe.stage, cell.folder_of(self._recipe, unit)
+        self._board.begin.remote(stage, unit.name, folder, socket.gethostname(), os.getpid())
         try:
             with _logged_on(self._board):
                 self._check_weights()
@@ -153,7 +155,7 @@ class StageActor:
             self._ended = error
             ray.get(self._board.stop.remote(error))
             raise
-        stage = self._recipe.stage
+        self._board.end.remote(stage, unit.name)
         own = spent(stage, commit.seconds, commit.gpu_seconds, self._config) if made else Spent()
         ray.get(self._board.add.remote(stage, len(unit.ids), own))  # counted before the next cell is begun
         return {"unit": cell.as_input(self._recipe, unit, commit).to_json()}
@@ -218,10 +220,10 @@ def _watch(
         with suppress(queue.Empty):
             outcome = ended.get(timeout=POLL_S)
         check_alive()
-        done, reason, logged, spending.spent = ray.get(board.read.remote(), timeout=SILENT_S)
+        done, reason, logged, spending.spent, at_work = ray.get(board.read.remote(), timeout=SILENT_S)
         for name, level, message in logged:
             logging.getLogger(name).log(level, "%s", message)
-        progress.show(done)
+        progress.show(done, at_work, spending.spent)
         if reason:
             raise reason
     if isinstance(outcome, Exception):

@@ -22,6 +22,7 @@ from obstore.exceptions import BaseError
 from pipeline.store import Store
 
 HEARTBEAT_S = 30.0
+RUNS = "runs"  # folder of the attempts that are whole runs
 LEASE_S = 150.0  # age of a file whose writer, on another machine, is taken for dead
 
 log = logging.getLogger(__name__)
@@ -62,8 +63,12 @@ class Attempt:
 
     def says(self, **more: object) -> None:
         """Write the file, with more in it from now on."""
-        self._said |= more
+        self.will_say(**more)
         self._store.write(self._path, json.dumps(self._said).encode())
+
+    def will_say(self, **more: object) -> None:
+        """Have more in the file from the next heartbeat on."""
+        self._said = {**self._said, **more}
 
     def close_the_dead(self) -> None:
         """Remove the files of the dead: what they were at has been done, nobody asks for them again."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 
 from pipeline.price import Spending, Spent
 
@@ -12,8 +13,9 @@ SILENCE_S = 20.0  # longest time without a line
 class Progress:
     """Collects what is expected and says what is done: when it changed, and now and then to show that it is alive."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, say: Callable[[str], None], note: Callable[..., None] = lambda **more: None) -> None:
+        """`note` is told the same as values: what `anything3d status` shows of a run at work."""
+        self._say, self._note = say, note
         self._remarks: set[str] = set()
         self._expected: dict[str, tuple[int, int]] = {}  # stage -> items in all, items that were there before
         self._started = self._begun = time.monotonic()  # of the run, and of the stream
@@ -36,12 +38,29 @@ class Progress:
         self._last = (line, self._begun)
         self._say(f"[{clock(self._begun - self._started)}] {line} · loading networks")
 
-    def show(self, done: Mapping[str, tuple[int, float]]) -> None:
-        """`done`: stage -> (items finished in this stream, seconds its actors worked on them)."""
+    def show(
+        self,
+        done: Mapping[str, tuple[int, float]],
+        at_work: Sequence[Mapping[str, object]] = (),
+        spent: Spent | None = None,
+    ) -> None:
+        """`done`: stage -> (items finished in this stream, seconds its actors worked on them); `at_work`: see Board."""
         now, line = time.monotonic(), self._counts(done)
+        elapsed = now - self._begun
+        self._note(
+            stages={
+                name: {"items": items, "done": already + done.get(name, (0, 0.0))[0]}
+                | {"per_minute": round(60 * done.get(name, (0, 0.0))[0] / max(elapsed, 1.0), 1)}
+                for name in self._stages
+                for items, already in [self._expected[name]]
+            },
+            seconds_left=round(remaining_seconds(self._expected, done, elapsed)),
+            at_work=list(at_work),
+            spent=asdict(spent or Spent()),
+        )
         if line != self._last[0] or now - self._last[1] > SILENCE_S:
             self._last = (line, now)
-            rest = remaining_seconds(self._expected, done, now - self._begun)
+            rest = remaining_seconds(self._expected, done, elapsed)
             self._say(f"[{clock(now - self._started)}] {line}" + (f" · about {clock(rest)} left" if rest >= 1 else ""))
 
     def _counts(self, done: Mapping[str, tuple[int, float]]) -> str:
@@ -60,6 +79,16 @@ class Board:
         self._done: dict[str, tuple[int, float]] = {}
         self._reason: Exception | None = None
         self._logged: list[Line] = []  # since the last look
+        self._at_work: dict[tuple[str, str], dict[str, object]] = {}  # (stage, unit) -> who is at it, since when
+
+    def begin(self, stage: str, unit: str, folder: str, host: str, pid: int) -> None:
+        """An actor begins a cell, which lies in `folder`."""
+        own = {"stage": stage, "unit": unit, "folder": folder, "host": host, "pid": pid, "since": time.time()}
+        self._at_work[stage, unit] = own
+
+    def end(self, stage: str, unit: str) -> None:
+        """The cell is there."""
+        self._at_work.pop((stage, unit), None)
 
     def add(self, stage: str, items: int, spent: Spent) -> None:
         before = self._done.get(stage, (0, 0.0))
@@ -75,11 +104,13 @@ class Board:
     def log(self, line: Line) -> None:
         self._logged.append(line)
 
-    def read(self) -> tuple[dict[str, tuple[int, float]], Exception | None, list[Line], Spent]:
+    def read(
+        self,
+    ) -> tuple[dict[str, tuple[int, float]], Exception | None, list[Line], Spent, list[dict[str, object]]]:
         """Stage -> (items finished, seconds worked); why the run must end, if it must; lines since the last look; what
-        the run has used."""
+        the run has used; the cells that are being computed."""
         logged, self._logged = self._logged, []
-        return self._done, self._reason, logged, self._spending.spent
+        return self._done, self._reason, logged, self._spending.spent, list(self._at_work.values())
 
 
 def remaining_seconds(

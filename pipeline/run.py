@@ -18,6 +18,7 @@ from anything3d.errors import DamagedCell, MachineError, SourceError, StorageErr
 from pipeline import batch, cell, cluster, spread
 from pipeline.commit import Commit
 from pipeline.config import Config
+from pipeline.ledger import RUNS, Attempt
 from pipeline.location import explained
 from pipeline.place import check
 from pipeline.plan import Selection, batched, gone, image_ids, look_up_all, object_ids, photo_units, shard_unit
@@ -82,9 +83,12 @@ def run(
     report = Report(spending=Spending.allowed(config, max_gpu_hours, max_cost))
     existed, damaged = dict[tuple[str, str], bool](), 0
     while True:
-        walk = Walk(config, preset, store, selection, Progress(say), one_stage_at_a_time, report, existed)
         try:
-            walk.through(shards, md5 or {}, only, judge)
+            with Attempt(store, RUNS) as attempt:
+                progress = Progress(say, attempt.will_say)
+                walk = Walk(config, preset, store, selection, progress, one_stage_at_a_time, report, existed)
+                walk.through(shards, md5 or {}, only, judge)
+                attempt.close_the_dead()
         except (MachineError, BaseError, OSError) as error:
             fault = error if isinstance(error, MachineError) else batch.machine_fault(error)
             damaged += isinstance(fault, DamagedCell)

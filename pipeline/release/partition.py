@@ -128,6 +128,15 @@ class Partition:
         )
 
 
+def tallies(partitions: Mapping[str, Partition]) -> dict[str, Tally]:
+    """Stage -> all its cells, in the order of the stages."""
+    sums: dict[str, Tally] = {}
+    for partition in partitions.values():
+        for stage, tally in partition.stages.items():
+            sums[stage] = sums[stage] + tally if stage in sums else tally
+    return sums
+
+
 def manifest_bytes(
     commits: Sequence[Commit],
     files: Mapping[str, Sequence[Part]],

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.status import status
 from tests.jobs.conftest import ROOT, Corpus, command, environment, run, unfinished, wait_for
 
 pytestmark = pytest.mark.slow
@@ -70,7 +71,10 @@ def test_a_killed_driver_leaves_a_corpus_that_the_same_command_finishes(shard, c
     process.wait()
     wait_for(lambda: not any(alive(pid) for pid in workers), "the end of the dead driver's workers")
     assert not list(out.glob("snapshots/*.json"))
+    (killed,) = status(str(out)).runs
+    assert (killed.lives, killed.pid) == (False, process.pid)
     again = run(shard, out)
     assert again.snapshot == corpus.snapshot
     lacking = sum(len(list(corpus.path.glob(f"cells/{stage}/*/*/commit.json"))) for stage in LAST)
     assert 0 < again.cells_run < lacking
+    assert status(str(out)).runs == ()

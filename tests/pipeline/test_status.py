@@ -1,0 +1,92 @@
+"""What a corpus has, and who works on it, as files say that a run has written."""
+
+import json
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from anything3d.errors import SourceError
+from jobs.cli import app
+from pipeline import ledger
+from pipeline.ledger import RUNS, Attempt
+from pipeline.price import Spent
+from pipeline.progress import Board, Progress
+from pipeline.status import status
+from pipeline.store import Store
+
+DEAD = {**ledger.whoami(), "process_started": "1", "pid": 7}
+
+
+@pytest.fixture
+def store(world, tmp_path):
+    return Store(str(shutil.copytree(world.corpus, tmp_path / "corpus")))
+
+
+def at_work(store, attempt, cell):
+    """What the driver of a run does: the board has the cell that an actor computes."""
+    board, progress = Board(), Progress([].append, attempt.will_say)
+    progress.expect("lift", 10, 4)
+    progress.begin(["lift"])
+    board.begin("lift", "unit", cell, "host", 5)
+    board.add("lift", 3, Spent(60.0, 30.0, 2.0))
+    done, _, _, spent, working = board.read()
+    progress.show(done, working, spent)
+    attempt.says()  # as every heartbeat does
+    return board
+
+
+def test_an_idle_corpus_says_what_is_published(world, store):
+    found = status(store.root)
+    assert (found.snapshot, found.objects, found.shards, found.runs) == (1, 4, 1, ())
+    assert found.rejects == world.snapshot.rejects
+    assert found.stages["reconstruct"].inputs == 5
+    assert found.rejected["reconstruct field_fog"] == 1
+    told = CliRunner().invoke(app, ["status", store.root])
+    assert told.exit_code == 0
+    assert told.stdout.startswith("snapshot 1 of ")
+    assert "no run is at work" in told.stdout
+
+
+def test_a_run_at_work_says_how_far_it_is_and_what_its_actors_do(store):
+    cell = "cells/lift/f/unit-key"
+    for name in ("one", "two"):
+        store.write(f"{cell}/attempts/{name}.json", json.dumps(DEAD).encode())
+    with Attempt(store, RUNS) as attempt, Attempt(store, cell):
+        board = at_work(store, attempt, cell)
+        (run,) = status(store.root).runs
+        told = CliRunner().invoke(app, ["status", store.root, "--json"])
+    assert run.lives
+    assert run.silent_s < 60
+    assert (run.stages["lift"]["items"], run.stages["lift"]["done"]) == (10, 7)
+    assert run.spent == {"seconds": 60.0, "gpu_seconds": 30.0, "cost": 2.0}
+    (work,) = run.at_work
+    assert (work.stage, work.unit, work.host, work.pid, work.deaths) == ("lift", "unit", "host", 5, 2)
+    assert json.loads(told.stdout)["runs"][0]["at_work"][0]["deaths"] == 2
+    board.end("lift", "unit")
+    assert board.read()[4] == []
+    assert status(store.root).runs == ()
+
+
+def test_a_run_that_was_killed_is_named(store):
+    store.write(f"{RUNS}/attempts/x.json", json.dumps(DEAD).encode())
+    (run,) = status(store.root).runs
+    assert (run.lives, run.pid) == (False, 7)
+    told = CliRunner().invoke(app, ["status", store.root])
+    assert "a run was killed: process 7 on" in told.stdout
+    assert "no run is at work" in told.stdout
+
+
+def test_a_place_without_a_corpus_is_one_line(tmp_path):
+    for place in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(SourceError, match="no_corpus"):
+            status(str(place))
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_corpus_whose_first_run_is_at_work_has_no_snapshot_yet(tmp_path):
+    store = Store(str(tmp_path))
+    with Attempt(store, RUNS):
+        told = CliRunner().invoke(app, ["status", str(tmp_path)])
+    assert "has no snapshot yet" in told.stdout
+    assert "a run is at work: process" in told.stdout
