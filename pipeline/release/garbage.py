@@ -41,7 +41,7 @@ from pipeline.store import Entry, Store
 
 BATCH = 1000  # files that are deleted at once
 CELL = re.compile(r"cells/[^/]+/[0-9a-f]{12}/[^/]+-[0-9a-f]{10}(?=/)")
-ATTEMPT = re.compile(rf"{CELL.pattern}/attempts/[0-9a-f]{{32}}\.json")
+ATTEMPT = re.compile(rf"({CELL.pattern}|{ledger.RUNS})/attempts/[0-9a-f]{{32}}\.json")
 OURS = {  # folder of a corpus -> the files that we write there, in the order in which they are deleted
     "snapshots": NAME,
     "evaluation": re.compile(r"evaluation/(\d{6,})\.parquet"),
@@ -128,8 +128,9 @@ class Sweep:
     def __init__(self, store: Store, before: datetime, keep_last: int) -> None:
         """Files from `before` on are too young to be deleted."""
         self.kept = keep(store, before, keep_last)
-        self.at_work: list[str] = []
         self._store, self._before, self._keep_last = store, before, keep_last
+        runs = store.entries(f"{ledger.RUNS}/attempts")
+        self.at_work = [path for path, entry in runs.items() if self._lives(path, entry)]
         self._folder = local_folder(store.root)
 
     def look(self, folder: str, *, delete: bool = False) -> Found:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from anything3d.errors import ConfigError, SourceError
 from jobs.cli import app
 from pipeline.disk import drafts
-from pipeline.ledger import Attempt
+from pipeline.ledger import RUNS, Attempt
 from pipeline.release.corpus import Corpus
 from pipeline.release.finished import released_objects
 from pipeline.release.garbage import OURS, collect, gc
@@ -118,10 +118,11 @@ def test_a_cell_with_one_young_file_stays_as_a_whole(root):
     assert files(root / LEFT) == before
 
 
-def test_a_run_at_work_keeps_its_cells_and_forbids_the_age_of_zero(root):
+@pytest.mark.parametrize("folder", [f"{LEFT[:-1]}a", RUNS])
+def test_a_run_at_work_keeps_its_cells_and_forbids_the_age_of_zero(root, folder):
     store = Store(str(root))
     cells = set(store.paths("cells"))
-    with Attempt(store, f"{LEFT[:-1]}a"):
+    with Attempt(store, folder):
         with pytest.raises(ConfigError, match="at_work"):
             gc(str(root), 0, 1, apply=True)
         assert numbers(store) == [2, 1]
