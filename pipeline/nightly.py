@@ -16,7 +16,7 @@ from pipeline.config import Config
 from pipeline.evaluate import Evaluation, evaluate_snapshot, write_evaluation
 from pipeline.ledger import Attempt, read
 from pipeline.location import explained
-from pipeline.place import check
+from pipeline.marker import check
 from pipeline.plan import Selection
 from pipeline.release.garbage import gc
 from pipeline.release.partition import Partition, Tally

@@ -150,19 +150,19 @@ def command_of(store: Store, partition: Partition, settings: Sequence[str]) -> C
 
     Raises: ConfigError("retry_changed") if this would give other rows.
     """
-    rows, recipe = read_manifest(store, partition)
-    if "max_objects" not in recipe:
+    rows, origin = read_manifest(store, partition)
+    if "max_objects" not in origin:
         raise changed(partition, "It was published by an earlier version.")
-    config = load([], settings, recipe["settings"])
+    config = load([], settings, origin["settings"])
     now = {name: one.fingerprint for name, one in recipes(config).items()}
     if other := [
         name for name in {**now, **partition.fingerprints} if now.get(name) != partition.fingerprints.get(name)
     ]:
         raise changed(partition, f"The settings, the weights or the code of {', '.join(other)} have changed since.")
     (index,) = (row for row in rows if row.what == "cell" and row.stage == "index")
-    ids = None if recipe["ids"] is None else frozenset(recipe["ids"])
+    ids = None if origin["ids"] is None else frozenset(origin["ids"])
     md5 = sound_commit(store, index.path).inputs.get("md5", "")
-    return Command(config, recipe["preset"], Selection(recipe["max_objects"], ids), md5)
+    return Command(config, origin["preset"], Selection(origin["max_objects"], ids), md5)
 
 
 def changed(partition: Partition, why: str) -> ConfigError:

@@ -20,7 +20,7 @@ from pipeline.commit import Commit
 from pipeline.config import Config
 from pipeline.ledger import RUNS, Attempt
 from pipeline.location import explained
-from pipeline.place import check
+from pipeline.marker import check
 from pipeline.plan import Selection, batched, gone, image_ids, look_up_all, object_ids, photo_units, shard_unit
 from pipeline.price import Spending
 from pipeline.progress import Progress

@@ -140,7 +140,7 @@ def tallies(partitions: Mapping[str, Partition]) -> dict[str, Tally]:
 def manifest_bytes(
     commits: Sequence[Commit],
     files: Mapping[str, Sequence[Part]],
-    recipe: Mapping[str, Any],
+    origin: Mapping[str, Any],
     shared: Sequence[tuple[str, Commit]] = (),
 ) -> bytes:
     """A manifest: the cells, the files by kind, and with what settings, weights and versions they were made.
@@ -180,7 +180,7 @@ def manifest_bytes(
     ]
     rows = [*cells, *(_of_file(kind, file) for kind, some in files.items() for file in some)]
     table = to_table(rows, ManifestRecord)
-    about = {**(table.schema.metadata or {}), b"recipe": json.dumps(recipe, sort_keys=True).encode()}
+    about = {**(table.schema.metadata or {}), b"origin": json.dumps(origin, sort_keys=True).encode()}
     return published_bytes(table.replace_schema_metadata(about))
 
 
@@ -194,7 +194,7 @@ def read_manifest(store: Store, partition: Partition) -> tuple[list[ManifestReco
     Raises: SourceError("damaged_corpus") if the manifest is damaged or has gone.
     """
     table = sound_table(store, partition.manifest)
-    return from_table(table, ManifestRecord), json.loads(table.schema.metadata[b"recipe"])
+    return from_table(table, ManifestRecord), json.loads(table.schema.metadata[b"origin"])
 
 
 def sound_table(store: Store, file: Part, columns: list[str] | None = None) -> pa.Table:

@@ -150,7 +150,7 @@ def write_shard(store: Store, made: Made, groups: Sequence[Group]) -> Partition 
         for known in unit.inputs.values()
         if (commit := by_folder.get(known.path)) and commit.unit != unit.name and commit.stage not in OF_PHOTOS
     ]
-    manifest = manifest_bytes(commits, files, made.made_by.recipe, shared)
+    manifest = manifest_bytes(commits, files, made.made_by.origin, shared)
     return Partition(
         shard=name,
         location=made.shard.inputs["shard"].path,

@@ -38,7 +38,7 @@ class MadeBy:
     ids: tuple[str, ...] | None = None  # the only photos or objects that were wanted
 
     @property
-    def recipe(self) -> dict[str, Any]:
+    def origin(self) -> dict[str, Any]:
         """What the rows depend on besides the shards. Of the manifest of a shard: `ids` are those in it."""
         return {
             "preset": self.preset,

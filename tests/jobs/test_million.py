@@ -11,7 +11,7 @@ import sys
 from dataclasses import replace
 
 from pipeline.config import Config
-from pipeline.place import check
+from pipeline.marker import check
 from pipeline.plan import Selection, shard_unit
 from pipeline.release import view
 from pipeline.release.corpus import key_of
@@ -34,7 +34,7 @@ def simulated(folder, world):
     store, recipe = Store(str(folder / "corpus")), recipes(Config())
     check(store)
     commits = [replace(some[0], unit=f"{number}") for some in world.commits.values() for number in range(UNITS)]
-    manifest = world.store.read(real.manifest.path), manifest_bytes(commits, {}, MADE_BY.recipe)
+    manifest = world.store.read(real.manifest.path), manifest_bytes(commits, {}, MADE_BY.origin)
     tally = Tally(UNITS, OBJECTS, OBJECTS, 0, 0, 0, 1000.0, 500.0)
     partitions = {}
     for number in range(SHARDS):

@@ -7,7 +7,7 @@ import pytest
 from anything3d.errors import MachineError, SourceError
 from pipeline import cell
 from pipeline.config import Config, load
-from pipeline.place import check
+from pipeline.marker import check
 from pipeline.plan import Selection, shard_unit
 from pipeline.run import run
 from pipeline.stages import load as load_stage

@@ -15,7 +15,7 @@ from pipeline import source
 from pipeline.commit import Commit, Part, sealed, unsealed
 from pipeline.config import Config
 from pipeline.location import open_store
-from pipeline.place import FORMAT, check
+from pipeline.marker import FORMAT, check
 from pipeline.plan import Selection
 from pipeline.run import run
 from pipeline.store import Store

@@ -214,13 +214,13 @@ def test_a_full_tar_is_followed_by_another_and_no_object_is_cut(world, tmp_path,
 
 def test_a_manifest_has_every_cell_and_every_file_of_its_shard(world):
     (partition,) = world.snapshot.partitions.values()
-    rows, recipe = read_manifest(world.store, partition)
+    rows, origin = read_manifest(world.store, partition)
     cells = {(row.stage, row.unit): (row.path, row.digest, row.inputs) for row in rows if row.what == "cell"}
     commits = [commit for some in world.commits.values() for commit in some]
     assert cells == {(one.stage, one.unit): (one.folder, one.digest, one.counts["inputs"]) for one in commits}
     files = {row.path: (row.bytes, row.digest) for row in rows if row.what != "cell"}
     assert files == {one.path: (one.bytes, one.sha256) for one in partition.files if one != partition.manifest}
-    assert recipe["preset"] == "mini"
+    assert origin["preset"] == "mini"
     assert sum(entry.inputs + entry.parts for entry in partition.rejected) == partition.rejects
 
 

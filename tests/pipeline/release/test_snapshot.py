@@ -10,7 +10,7 @@ import pytest
 
 from anything3d.errors import MachineError, SourceError
 from pipeline.evaluate import evaluate
-from pipeline.place import check
+from pipeline.marker import check
 from pipeline.release.corpus import Corpus
 from pipeline.release.partition import Photos
 from pipeline.release.snapshot import MadeBy, Snapshot, append, newest, numbers, snapshot_of
