@@ -98,6 +98,7 @@ def submitted(address: str, config: str, out: str) -> str:
     Raises: ConfigError if `config` is no file that the cluster can see; MachineError if no cluster answers.
     """
     import hashlib
+    import os
     from datetime import UTC, datetime
 
     from ray.job_submission import JobStatus, JobSubmissionClient
@@ -106,6 +107,7 @@ def submitted(address: str, config: str, out: str) -> str:
 
     day = datetime.now(UTC).date().isoformat()
     job = f"anything3d-{hashlib.sha256(out.encode()).hexdigest()[:8]}-{day}"
+    os.environ.pop("RAY_ADDRESS", None)  # else Ray's client goes there, and not to `address`
     try:
         client = JobSubmissionClient(address)
         known = {entry.submission_id: entry.status for entry in client.list_jobs()}

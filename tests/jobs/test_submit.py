@@ -1,5 +1,6 @@
 """A cluster for real, on loopback with its own ports and folder: a job from a full checkout, and a run that joins."""
 
+import json
 import os
 import shutil
 import signal
@@ -65,6 +66,7 @@ def head(tmp_path_factory):
     token.write_text("0123456789abcdef" * 4)
     environment = {
         **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # `python` is what a cluster has installed
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -145,6 +147,30 @@ def test_a_job_from_a_full_checkout_takes_the_package_and_makes_the_corpus_of_a_
     assert Corpus(out, done.stdout).snapshot == corpus.snapshot
     uploads = Path(head.folder).glob("session_latest/runtime_resources/working_dir_files/_ray_pkg_*/*")
     assert {path.name for path in uploads} == PACKAGES
+
+
+def test_a_night_is_submitted_once_a_day(head, shard, corpus, tmp_path):
+    """The night has nothing to do, as the corpus is finished."""
+    out = shutil.copytree(corpus.path, tmp_path / "corpus")
+    lines = [f'out = "{out}"', f'shards = ["{shard}"]', f"max_objects = {OBJECTS}", f"settings = {json.dumps(QUICK)}"]
+    (tmp_path / "night.toml").write_text("\n".join(lines))
+    line = [sys.executable, "-m", "jobs.cli", "nightly", "--config", str(tmp_path / "night.toml"), "--submit"]
+
+    def night(address: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [*line, address], cwd=ROOT, env=head.environment, capture_output=True, text=True, timeout=100
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    said = night(head.dashboard)
+    job = said.split()[1]
+    assert said.startswith(f"job {job} was submitted")
+    log = [*RAY, "job", "logs", f"--address={head.dashboard}", "--follow", job]
+    told = subprocess.run(log, env=head.environment, capture_output=True, text=True, timeout=200)
+    assert ", 0 cells run," in told.stdout, told.stdout + told.stderr
+    assert f"job {job} is succeeded already" in night(head.dashboard)
+    assert "ray_unreachable" in night("http://127.0.0.1:1", code=4)
 
 
 def test_ctrl_c_ends_a_run_that_joined_a_cluster_and_leaves_the_cluster(head, shard, tmp_path):
