@@ -63,9 +63,9 @@ def ablate(
         from anything3d.errors import TooFew
         from jobs.command import read_preset
         from jobs.report import shortfall
-        from pipeline import source
         from pipeline.ablate import ablate as run_variants
         from pipeline.ablate import read_variants
+        from pipeline.input import source
         from pipeline.plan import Selection
         from pipeline.report import Report
 

@@ -16,7 +16,7 @@ def drop(
     Makes a snapshot without them. Nothing is deleted: older snapshots stay readable.
     """
     with errors_as_one_line():
-        from pipeline import source
+        from pipeline.input import source
         from pipeline.release.corpus import drop as drop_shards
 
         snapshot = drop_shards(source.absolute(corpus), shards)

@@ -36,7 +36,7 @@ def export(
     formats copy the objects to --out.
     """
     with errors_as_one_line():
-        from pipeline import source
+        from pipeline.input import source
         from pipeline.release.export import export as write
 
         place = None if out is None else source.absolute(out)

@@ -23,7 +23,7 @@ def gc(
     --older-than 0 is refused.
     """
     with errors_as_one_line():
-        from pipeline import source
+        from pipeline.input import source
         from pipeline.release.garbage import gc as collect
 
         report = collect(source.absolute(corpus), older_than, keep_last, apply=apply)

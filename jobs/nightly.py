@@ -48,8 +48,8 @@ def nightly(
         from anything3d.errors import GateRefused
         from jobs.evaluate import lines as evaluation_lines
         from jobs.report import lines
-        from pipeline import source
         from pipeline.config import load
+        from pipeline.input import source
         from pipeline.nightly import read_night, spend
 
         location = source.absolute(config)

@@ -40,8 +40,8 @@ def plan(
         import json
         from dataclasses import asdict
 
-        from pipeline import source
         from pipeline.forecast import forecast
+        from pipeline.input import source
 
         asked = request(out, shards, preset, config, settings, like, max_objects, ids)
         made = forecast(

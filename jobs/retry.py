@@ -41,7 +41,7 @@ def retry(
     """
     with errors_as_one_line(), logs(verbose, log_file):
         from jobs.report import counted, lines
-        from pipeline import source
+        from pipeline.input import source
         from pipeline.retry import Wanted
         from pipeline.retry import retry as run_again
 

@@ -78,7 +78,7 @@ def run(
     """Turn photos into a corpus of 3D objects. The same command again continues where a killed run stopped."""
     with errors_as_one_line(), logs(verbose, log_file):
         from jobs.report import lines, shortfall
-        from pipeline import source
+        from pipeline.input import source
         from pipeline.run import run as run_pipeline
 
         join(address)
@@ -129,7 +129,7 @@ def request(
     Raises: ConfigError; SourceError.
     """
     from anything3d.errors import ConfigError
-    from pipeline import source
+    from pipeline.input import source
     from pipeline.plan import Selection
     from pipeline.release.snapshot import snapshot_of
 

@@ -28,7 +28,7 @@ def status(
         import json
         from dataclasses import asdict
 
-        from pipeline import source
+        from pipeline.input import source
         from pipeline.status import status as look
 
         place = source.absolute(corpus)

@@ -13,8 +13,8 @@ from anything3d.quality import summary as measures
 from anything3d.quality.summary import Summary
 from anything3d.score import ScoreConfig, TruthScores, against_truth
 from anything3d.seed import generators
-from pipeline import source
 from pipeline.commit import Commit
+from pipeline.input import source
 from pipeline.location import explained
 from pipeline.release.finished import read_objects, released_cells
 from pipeline.release.snapshot import Snapshot, snapshot_of

@@ -11,10 +11,12 @@ from functools import partial
 from typing import Any
 
 from anything3d.errors import SourceError, StorageError
-from pipeline import listing
 from pipeline.cell import Recipe
 from pipeline.commit import Commit
 from pipeline.config import Config
+from pipeline.input import listing
+from pipeline.input.shard import Shard
+from pipeline.input.source import is_photo, kind, stem
 from pipeline.location import explained
 from pipeline.plan import (
     READERS,
@@ -30,8 +32,6 @@ from pipeline.plan import (
 from pipeline.price import Spent, spent
 from pipeline.release.corpus import Corpus, key_of
 from pipeline.release.partition import Partition, Tally, read_manifest
-from pipeline.shard import Shard
-from pipeline.source import is_photo, kind, stem
 from pipeline.stages import recipes
 from pipeline.store import Store
 from pipeline.unit import Unit, slices

@@ -17,9 +17,9 @@ from pipeline import cell
 from pipeline.cell import Recipe
 from pipeline.commit import Commit
 from pipeline.config import SA_1B
-from pipeline.ids import NUMBERED, image_of
+from pipeline.input.ids import NUMBERED, image_of
+from pipeline.input.source import PROMPTS, beside, content, content_digest, digest, file_name, kind, stem
 from pipeline.location import explained
-from pipeline.source import PROMPTS, beside, content, content_digest, digest, file_name, kind, stem
 from pipeline.store import Store
 from pipeline.unit import Input, Unit, slices
 from schemas.records import ImageRecord

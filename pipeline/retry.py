@@ -11,7 +11,8 @@ from functools import partial
 
 from anything3d.errors import ConfigError, DamagedCell, SourceError
 from pipeline.config import Config, load
-from pipeline.ids import image_of
+from pipeline.input.ids import image_of
+from pipeline.input.source import file_name
 from pipeline.location import explained
 from pipeline.plan import Selection
 from pipeline.release.partition import Partition, read_manifest, sound_commit, sound_table
@@ -20,7 +21,6 @@ from pipeline.release.retries import Cells, add, numbers_of, read_retries
 from pipeline.release.snapshot import snapshot_of
 from pipeline.report import Report
 from pipeline.run import run
-from pipeline.source import file_name
 from pipeline.stages import STAGES, recipes
 from pipeline.store import Store
 from schemas.arrow import from_table

@@ -18,6 +18,7 @@ from anything3d.errors import DamagedCell, MachineError, SourceError, StorageErr
 from pipeline import batch, cell, cluster, spread
 from pipeline.commit import Commit
 from pipeline.config import Config
+from pipeline.input.source import file_name
 from pipeline.ledger import RUNS, Attempt
 from pipeline.location import explained
 from pipeline.marker import check
@@ -31,7 +32,6 @@ from pipeline.release.retries import Retry, cells_of, cut, numbers_of
 from pipeline.release.snapshot import Judge, MadeBy
 from pipeline.report import Report
 from pipeline.session import disconnect
-from pipeline.source import file_name
 from pipeline.stages import note, recipes
 from pipeline.store import Store
 from pipeline.unit import Unit, shard_of, slices

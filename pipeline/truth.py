@@ -9,7 +9,7 @@ from functools import lru_cache
 from anything3d.errors import SourceError
 from anything3d.photo import mask
 from anything3d.quality import truth, truth_file
-from pipeline import source
+from pipeline.input import source
 from pipeline.location import explained
 from schemas.records import ObjectRecord
 

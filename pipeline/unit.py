@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from pipeline.source import stem
+from pipeline.input.source import stem
 
 SOURCES = (
     "shard",

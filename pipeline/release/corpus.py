@@ -8,13 +8,13 @@ from dataclasses import replace
 from anything3d.errors import MachineError, SourceError
 from pipeline.cell import Recipe, versions
 from pipeline.config import Config
+from pipeline.input.source import stem
 from pipeline.location import explained
 from pipeline.plan import Selection
 from pipeline.release.partition import COLUMNS, Partition, Photos, photos_of
 from pipeline.release.retries import numbers_of, read_retries
 from pipeline.release.snapshot import MadeBy, Snapshot, append, newest, now, snapshot_of
 from pipeline.release.view import turn
-from pipeline.source import stem
 from pipeline.store import Store
 from pipeline.unit import SOURCES, Unit
 

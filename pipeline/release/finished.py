@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.commit import Commit
-from pipeline.ids import image_of
+from pipeline.input.ids import image_of
 from pipeline.release.partition import Partition, read_manifest, sound_commit
 from pipeline.store import Store
 from pipeline.unit import Unit

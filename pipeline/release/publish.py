@@ -21,7 +21,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from pipeline.commit import Commit, Part
-from pipeline.ids import image_of
+from pipeline.input.ids import image_of
 from pipeline.release.finished import finished_objects
 from pipeline.release.objects import write_tar
 from pipeline.release.partition import COLUMNS, Partition, Photos, Rejected, Tally, manifest_bytes

@@ -1,7 +1,7 @@
 """The stage index finds the photos of a source. In an SA-1B shard it pairs them with their annotations.
 
 SA-1B's members are `./sa_<number>.jpg` and `.json`, in any order. A tar that has such a member is an SA-1B shard. The
-photos of all other sources have no annotations (pipeline/gather.py). Defects become rejects.
+photos of all other sources have no annotations (pipeline/input/gather.py). Defects become rejects.
 
 Only the cell of this stage is named by the path and the time stamp of its shard. What it writes names the bytes.
 """
@@ -15,11 +15,11 @@ from anything3d.errors import InputError, Skipped
 from anything3d.models.weights import Place
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config, IndexConfig
-from pipeline.gather import Found, of_source, of_tar, once
-from pipeline.prompts import read_prompts
-from pipeline.shard import Shard
-from pipeline.source import PROMPTS, is_photo, kind, stem
-from pipeline.tar import Digest, Member, Piece, scan
+from pipeline.input.gather import Found, of_source, of_tar, once
+from pipeline.input.prompts import read_prompts
+from pipeline.input.shard import Shard
+from pipeline.input.source import PROMPTS, is_photo, kind, stem
+from pipeline.input.tar import Digest, Member, Piece, scan
 from pipeline.unit import Unit
 from schemas.records import ImageRecord, RejectRecord
 

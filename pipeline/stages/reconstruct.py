@@ -27,7 +27,7 @@ from anything3d.space.cloud import from_plies
 from anything3d.space.reference import stack
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
-from pipeline.fetch import Photos
+from pipeline.input.fetch import Photos
 from pipeline.rows import field_row, reference_camera
 from pipeline.stages.segment import read_photo
 from pipeline.unit import Unit

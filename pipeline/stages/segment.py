@@ -12,7 +12,7 @@ from anything3d.photo.annotated import AnnotatedPhoto, read_annotated, read_prom
 from anything3d.segment import SegmentConfig, Segmented, load_segmenter, name_of
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
-from pipeline.fetch import Photos
+from pipeline.input.fetch import Photos
 from pipeline.rows import object_row
 from pipeline.unit import Unit
 from schemas.records import ImageRecord, ObjectRecord, RejectRecord

@@ -19,12 +19,12 @@ from anything3d.models.sam import load_sam
 from anything3d.photo.annotated import AnnotatedPhoto, read_annotated
 from pipeline.batch import NoCheckpoint
 from pipeline.config import load
+from pipeline.input.shard import Shard
+from pipeline.input.tar import scan
 from pipeline.photo import method_config, object_rows
-from pipeline.shard import Shard
 from pipeline.stages import load as load_stage
 from pipeline.stages import needed
 from pipeline.stages.index import pair
-from pipeline.tar import scan
 from pipeline.unit import Input, Unit
 from schemas.corpus import OBJECT_RECORDS
 from schemas.records import ImageRecord, ObjectRecord

@@ -16,7 +16,7 @@ from anything3d.quality.summary import METRICS
 from anything3d.space.cloud import Cloud, to_ply
 from jobs.cli import app
 from pipeline.evaluate import evaluate
-from pipeline.source import content_digest
+from pipeline.input.source import content_digest
 from pipeline.truth import read_truth
 from tests.pipeline.conftest import WRONG_AZIMUTH_DEG, name_files, quiet
 

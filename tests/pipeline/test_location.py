@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anything3d.errors import ConfigError, SourceError, StorageError
+from pipeline.input.shard import Shard
+from pipeline.input.source import absolute, content_digest, digest, expand, read
 from pipeline.location import Location, parse, split
-from pipeline.shard import Shard
-from pipeline.source import absolute, content_digest, digest, expand, read
 from pipeline.store import Store
 from tests import s3
 

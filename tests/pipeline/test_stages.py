@@ -19,8 +19,8 @@ from anything3d.space.reference import ReferenceCamera
 from pipeline import cell
 from pipeline.batch import NoCheckpoint
 from pipeline.config import Config, load
+from pipeline.input.source import digest
 from pipeline.photo import method_config, object_rows
-from pipeline.source import digest
 from pipeline.stages import STAGES, needed, recipes
 from pipeline.stages import load as load_stage
 from pipeline.stages.mesh import MeshStage

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from anything3d.errors import ConfigError, DamagedCell, SourceError, StorageError
-from pipeline import source
 from pipeline.commit import Commit, Part, sealed, unsealed
 from pipeline.config import Config
+from pipeline.input import source
 from pipeline.location import open_store
 from pipeline.marker import FORMAT, check
 from pipeline.plan import Selection

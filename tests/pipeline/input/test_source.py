@@ -6,7 +6,7 @@ import tarfile
 import pytest
 
 from anything3d.errors import ConfigError, SourceError
-from pipeline.source import absolute, digest, expand, read_md5, stem
+from pipeline.input.source import absolute, digest, expand, read_md5, stem
 
 MD5S = "78d0f487c735a3de86ae6e1b0ff24ea9  sa_000000.tar\n\nD41D8CD98F00B204E9800998ECF8427E *./day/sa_000001.tar\r\n"
 

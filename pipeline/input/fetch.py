@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 from obstore.exceptions import BaseError
 
 from anything3d.errors import ConfigError, InputError, MachineError
-from pipeline.listing import folder_of, is_folder
+from pipeline.input.listing import folder_of, is_folder
+from pipeline.input.shard import Shard
 from pipeline.location import SCHEME, StoredFile, local_folder, open_store, parse, split
-from pipeline.shard import Shard
 from schemas.records import ImageRecord
 
 PHOTO_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")  # of a Parquet file: names of columns of photos

@@ -17,10 +17,10 @@ from braceexpand import braceexpand
 from obstore.exceptions import PermissionDeniedError
 
 from anything3d.errors import ConfigError, SourceError
-from pipeline import listing
-from pipeline.listing import DEEP, FOLDER, folder_of, is_folder
+from pipeline.input import listing
+from pipeline.input.listing import DEEP, FOLDER, folder_of, is_folder
+from pipeline.input.shard import Shard
 from pipeline.location import SCHEME, explained, open_store, parse, split
-from pipeline.shard import Shard
 
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of what `ray job submit` starts
 MAX_NAME_BYTES = 200  # of a shard's name; cells are named after it, and file systems allow 255

@@ -21,10 +21,10 @@ from anything3d.mini.world import write_world
 from anything3d.photo import mask
 from pipeline import cell
 from pipeline.config import load
-from pipeline.fetch import Photos
-from pipeline.ids import MAX_ID, image_of, photo_id
+from pipeline.input.fetch import Photos
+from pipeline.input.ids import MAX_ID, image_of, photo_id
+from pipeline.input.source import expand
 from pipeline.plan import photo_units, shard_unit
-from pipeline.source import expand
 from pipeline.stages import load as load_stage
 from pipeline.stages import recipes
 from pipeline.store import Store

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from anything3d.errors import InputError
 from pipeline.config import IndexConfig
-from pipeline.shard import WINDOW, Shard
+from pipeline.input.shard import WINDOW, Shard
+from pipeline.input.tar import Member, Piece, scan
 from pipeline.stages.index import pair
-from pipeline.tar import Member, Piece, scan
 from schemas.records import ImageRecord
 
 
@@ -316,7 +316,7 @@ def test_what_is_found_does_not_depend_on_where_windows_end(tmp_path, monkeypatc
     expected = pieces_of(tmp_path / "x.tar", broken)
     assert Counter(piece.what for piece in expected) == {"member": 23, "unreadable": 2, "zeros": 2}
     for window in (511, 512, 1025, 4097):
-        monkeypatch.setattr("pipeline.shard.WINDOW", window)
+        monkeypatch.setattr("pipeline.input.shard.WINDOW", window)
         assert list(map(str, pieces_of(tmp_path / "x.tar", broken))) == list(map(str, expected))
 
 

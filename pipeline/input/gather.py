@@ -12,14 +12,14 @@ from typing import Literal, TypeVar
 from obstore.exceptions import PermissionDeniedError
 
 from anything3d.errors import Anything3DError, InputError, MachineError, Skipped
-from pipeline import listing
-from pipeline.fetch import DAMAGE, Rows, bytes_of, is_damaged, location_of, read_file
-from pipeline.ids import photo_id
-from pipeline.listing import DEEP, folder_of
+from pipeline.input import listing
+from pipeline.input.fetch import DAMAGE, Rows, bytes_of, is_damaged, location_of, read_file
+from pipeline.input.ids import photo_id
+from pipeline.input.listing import DEEP, folder_of
+from pipeline.input.shard import Shard
+from pipeline.input.source import MAX_LIST_BYTES, is_photo, kind, stem
+from pipeline.input.tar import Member, Piece
 from pipeline.location import parse
-from pipeline.shard import Shard
-from pipeline.source import MAX_LIST_BYTES, is_photo, kind, stem
-from pipeline.tar import Member, Piece
 from schemas.records import ImageRecord
 
 NO_FILE = (errno.ENAMETOOLONG, errno.ELOOP)

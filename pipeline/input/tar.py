@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from anything3d.errors import Bug, InputError
-from pipeline.shard import Shard
+from pipeline.input.shard import Shard
 
 BLOCK = 512  # bytes; ustar
 END = 2 * BLOCK  # bytes of zeros: the mark of a tar's end

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from anything3d.errors import InputError
 from anything3d.photo.prompt import parse_prompts
-from pipeline.source import MAX_LIST_BYTES, PROMPTS, beside, content, stem
+from pipeline.input.source import MAX_LIST_BYTES, PROMPTS, beside, content, stem
 
 
 def read_prompts(source: str) -> tuple[dict[str, str], list[tuple[str, InputError]]]:
