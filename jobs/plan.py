@@ -1,4 +1,4 @@
-"""`anything3d plan`: what a run would compute, why, and what it would take. It computes nothing."""
+"""`anything3d plan`: what a run would compute, why, and what it would take."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.command import ConfigFile, Preset, Settings, errors_as_one_line
+from jobs.command import Address, ConfigFile, Preset, Settings, errors_as_one_line, join
 from jobs.run import Ids, Like, MaxObjects, Md5, OneStageAtATime, Shards, request
 from pipeline.price import HOUR_S
 
@@ -28,30 +28,55 @@ def plan(
     md5: Md5 = None,
     only: Annotated[bool, typer.Option("--only", help="As of `run`: say which shards would leave the corpus.")] = False,
     one_stage_at_a_time: OneStageAtATime = False,
+    measure: Annotated[
+        int,
+        typer.Option(min=0, help="Run so many objects first if no time of a stage is known. Publishes nothing."),
+    ] = 0,
+    address: Address = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the plan to this file too.", dir_okay=False)
     ] = None,
 ) -> None:
     """Say what `run` would compute, why, and what it would take.
 
-    Computes nothing. Times are those that cells of this corpus took.
+    Computes nothing, unless --measure is given. Times are those that cells of this corpus took.
     """
     with errors_as_one_line():
         import json
-        from dataclasses import asdict
+        from dataclasses import asdict, replace
 
         from pipeline.forecast import forecast
         from pipeline.input import source
+        from pipeline.run import run
 
         asked = request(out, shards, preset, config, settings, like, max_objects, ids)
-        made = forecast(
-            asked.config,
-            asked.shards,
-            source.absolute(out),
-            asked.selection,
-            md5=None if md5 is None else source.read_md5(md5),
-            one_stage_at_a_time=one_stage_at_a_time,
-        )
+        md5s, place = None if md5 is None else source.read_md5(md5), source.absolute(out)
+
+        def look() -> "Plan":
+            return forecast(
+                asked.config,
+                asked.shards,
+                place,
+                asked.selection,
+                md5=md5s,
+                one_stage_at_a_time=one_stage_at_a_time,
+            )
+
+        made = look()
+        if measure and made.unmeasured:
+            join(address)
+            run(
+                asked.config,
+                asked.shards,
+                place,
+                replace(asked.selection, max_objects=min(measure, asked.selection.max_objects or measure)),
+                preset=asked.preset,
+                judge=lambda snapshot, partitions: False,
+                one_stage_at_a_time=one_stage_at_a_time,
+                md5=md5s,
+                say=lambda line: print(line, flush=True),
+            )
+            made = look()
         for line in lines(made, asked.config.price.currency, only):
             print(line)
         if json_file:
@@ -86,7 +111,7 @@ def lines(made: "Plan", currency: str, only: bool = False) -> Iterator[str]:
     if made.unmeasured:
         yield (
             f"not in the sum: {', '.join(made.unmeasured)}. No cell of this corpus says how long they take."
-            " The same run with --max-objects 8 measures them."
+            " --measure 8 runs 8 objects first."
         )
     yield f"shards: {made.finished} finished, {made.changed} changed, {made.new} new"
     if only and made.leaving:

@@ -235,6 +235,7 @@ class Walk:
                 self.report.partitions[one.shard.name] = written
             else:
                 self.report.lost += written
+        corpus.written(self.report.partitions)
         for (_, stage), existed in self.existed.items():
             self.report.made[stage] = self.report.made.get(stage, 0) + (not existed)
         self.existed.clear()

@@ -112,6 +112,12 @@ class Corpus:
         self._claimed[shard] = wanted - held.keys()
         return held
 
+    def written(self, mine: Mapping[str, Partition]) -> None:
+        """Know the partitions of this run whose files are there. Their photos need no memory: they are in files."""
+        self.partitions |= mine
+        for shard in mine:
+            self._claimed.pop(shard, None)
+
     def photos(self, shard: str) -> Photos:
         return self._photos[shard]
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -12,7 +13,7 @@ import pytest
 import webdataset
 
 from anything3d.models.weights import PACKAGED
-from tests.jobs.conftest import OBJECTS, ROOT, command, environment, run, unfinished
+from tests.jobs.conftest import OBJECTS, QUICK, ROOT, command, environment, run, unfinished
 
 pytestmark = pytest.mark.slow
 
@@ -151,6 +152,28 @@ def test_an_empty_list_of_ids_is_not_all_of_them(shard, tmp_path):
     line = refused(shard, tmp_path / "corpus", flags=["--ids", str(tmp_path / "ids.txt")])
     assert "no_ids" in line
     assert not (tmp_path / "corpus" / "cells").exists()
+
+
+def test_a_plan_measures_a_stage_of_which_no_time_is_known(shard, corpus, tmp_path):
+    """The cells before score are those of another run, so that only one actor has to start."""
+    out = tmp_path / "corpus"
+    unfinished(corpus, out, ["score"])
+    sets = [part for setting in QUICK for part in ("--set", setting)]
+    line = [sys.executable, "-m", "jobs.cli", "plan", str(shard), "--out", str(out), "--max-objects", str(OBJECTS)]
+    planned = {}
+    for measure in ("0", "2"):
+        done = subprocess.run(
+            [*line, *sets, "--measure", measure, "--json", str(tmp_path / "plan.json")],
+            cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        planned[measure] = json.loads((tmp_path / "plan.json").read_text())
+    assert planned["0"]["unmeasured"] == ["score"]
+    assert (planned["0"]["stages"]["score"]["reuse"], planned["0"]["stages"]["score"]["run"]) == (0, OBJECTS)
+    assert planned["2"]["unmeasured"] == []
+    assert (planned["2"]["stages"]["score"]["reuse"], planned["2"]["stages"]["score"]["run"]) == (2, OBJECTS - 2)
+    assert planned["2"]["stages"]["score"]["seconds_per_item"] > 0
+    assert not list(out.glob("snapshots/*"))
 
 
 def test_networks_that_an_actor_cannot_load_end_the_run_in_one_line(shard, corpus, tmp_path):

@@ -133,7 +133,7 @@ def test_of_a_corpus_that_is_not_there_nothing_is_known_and_nothing_is_made(worl
     )
     assert done.exit_code == 0, done.output
     assert "not in these numbers: what world will have" in done.output
-    assert "index. No cell of this corpus says how long they take. The same run with --max-objects 8" in done.output
+    assert "index. No cell of this corpus says how long they take. --measure 8" in done.output
     assert list(tmp_path.iterdir()) == [tmp_path / "plan.json"]
     said = json.loads((tmp_path / "plan.json").read_text())
     assert said["stages"]["index"]["run"] == said["new"] == 1
