@@ -145,11 +145,12 @@ class StageActor:
             raise self._ended
         if ray.get(self._board.limit_reached.remote()):
             return row
-        stage, folder = self._recipe.stage, cell.folder_of(self._recipe, unit)
-        self._board.begin.remote(stage, unit.name, folder, socket.gethostname(), os.getpid())
+        stage = self._recipe.stage
         try:
             with _logged_on(self._board):
                 self._check_weights()
+                folder = cell.folder_of(self._recipe, unit)
+                self._board.begin.remote(stage, unit.name, folder, socket.gethostname(), os.getpid())
                 commit, made = cell.run(self._recipe, unit, self._store, self._load)
         except Anything3DError as error:
             self._ended = error

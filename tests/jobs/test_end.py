@@ -39,7 +39,10 @@ def log(folder: Path) -> str:
 
 
 def processes(run: subprocess.Popen) -> list[psutil.Process]:
-    return psutil.Process(run.pid).children(recursive=True)
+    """Those that it has started; none if it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(run.pid).children(recursive=True)
+    return []
 
 
 def named(run: subprocess.Popen, word: str) -> list[psutil.Process]:
