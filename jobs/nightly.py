@@ -95,10 +95,13 @@ def submitted(address: str, config: str, out: str) -> str:
 
     The job's id is made of the corpus and the date. So the same night is not submitted twice.
 
-    Raises: ConfigError if `config` is no file that the cluster can see; MachineError if no cluster answers.
+    The cluster reads `config` itself, so its head has to see that path or URL.
+
+    Raises: MachineError if no cluster answers.
     """
     import hashlib
     import os
+    import shlex
     from datetime import UTC, datetime
 
     from ray.job_submission import JobStatus, JobSubmissionClient
@@ -117,7 +120,7 @@ def submitted(address: str, config: str, out: str) -> str:
             client.delete_job(job)
         root = str(Path(__file__).parent.parent)
         client.submit_job(
-            entrypoint=f"python -m jobs.nightly --config {config}",
+            entrypoint=f"python -m jobs.nightly --config {shlex.quote(config)}",
             submission_id=job,
             runtime_env={"working_dir": root},
         )

@@ -1,6 +1,7 @@
 """Two snapshots side by side: which objects were added, have gone or have changed, and what happened to the scores.
 
-Only shards whose content differs are read, one at a time. So the memory does not depend on the size of the corpus.
+The scores of every shard are read, and all rows of the shards that differ; one shard at a time. So the memory does not
+depend on the size of the corpus.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,14 +11,13 @@ from typing import Any, get_args
 from pipeline.release.partition import Partition, sound_table
 from pipeline.release.snapshot import Snapshot
 from pipeline.store import Store
-from schemas.corpus import ASSETS, OBJECT_COLUMNS, span_names
+from schemas.corpus import OBJECT_COLUMNS, PLACES
 
 SCORES = tuple(
     column.name
     for column in OBJECT_COLUMNS
     if column.stage == "score" and float in (column.type, *get_args(column.type))
 )
-PLACES = {"asset_tar", *(name for suffix in ASSETS for name in span_names(suffix))}  # where files lie
 
 
 @dataclass(slots=True)

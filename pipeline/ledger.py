@@ -44,6 +44,7 @@ class Attempt:
         self._path = f"{self._folder}/{self.name}.json"
         self._said = whoami()
         self._ended = threading.Event()
+        self._beating = threading.Lock()  # no beat writes the file again after the end has removed it
 
     def __enter__(self) -> "Attempt":
         self.look()
@@ -51,7 +52,8 @@ class Attempt:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        self._ended.set()
+        with self._beating:
+            self._ended.set()
         if kind is None or not self._leave_on_error:
             with suppress(BaseError, OSError):  # the storage may be what ended it; a file that stays is one more death
                 self._store.delete([self._path])
@@ -77,7 +79,9 @@ class Attempt:
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_S):
             try:
-                self.says()
+                with self._beating:
+                    if not self._ended.is_set():
+                        self.says()
             except (BaseError, OSError) as error:  # the next beat tries again; a death too many changes no row
                 log.warning("no heartbeat at %s: %s", self._path, error)
 

@@ -25,7 +25,8 @@ from pipeline.report import Report
 from pipeline.run import run
 from pipeline.stages import BY_NAME
 from pipeline.store import Store
-from pipeline.truth import GivenTruth, given_truth
+from pipeline.truth import given_truth
+from schemas.records import EvaluationRecord
 
 FOLDER = "nightly"  # of the file that says that a night is at work
 
@@ -109,10 +110,13 @@ def spend(night: Night, config: Config, shards: Sequence[str], out: str, say: Ca
 def _spend(night: Night, config: Config, shards: Sequence[str], store: Store, say: Callable[[str], None]) -> Told:
     before, given = newest(store), [given_truth(location) for location in night.truth]
     judged: list[tuple[Comparison, Evaluation | None, tuple[str, ...]]] = []
+    numbers: list[EvaluationRecord] = []
 
     def judge(candidate: Snapshot, mine: Mapping[str, Partition]) -> bool:
         comparison = compare(store, before, candidate)
-        evaluation = _evaluated(store, candidate, given, say)
+        evaluation = None
+        if given:
+            evaluation, numbers[:] = evaluate_snapshot(store, candidate, given, say)
         refused = tuple(refusals(night.gates, mine, means_of(store, mine)))
         judged[:] = [(comparison, evaluation, refused)]
         return not refused
@@ -129,22 +133,14 @@ def _spend(night: Night, config: Config, shards: Sequence[str], store: Store, sa
         max_cost=night.max_cost,
         say=say,
     )
+    if given and report.snapshot is not None:
+        write_evaluation(store, report.snapshot.number, numbers)
     if night.keep_last is not None and report.snapshot is not None:
         removed = sum(
             found.files for found in gc(store.root, night.keep_days, night.keep_last, apply=True).folders.values()
         )
         say(f"gc deleted {removed} files")
     return Told(report, *judged[0])
-
-
-def _evaluated(
-    store: Store, candidate: Snapshot, given: Sequence[GivenTruth], say: Callable[[str], None]
-) -> Evaluation | None:
-    if not given:
-        return None
-    evaluation, rows = evaluate_snapshot(store, candidate, given, say)
-    write_evaluation(store, candidate.number, rows)
-    return evaluation
 
 
 def refusals(gates: Gates, partitions: Mapping[str, Partition], means: Mapping[str, float]) -> Iterator[str]:

@@ -132,6 +132,9 @@ def _span_columns() -> Iterator[Column]:
 OBJECT_COLUMNS = object_columns({**OBJECT_RECORDS, ORIGIN: OriginRecord})
 
 
+PLACES = frozenset({ASSET_TAR.name, *(name for suffix in ASSETS for name in span_names(suffix))})  # where files lie
+
+
 def metadata(rows: ObjectRows) -> dict[str, Any]:
     """The value of every column of one object that its rows have: not where its files lie in which tar.
 

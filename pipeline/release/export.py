@@ -34,10 +34,9 @@ from pipeline.release.snapshot import Snapshot, snapshot_of
 from pipeline.release.view import about
 from pipeline.store import Store
 from schemas.arrow import objects_schema
-from schemas.corpus import ASSETS, span_names
+from schemas.corpus import PLACES, span_names
 
 ABOUT = "export.json"
-PLACES = {"asset_tar", *(name for suffix in ASSETS for name in span_names(suffix))}  # columns on tars of the corpus
 COLUMNS = pa.schema([column.with_nullable(True) for column in objects_schema() if column.name not in PLACES])
 BLOB = {"lance-encoding:blob": "true"}  # a column that Lance reads row by row, and not with the other columns
 WITH_FILES = pa.schema(

@@ -51,11 +51,13 @@ def test_a_night_publishes_only_what_its_gates_let_through(shard, corpus, tmp_pa
     assert refused.returncode == 6, refused.stdout + refused.stderr
     assert "gate_refused: reference_psnr_db has a mean of" in refused.stderr
     assert "nothing was published" in refused.stdout
+    assert not (out / "evaluation" / "000002.parquet").exists()
     assert files(out) == before
 
     passed, told = night(tmp_path, out, shard, changed, "keep_last = 1\nkeep_days = 0")
     assert passed.returncode == 0, passed.stdout + passed.stderr
     assert "snapshot 2 (" in passed.stdout
+    assert (out / "evaluation" / "000002.parquet").exists()
     assert ", 0 cells run," in passed.stdout  # they are those of the night that was refused
     assert told["comparison"]["changed"] > 0
     assert json.loads((out / "snapshot.json").read_text())["number"] == 2
