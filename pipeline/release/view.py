@@ -11,11 +11,13 @@ view at the same moment lose nothing: the one that looks last sees the newest sn
 """
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+from anything3d.errors import DamagedCell, SourceError
 from pipeline.commit import Part
 from pipeline.config import Config, changed
 from pipeline.release.card import LICENSE, README, About, Source, license_file, readme
@@ -31,6 +33,8 @@ POINTER, PAGE = "snapshot.json", "index.html"
 PAGES = (ASSETS_INDEX, README, LICENSE, PAGE)  # what describes the snapshot
 SHOWN = re.compile(r"(objects|rejects)/(.+)-([0-9a-f]{16}\.parquet)")
 GALLERY_OBJECTS = 60
+
+log = logging.getLogger(__name__)
 
 
 def turn(store: Store, snapshot: Snapshot) -> None:
@@ -115,8 +119,15 @@ def _settings(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any
 
 
 def gallery(store: Store, snapshot: Snapshot) -> str:
-    """The page of the first GALLERY_OBJECTS objects."""
-    objects = released_objects(store, list(snapshot.partitions.values()))
-    cards = [Card.of(rows) for rows in islice(objects, GALLERY_OBJECTS)]
+    """The page of the first GALLERY_OBJECTS objects. A shard whose cells are damaged is left out, and said."""
+    cards = list[Card]()
+    for shard, partition in snapshot.partitions.items():
+        try:
+            objects = islice(released_objects(store, [partition]), GALLERY_OBJECTS - len(cards))
+            cards += [Card.of(rows) for rows in objects]
+        except (DamagedCell, SourceError) as error:
+            log.warning("%s does not show the objects of %s: %s; run that shard again", PAGE, shard, error)
+        if len(cards) == GALLERY_OBJECTS:
+            break
     title = f"{snapshot.number} ({snapshot.digest})"
     return corpus_page(cards, title, snapshot.objects, snapshot.rejects, snapshot.note)

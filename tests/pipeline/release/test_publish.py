@@ -224,6 +224,17 @@ def test_a_manifest_has_every_cell_and_every_file_of_its_shard(world):
     assert sum(entry.inputs + entry.parts for entry in partition.rejected) == partition.rejects
 
 
+def test_damaged_cells_of_one_shard_do_not_keep_another_one_out(world, tmp_path, caplog):
+    store = copied(world, tmp_path)
+    for commit in world.commits["score"]:
+        store.delete([f"{commit.folder}/commit.json"])
+    inputs = {**world.unit.inputs, "shard": Input(f"{world.shard.parent}/other.tar", "")}
+    empty = made(replace(world.unit, name="other", inputs=inputs), [], {"index": world.commits["index"]})
+    assert set(publish(store, empty).partitions) == {"world", "other"}
+    assert "does not show the objects of world: commit_gone" in caplog.text
+    assert b"0 objects are shown" in store.read("index.html")
+
+
 class Rival(Store):
     """The real store of a command in the middle of which another one publishes."""
 
