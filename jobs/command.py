@@ -134,13 +134,17 @@ def join(address: str | None) -> None:
 
 
 def read_settings(preset: str, config: Path | None, settings: list[str] | None) -> "Config":
-    """The preset, the file over it, `--set` over both; the root of weights made absolute, for actors elsewhere.
+    """The preset, the file over it, `--set` over both.
 
     Raises: ConfigError.
     """
     from pipeline.config import load
 
-    chosen = load([read_preset(preset), *([config.read_text()] if config else [])], settings or [])
+    return with_absolute_root(load([read_preset(preset), *([config.read_text()] if config else [])], settings or []))
+
+
+def with_absolute_root(chosen: "Config") -> "Config":
+    """The root of weights made absolute, for actors elsewhere."""
     root = chosen.resources.weights_root
     return replace(chosen, resources=replace(chosen.resources, weights_root=root and str(Path(root).absolute())))
 
@@ -158,7 +162,7 @@ def read_settings_like(snapshot: "Snapshot", settings: list[str] | None) -> "Con
             "not_a_run",
             f"Snapshot {snapshot.number} was made by `anything3d {snapshot.made_by.command}`, not by a run.",
         )
-    return load([], settings or [], snapshot.made_by.settings)
+    return with_absolute_root(load([], settings or [], snapshot.made_by.settings))
 
 
 def read_preset(name: str) -> str:

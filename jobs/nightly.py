@@ -16,6 +16,7 @@ from jobs.command import (
     join,
     logs,
     read_preset,
+    with_absolute_root,
 )
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def nightly(
 
         location = source.absolute(config)
         night = read_night(source.read_text(location), location)
-        settings = load([read_preset(night.preset)], night.settings)
+        settings = with_absolute_root(load([read_preset(night.preset)], night.settings))
         out = source.absolute(night.out)
         if submit is not None:
             print(submitted(submit, location, out))

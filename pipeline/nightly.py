@@ -8,9 +8,10 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from anything3d.errors import ConfigError
+from anything3d.settings import Share
 from pipeline.compare import SCORES, Comparison, compare, means_of
 from pipeline.config import Config
 from pipeline.evaluate import Evaluation, evaluate_snapshot, write_evaluation
@@ -37,9 +38,9 @@ class Gates(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     min_objects: int = Field(1, ge=0)
-    min_yield: Mapping[str, float] = {}  # stage -> least share of the items that came to it which it did not reject
+    min_yield: Mapping[str, Share] = {}  # stage -> least share of the items that came to it which it did not reject
     min_mean: Mapping[str, float] = {}  # score -> its least mean
-    max_rejects: Mapping[str, int] = {}  # reason -> most rejects
+    max_rejects: Mapping[str, NonNegativeInt] = {}  # reason -> most rejects
 
 
 class Night(BaseModel):
@@ -150,7 +151,9 @@ def refusals(gates: Gates, partitions: Mapping[str, Partition], means: Mapping[s
         yield f"The night has {objects} objects, and at least {gates.min_objects} are wanted."
     for stage, least in gates.min_yield.items():
         share = yield_of(stage, partitions)
-        if share is not None and share < least:
+        if share is None:
+            yield f"No item came to {stage}, and at least {least:.1%} of them are wanted."
+        elif share < least:
             yield f"{stage} let {share:.1%} of its items through, and at least {least:.1%} are wanted."
     for score, least in gates.min_mean.items():
         mean = means.get(score)

@@ -31,6 +31,8 @@ def test_a_nights_file_is_read_with_its_defaults():
         ("shard = 3", "night: f: shard: Extra inputs"),
         ("max_objects = 0", "night: f: max_objects"),
         ("preset = 7", "night: f: preset"),
+        ("[gates]\nmin_yield = {mesh = 90}", "gates.min_yield.mesh"),
+        ("[gates]\nmax_rejects = {field_fog = -1}", "gates.max_rejects.field_fog"),
         ("[gates]\nmin_yields = {}", "night: f: gates.min_yields"),
         ("[gates]\nmin_yield = {meshes = 0.5}", "no stage meshes; known are index, segment"),
         ("[gates]\nmin_mean = {psnr = 1}", "no score psnr; known are reference_psnr_db"),
@@ -66,6 +68,7 @@ def test_every_gate_lets_through_what_reaches_it_and_says_what_does_not(world):
         f"reference_psnr_db has a mean of {psnr:.4g}, and at least {psnr + 1:g} is wanted.",
         "1 items were rejected as field_fog, and at most 0 may be.",
     ]
+    assert "No item came to mesh" in next(refusals(Gates(min_objects=0, min_yield={"mesh": 0.5}), {}, {}))
     assert "has no value" in next(refusals(Gates(min_mean={"chamfer": 1.0}), partitions, {}))
 
 
