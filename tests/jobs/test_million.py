@@ -97,5 +97,6 @@ def test_a_finished_corpus_of_a_million_objects_is_recognised_at_once(tmp_path):
     assert f"{SHARDS * OBJECTS} objects and" in done.stdout
     assert f"snapshot 1 ({snapshot.digest}), 0 cells run" in done.stdout
     cpu_s, peak_kb = map(float, done.stdout.rsplit("MEASURED", 1)[1].split())
+    print(f"{cpu_s} s of one core, {peak_kb / 1024:.0f} MB, {len(snapshot.to_json()) / SHARDS:.0f} bytes a shard")  # -s
     assert cpu_s < WITHIN_S  # of one process, whatever else the machine does
     assert peak_kb < WITHIN_KB
