@@ -8,20 +8,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for type checkers, which read no table
-    from anything3d.caption import CaptionConfig as CaptionConfig
     from anything3d.caption import Captioned as Captioned
     from anything3d.caption import Captioner as Captioner
     from anything3d.caption import load_captioner as load_captioner
     from anything3d.errors import Anything3DError as Anything3DError
-    from anything3d.invert import InvertConfig as InvertConfig
     from anything3d.invert import Inverted as Inverted
     from anything3d.invert import Inverter as Inverter
     from anything3d.invert import load_inverter as load_inverter
-    from anything3d.lift import LiftConfig as LiftConfig
     from anything3d.lift import Lifted as Lifted
     from anything3d.lift import Lifter as Lifter
     from anything3d.lift import load_lifter as load_lifter
-    from anything3d.mesh import MeshConfig as MeshConfig
     from anything3d.mesh import extract as extract
     from anything3d.method import Method as Method
     from anything3d.method import MethodConfig as MethodConfig
@@ -32,20 +28,24 @@ if TYPE_CHECKING:  # for type checkers, which read no table
     from anything3d.object3d import Object3D as Object3D
     from anything3d.object3d import Photo as Photo
     from anything3d.reconstruct import Evidence as Evidence
-    from anything3d.reconstruct import ReconstructConfig as ReconstructConfig
     from anything3d.reconstruct import Reconstructed as Reconstructed
     from anything3d.reconstruct import Reconstructor as Reconstructor
     from anything3d.reconstruct import load_reconstructor as load_reconstructor
     from anything3d.score import Reconstruction as Reconstruction
-    from anything3d.score import ScoreConfig as ScoreConfig
     from anything3d.score import Scored as Scored
     from anything3d.score import Scorer as Scorer
     from anything3d.score import load_scorer as load_scorer
     from anything3d.seed import generators as generators
-    from anything3d.segment import SegmentConfig as SegmentConfig
     from anything3d.segment import Segmented as Segmented
     from anything3d.segment import Segmenter as Segmenter
     from anything3d.segment import load_segmenter as load_segmenter
+    from anything3d.settings.caption import CaptionConfig as CaptionConfig
+    from anything3d.settings.invert import InvertConfig as InvertConfig
+    from anything3d.settings.lift import LiftConfig as LiftConfig
+    from anything3d.settings.mesh import MeshConfig as MeshConfig
+    from anything3d.settings.reconstruct import ReconstructConfig as ReconstructConfig
+    from anything3d.settings.score import ScoreConfig as ScoreConfig
+    from anything3d.settings.segment import SegmentConfig as SegmentConfig
     from anything3d.single import lift_image as lift_image
     from anything3d.space.camera import Camera as Camera
     from anything3d.space.cloud import Cloud as Cloud
@@ -64,43 +64,41 @@ CONTENTS = {
     ),
     "anything3d.object3d": ("Photo", "Object3D"),
     # The seven verbs: the settings of each, how it is loaded, what is called, and what it says of one object
+    "anything3d.settings.segment": ("SegmentConfig",),
     "anything3d.segment": (
-        "SegmentConfig",
         "load_segmenter",
         "Segmenter",
         "Segmented",
     ),
+    "anything3d.settings.caption": ("CaptionConfig",),
     "anything3d.caption": (
-        "CaptionConfig",
         "load_captioner",
         "Captioner",
         "Captioned",
     ),
+    "anything3d.settings.invert": ("InvertConfig",),
     "anything3d.invert": (
-        "InvertConfig",
         "load_inverter",
         "Inverter",
         "Inverted",
     ),
+    "anything3d.settings.lift": ("LiftConfig",),
     "anything3d.lift": (
-        "LiftConfig",
         "load_lifter",
         "Lifter",
         "Lifted",
     ),
+    "anything3d.settings.reconstruct": ("ReconstructConfig",),
     "anything3d.reconstruct": (
-        "ReconstructConfig",
         "load_reconstructor",
         "Reconstructor",
         "Evidence",
         "Reconstructed",
     ),
-    "anything3d.mesh": (
-        "MeshConfig",
-        "extract",
-    ),
+    "anything3d.settings.mesh": ("MeshConfig",),
+    "anything3d.mesh": ("extract",),
+    "anything3d.settings.score": ("ScoreConfig",),
     "anything3d.score": (
-        "ScoreConfig",
         "load_scorer",
         "Scorer",
         "Reconstruction",

@@ -17,12 +17,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anything3d.caption import BACKENDS as CAPTIONERS
-from anything3d.caption import CaptionConfig, Captioned, Captioner, load_captioner
+from anything3d.caption import Captioned, Captioner, load_captioner
 from anything3d.errors import Anything3DError, InputError, NumericsError, Skipped
-from anything3d.invert import InvertConfig, Inverted, Inverter, load_inverter
+from anything3d.invert import Inverted, Inverter, load_inverter
 from anything3d.lift import BACKENDS as LIFTERS
-from anything3d.lift import LiftConfig, Lifted, Lifter, load_lifter
-from anything3d.mesh import MeshConfig, surface
+from anything3d.lift import Lifted, Lifter, load_lifter
+from anything3d.mesh import surface
 from anything3d.models import concept
 from anything3d.models.weights import Place
 from anything3d.object3d import Object, Object3D, Photo
@@ -32,25 +32,24 @@ from anything3d.reconstruct import (
     CHECKPOINT_EVERY,
     Evidence,
     FinishedMesh,
-    ReconstructConfig,
     Reconstructed,
     Reconstructor,
     load_reconstructor,
 )
-from anything3d.score import Reconstruction, ScoreConfig, Scored, Scorer, load_scorer
+from anything3d.score import Reconstruction, Scored, Scorer, load_scorer
 from anything3d.seed import generators
-from anything3d.segment import (
-    SegmentConfig,
-    Segmented,
-    Segmenter,
-    load_segmenter,
-    name_of,
-)
+from anything3d.segment import Segmented, Segmenter, load_segmenter, name_of
+from anything3d.settings.caption import CaptionConfig
+from anything3d.settings.invert import InvertConfig
+from anything3d.settings.lift import LiftConfig
+from anything3d.settings.mesh import MeshConfig
+from anything3d.settings.reconstruct import MAX_POINTS, ReconstructConfig
+from anything3d.settings.score import ScoreConfig
+from anything3d.settings.segment import SegmentConfig
 from anything3d.space import cloud
 from anything3d.space.field import Field
 from anything3d.space.mesh import Mesh
 from anything3d.space.reference import stack
-from anything3d.space.render import MAX_POINTS
 
 Outcome = TypeVar("Outcome")
 Outcomes = Mapping[str, Outcome | Anything3DError]  # object id -> what a verb says of the object, or why it stopped

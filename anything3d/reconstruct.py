@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 
 from anything3d.backend import Backend
-from anything3d.distil.config import ReconstructConfig
 from anything3d.distil.evidence import Evidence, FinishedMesh, Reconstructed, Reconstructor
 from anything3d.distil.guide import prepare
 from anything3d.distil.judge import Judge
@@ -29,14 +28,13 @@ from anything3d.errors import InputError, NumericsError
 from anything3d.models.clip import Clip, load_clip
 from anything3d.models.diffusion import Denoiser, load_denoiser
 from anything3d.models.weights import Place
-from anything3d.space.render import MAX_POINTS
+from anything3d.settings.reconstruct import MAX_POINTS, ReconstructConfig
 
 __all__ = [
     "BACKENDS",
     "Distiller",
     "Evidence",
     "FinishedMesh",
-    "ReconstructConfig",
     "Reconstructed",
     "Reconstructor",
     "load_distiller",

@@ -9,11 +9,9 @@ it should. A wrong elevation does not tilt an upright object. It makes the objec
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Interval
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -25,13 +23,14 @@ from anything3d.photo.pixels import WHITE, over
 from anything3d.quality import metrics
 from anything3d.quality.likeness import similarity, turntable
 from anything3d.quality.truth import Target
-from anything3d.settings import check_ranges
+from anything3d.settings.reconstruct import RenderConfig
+from anything3d.settings.score import ScoreConfig
 from anything3d.space.camera import Camera, angles, orbit
 from anything3d.space.cloud import Cloud
 from anything3d.space.field import Field
 from anything3d.space.mesh import Mesh
 from anything3d.space.raster import rasterize
-from anything3d.space.render import RenderConfig, Rendering, composite, render
+from anything3d.space.render import Rendering, composite, render
 
 FSCORE_TAU = 0.05  # of the longest side; the `5pct` in the score's name
 SOLID = 0.5  # alpha above which a pixel belongs to a silhouette
@@ -42,25 +41,6 @@ NORMALIZATION = (
     "surfaces are then centred and scaled to bounding boxes with longest side 1, each by its own; the novel views' "
     "cameras move with the mesh"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreConfig:
-    """From where an object is looked at, and how closely."""
-
-    # The weights of CLIP: a packaged name or a folder. Numbers of different CLIPs do not compare.
-    clip_weights: str = "clip"
-    size_px: Annotated[int, Interval(ge=8, le=4096)] = 128  # Side of the reference render and the turntable, in pixels.
-    views: Annotated[int, Interval(ge=1, le=360)] = 8  # Views of the turntable. Magic123 takes 100.
-    # Elevation of the turntable, in degrees: seen slightly from above, so that tops count.
-    turntable_elevation_deg: Annotated[float, Interval(ge=-89, le=89)] = 15.0
-    # Samples of each surface. With 4096, two samples of a unit cube's surface differ by a Chamfer of 0.019, with an
-    # F-score of 0.996.
-    points: Annotated[int, Interval(ge=2, le=2**17)] = 4096
-    samples: Annotated[int, Interval(ge=1, le=4096)] = 64  # Samples along each ray.
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,7 @@
 """Segment: the objects of a photo, each with its mask and its crop.
 
 The masks are the shard's own, or SAM's. SAM is prompted with the shard's points or boxes, or with a grid of points.
-`photo/select.py` says which masks are kept; the settings of this stage, `SegmentConfig`, stand there too, because most
-of them say just that.
+`photo/select.py` says which masks are kept.
 """
 
 from collections import Counter
@@ -22,14 +21,13 @@ from anything3d.photo import mask
 from anything3d.photo.annotation import Annotation
 from anything3d.photo.crop import Crop, cut, side_px
 from anything3d.photo.prompt import Prompt
-from anything3d.photo.select import ObjectMask, SegmentConfig, Source, select
+from anything3d.photo.select import ObjectMask, select
+from anything3d.settings.segment import SegmentConfig, Source
 
 __all__ = [
     "ObjectMask",
-    "SegmentConfig",
     "Segmented",
     "Segmenter",
-    "Source",
     "load_segmenter",
     "name_of",
     "prompt_name",

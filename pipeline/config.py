@@ -17,17 +17,16 @@ from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 from annotated_types import Interval
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from anything3d.caption import CaptionConfig
 from anything3d.errors import ConfigError
-from anything3d.invert import InvertConfig
-from anything3d.lift import LiftConfig
-from anything3d.mesh import MeshConfig
 from anything3d.models.weights import Place
-from anything3d.reconstruct import ReconstructConfig
-from anything3d.score import ScoreConfig
-from anything3d.segment import SegmentConfig
 from anything3d.settings import check_ranges
-from anything3d.space.render import MAX_POINTS
+from anything3d.settings.caption import CaptionConfig
+from anything3d.settings.invert import InvertConfig
+from anything3d.settings.lift import LiftConfig
+from anything3d.settings.mesh import MeshConfig
+from anything3d.settings.reconstruct import MAX_POINTS, ReconstructConfig
+from anything3d.settings.score import ScoreConfig
+from anything3d.settings.segment import SegmentConfig
 
 SA_1B = "SA-1B Dataset Research License"
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from anything3d.errors import DamagedCell, NumericsError, SourceError
 from anything3d.quality import summary as measures
 from anything3d.quality.summary import Summary
-from anything3d.score import ScoreConfig, TruthScores, against_truth
+from anything3d.score import TruthScores, against_truth
 from anything3d.seed import generators
+from anything3d.settings.score import ScoreConfig
 from pipeline.commit import Commit
 from pipeline.input import source
 from pipeline.location import explained

@@ -24,7 +24,12 @@ DOCS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in 
 LAYERS = ("schemas", "anything3d", "pipeline", "jobs")
 FILES = re.compile(rf"`((?:{'|'.join(LAYERS)}|tests|docs)/[\w./-]*|[\w-]+\.(?:md|yaml|toml))`")
 SETTINGS = re.compile(rf"`((?:{'|'.join(field.name for field in fields(Config))})(?:\.[a-z_0-9*]+)+)`")
-EXAMPLE = {"anything3d/tint.py", "pipeline/stages/tint.py", "anything3d/box.py"}  # what CONTRIBUTING adds
+EXAMPLE = {  # what CONTRIBUTING adds
+    "anything3d/settings/tint.py",
+    "anything3d/tint.py",
+    "pipeline/stages/tint.py",
+    "anything3d/box.py",
+}
 OF_A_CORPUS = {"index.html", "snapshot.json", "corpus.json"}
 
 

@@ -6,7 +6,7 @@ Source: DreamFusion, Poole et al. 2022, equation 3; weightings as in threestudio
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import assert_never
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,8 +15,7 @@ from torch import Tensor
 from anything3d import seed
 from anything3d.models.adapter import Adapter
 from anything3d.models.diffusion import Denoiser
-
-Weighting = Literal["sds", "uniform", "fantasia3d"]
+from anything3d.settings.reconstruct import Weighting
 
 
 @dataclass(frozen=True, slots=True)

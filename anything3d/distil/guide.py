@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anything3d.distil.config import ReconstructConfig
 from anything3d.distil.evidence import Evidence
 from anything3d.models.adapter import Adapter
 from anything3d.models.diffusion import Denoiser
+from anything3d.settings.reconstruct import ReconstructConfig
 from anything3d.space.camera import Camera
 from anything3d.space.cloud import Cloud
 from anything3d.space.depth import splat

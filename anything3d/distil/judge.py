@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anything3d.distil.config import ReconstructConfig
 from anything3d.distil.evidence import Evidence, Reconstructed
 from anything3d.distil.guide import where_known
 from anything3d.distil.losses import LossTerms
@@ -18,6 +17,7 @@ from anything3d.models.clip import Clip
 from anything3d.models.diffusion import Denoiser
 from anything3d.models.finite import check_network
 from anything3d.quality.likeness import likeness
+from anything3d.settings.reconstruct import ReconstructConfig
 from anything3d.space.field import Field
 from anything3d.space.reference import shrink
 from anything3d.space.render import render

@@ -5,9 +5,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from anything3d.models.diffusion import Denoiser
-from anything3d.space.camera import POINT_E_DISTANCE, POINT_E_FOV_DEG, orbit
+from anything3d.settings.reconstruct import MAX_POINTS, POINT_E_DISTANCE, POINT_E_FOV_DEG, RenderConfig
+from anything3d.space.camera import orbit
 from anything3d.space.field import Field
-from anything3d.space.render import MAX_POINTS, RenderConfig, composite, render
+from anything3d.space.render import composite, render
 
 VIEWS = 8  # all round
 ELEVATION_DEG = 20.0

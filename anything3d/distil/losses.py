@@ -1,37 +1,14 @@
 """The losses of a reconstruction. Each is a mean for each object, so that the objects of a batch do not interact."""
 
-from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import torch
-from annotated_types import Interval
 from jaxtyping import Float
 from torch import Tensor
 
-from anything3d.settings import check_ranges
+from anything3d.settings.reconstruct import LossConfig
 from anything3d.space.field import Field
 from anything3d.space.render import Rendering, composite
-
-Weight = Annotated[float, Interval(ge=0, le=10**9)]
-
-
-@dataclass(frozen=True, slots=True)
-class LossConfig:
-    """The weights of the losses of `sds`. A weight of 0 leaves its loss without effect."""
-
-    # Score distillation, which is a mean over the N latents of a view. Sources that sum over them have a weight of N.
-    sds: Weight = 20.0
-    reference_rgb: Weight = 20.0  # Difference between the colours of the reference view and those of the photo.
-    # Difference between the opacity of the reference view and the mask. Magic123's code takes 2 beside 20, which costs
-    # the other views what it gives this one.
-    reference_mask: Weight = 1.0
-    # Difference between the silhouettes of random views and those of the cloud, at the start. The weight falls linearly
-    # to 0 at the end, as in Points-to-3D.
-    silhouette: Weight = 2.0
-    tv: Weight = 0.2  # Total variation: differences between neighbouring nodes.
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class LossTerms(NamedTuple):

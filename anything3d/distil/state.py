@@ -12,7 +12,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from anything3d.errors import InputError
-from anything3d.space.field import Field, FieldConfig
+from anything3d.settings.reconstruct import FieldConfig
+from anything3d.space.field import Field
 
 Optimizer = torch.optim.Adam | torch.optim.Adamax
 

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from anything3d import seed
 from anything3d.distil import losses
-from anything3d.distil.config import ReconstructConfig
-from anything3d.distil.gradient import Prompt, Weighting, sds_gradient
+from anything3d.distil.gradient import Prompt, sds_gradient
 from anything3d.distil.guide import Guide
 from anything3d.distil.losses import LossTerms
 from anything3d.distil.views import NamedViews, Spread, sample_views
 from anything3d.models.diffusion import Denoiser
+from anything3d.settings.reconstruct import ReconstructConfig, Weighting
 from anything3d.space.camera import Camera
 from anything3d.space.cloud import Cloud
 from anything3d.space.depth import depth_hint, splat

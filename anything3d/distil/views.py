@@ -7,55 +7,18 @@ line says otherwise.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, assert_never
+from typing import Literal, assert_never
 
 import torch
-from annotated_types import Interval
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from anything3d import seed
-from anything3d.errors import ConfigError
-from anything3d.settings import check_ranges
-from anything3d.space.camera import POINT_E_DISTANCE, POINT_E_FOV_DEG, Camera, orbit
+from anything3d.settings.reconstruct import ViewConfig
+from anything3d.space.camera import Camera, orbit
 
 FRONT, SIDE, BACK, OVERHEAD = range(4)
 Spread = Literal["area", "angle"]  # how elevations are drawn
-Elevation = Annotated[float, Interval(gt=-90, lt=90)]
-Distance = Annotated[float, Interval(gt=0, le=1000)]
-Fov = Annotated[float, Interval(gt=0, lt=180)]
-
-
-@dataclass(frozen=True, slots=True)
-class ViewConfig:
-    """Where random cameras stand, and the words for it."""
-
-    count: Annotated[int, Interval(ge=1, le=10**4)] = 1  # Random views of each object in each step.
-    elevation_deg: tuple[Elevation, Elevation] = (-10.0, 60.0)  # Lowest and highest view. 3DFuse takes -6.4 and 83.5.
-    # Nearest and farthest view, in canonical lengths. 3DFuse takes 2.3 for both.
-    distance: tuple[Distance, Distance] = (POINT_E_DISTANCE, POINT_E_DISTANCE)
-    # Narrowest and widest field of view, in degrees. 3DFuse takes 40 and 70.
-    fov_deg: tuple[Fov, Fov] = (POINT_E_FOV_DEG, POINT_E_FOV_DEG)
-    # Views from above this elevation are called overhead. 3DFuse takes 41.8.
-    overhead_deg: Annotated[float, Interval(ge=-90, le=90)] = 60.0
-    front: str = "front view of"  # Words for views whose azimuth is within 45 degrees of the canonical front.
-    side: str = "side view of"  # Words for views from the left and from the right.
-    back: str = "back view of"  # Words for views from behind. 3DFuse takes "backside view of".
-    overhead: str = "overhead view of"  # Words for views from above.
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        for name in ("elevation_deg", "distance", "fov_deg"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ConfigError(
-                    "setting", f"reconstruct.views.{name} is {low} to {high}; the lower number comes first"
-                )
-
-    @property
-    def prefixes(self) -> tuple[str, str, str, str]:
-        """In the order of the numbers that `sample_views` gives."""
-        return self.front, self.side, self.back, self.overhead
 
 
 @dataclass(frozen=True, slots=True)

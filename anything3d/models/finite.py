@@ -11,8 +11,6 @@ from torch import Tensor
 
 from anything3d.errors import WeightsError
 
-MAX_DROPPED = 0.05  # share of an object's predictions that may be lost as not finite; more is no rounding's accident
-
 
 def infinite_as_nan(values: Tensor) -> Tensor:
     """Inf becomes NaN: `clamp` lets a NaN through, and makes a sound number of Inf."""

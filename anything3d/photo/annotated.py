@@ -7,9 +7,9 @@ from torch import Tensor
 
 from anything3d.errors import InputError
 from anything3d.photo.annotation import Annotation, parse_annotations
-from anything3d.photo.image import ImageLimits, decode_image, decode_upright
+from anything3d.photo.image import decode_image, decode_upright
 from anything3d.photo.prompt import Prompt, parse_prompts
-from anything3d.photo.select import Source
+from anything3d.settings.segment import ImageLimits, Source
 
 KINDS: dict[Source, str] = {"sam-boxes": "boxes", "sam-points": "points"}  # what SAM is prompted with
 

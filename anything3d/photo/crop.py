@@ -6,7 +6,7 @@ objects that are longer than 3.24 times their width. A square that is measured b
 
 import math
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import assert_never
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,9 @@ from torch import Tensor
 from anything3d.photo import mask
 from anything3d.photo.mask import Box
 from anything3d.photo.pixels import WHITE_LEVEL
+from anything3d.settings.segment import Framing
 
 STRIP_PX = 2**22  # of a square, that are resampled at once: with much context it is far larger than the photo
-
-Framing = Literal["longest", "area"]  # a square is measured by its box's longer side, or by sqrt(width height)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,10 @@ A PNG must have sound checksums and all of its pixels (`png.py`).
 import io
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 import simplejpeg
 import torch
-from annotated_types import Interval
 from jaxtyping import Float, UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
@@ -29,22 +26,10 @@ from torch import Tensor
 from anything3d.errors import InputError
 from anything3d.photo import color, png, webp
 from anything3d.photo.pixels import WHITE_LEVEL
-from anything3d.settings import check_ranges
+from anything3d.settings.segment import ImageLimits
 
 ORIENTATION = 0x0112  # EXIF tag
 MODES = {1: "L", 3: "RGB", 4: "CMYK"}  # Pillow's, of what has no alpha
-
-
-@dataclass(frozen=True, slots=True)
-class ImageLimits:
-    """Which photos are decoded at all; a larger one is rejected before its pixels are read."""
-
-    max_bytes: Annotated[int, Interval(ge=1, le=2**34)] = 64 * 2**20  # The largest file, in bytes.
-    max_megapixels: Annotated[float, Interval(gt=0, le=268)] = 40.0  # The largest photo. Those of SA-1B have 5.
-    max_side_px: Annotated[int, Interval(ge=1, le=2**16)] = 16384  # The longest side of a photo, in pixels.
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def decode_image(data: bytes, limits: ImageLimits, size: tuple[int, int] | None = None) -> UInt8[Tensor, "H W 3"]:

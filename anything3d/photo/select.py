@@ -8,61 +8,17 @@ edge.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from dataclasses import dataclass
 
 import numpy as np
-from annotated_types import Interval
 from jaxtyping import Int64
 
 from anything3d.errors import Skipped
 from anything3d.photo import mask
-from anything3d.photo.crop import Framing
-from anything3d.photo.image import ImageLimits
 from anything3d.photo.mask import Box
-from anything3d.settings import Share, check_ranges
+from anything3d.settings.segment import SegmentConfig, Source
 
-Source = Literal["annotations", "sam-points", "sam-boxes", "sam-grid"]
 Lengths = Mapping[int, Int64[np.ndarray, "_"]]  # runs of the masks that are left, by index
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentConfig:
-    """Where masks come from, which are kept, and how they are cropped."""
-
-    # Where masks come from: the shard's own annotations, or SAM, prompted with their points or boxes or with a grid.
-    source: Source = "annotations"
-    weights: str = "sam"  # The weights of SAM. They are used by the sources that begin with "sam-".
-    min_area_px: Annotated[int, Interval(ge=0, le=10**9)] = 1024  # A mask of fewer pixels is left out.
-    min_area_share: Share = 0.001  # A mask that covers a smaller share of the photo is left out.
-    max_area_share: Share = 0.5  # A mask that covers a larger share of the photo is left out: it is ground or sky.
-    min_aspect: Share = 0.05  # A mask is left out if shorter / longer side of its box is less: it is a sliver.
-    # A box that is nearer than this to an edge of the photo, in pixels, touches the edge. SAM's masks often stop short.
-    border_px: Annotated[int, Interval(ge=0, le=10**6)] = 2
-    # An object that touches more edges of the photo is left out: it goes on beyond them. 4 allows all edges.
-    max_edges: Annotated[int, Interval(ge=0, le=4)] = 0
-    # A mask is left out if SAM's own estimate of its IoU is less. The mini SAM is less sure than the official ones,
-    # whose own threshold is 0.88.
-    min_predicted_iou: Share = 0.6
-    # A mask is left out if the IoU of its shapes at two thresholds is less. SAM and SA-1B take 0.95.
-    min_stability: Share = 0.7
-    max_iou: Share = 0.8  # Two masks with a larger IoU are one object. The better one stays.
-    max_containment: Share = 0.8  # A mask with a larger share of it inside a larger mask is a part and is left out.
-    max_per_image: Annotated[int, Interval(ge=1, le=10**6)] = 8  # At most so many objects of a photo are kept.
-    crop_size: Annotated[int, Interval(ge=1, le=4096)] = 512  # Side of a crop, in pixels. Stable Diffusion takes 512.
-    # What the side of a crop is measured by: the longer side of the object's box, or the root of the box's area.
-    # AnyObject3D takes the area, which cuts long objects.
-    framing: Framing = "longest"
-    # Side of the crop / what `framing` measures. AnyObject3D takes 1.8.
-    context: Annotated[float, Interval(ge=1, le=8)] = 1.25
-    # Islands of SAM's masks with fewer pixels are deleted, holes with fewer are filled, as in SA-1B. 0 does neither.
-    min_region_px: Annotated[int, Interval(ge=0, le=10**9)] = 100
-    # Points along each side of the photo that SAM is prompted with by the source "sam-grid". SAM's own default is 32.
-    grid_points: Annotated[int, Interval(ge=1, le=256)] = 32
-    limits: ImageLimits = field(default_factory=ImageLimits)  # Which photos are decoded at all.
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True)

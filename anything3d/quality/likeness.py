@@ -10,9 +10,10 @@ from torch import Tensor
 
 from anything3d.models.clip import Clip
 from anything3d.photo.pixels import WHITE, over
-from anything3d.space.camera import POINT_E_FOV_DEG, Camera, angles, orbit
+from anything3d.settings.reconstruct import MAX_POINTS, POINT_E_FOV_DEG, RenderConfig
+from anything3d.space.camera import Camera, angles, orbit
 from anything3d.space.field import Field
-from anything3d.space.render import MAX_POINTS, RenderConfig, composite, render
+from anything3d.space.render import composite, render
 
 DISTANCE = 2.7  # canonical units; a unit cube stays in sight at every azimuth, an object fills about half
 VIEWS, ELEVATION_DEG, SIZE_PX = 8, 15.0, 128  # of the turntable by which fields are judged

@@ -6,7 +6,6 @@ Image: u grows to the right, v grows downwards, both 0..1 over the image, pixel 
 Colours: float in [0, 1]. Images: H W C uint8 on disk, C H W in networks. Depth: distance along -z of the camera.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -92,7 +91,3 @@ def angles(camera: Camera) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
     azimuth = torch.rad2deg(torch.atan2(eye[:, 0], eye[:, 2])) % 360
     elevation = torch.rad2deg(torch.asin((eye[:, 1] / eye.norm(dim=-1)).clamp(-1, 1)))
     return azimuth, elevation
-
-
-POINT_E_FOV_DEG = math.degrees(2 * math.atan(36 / 2 / 50))  # 39.6: Blender's default lens; Point-E's training renders
-POINT_E_DISTANCE = 2.0  # of those renders' camera from the centre of an object with longest side 1

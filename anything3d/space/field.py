@@ -11,16 +11,14 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated
 
 import torch
-from annotated_types import Interval
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from anything3d import seed
 from anything3d.errors import InputError
-from anything3d.settings import check_ranges
+from anything3d.settings.reconstruct import EMPTY, FieldConfig
 from anything3d.space.cloud import Cloud
 
 FORMAT = "anything3d-field-1"
@@ -28,23 +26,7 @@ NEIGHBOURS = 4  # cloud points whose colours are averaged, weighted by 1 / dista
 REACH = 2.4  # gap between cloud points that still counts as closed / median distance of a point to its 4th neighbour
 CRISPNESS = 3.0  # rise of softplus' argument per voxel side across the first surface
 SURFACE = -2.0  # softplus' argument on the first surface: 3.8 / length, half opaque where a ray grazes a unit object
-EMPTY = 0.05  # density, 1 / canonical length: a cell with no denser corner holds nothing
 ARGUMENT_RANGE = (-7.0, 3.0)  # of softplus at the start: clear (3 % in 1.2 lengths), opaque; both within Adam's reach
-
-
-@dataclass(frozen=True, slots=True)
-class FieldConfig:
-    """The cube, its voxels and the activation of density: scale * softplus(raw + bias)."""
-
-    resolution: Annotated[int, Interval(ge=2, le=512)] = 32  # Nodes of the grid along each axis.
-    half: Annotated[float, Interval(gt=0, le=10)] = 0.6  # Half the cube's side. An object has longest side 1.
-    # What is added to raw density before softplus makes density of it. 3DFuse takes -1.
-    density_bias: Annotated[float, Interval(ge=-100, le=100)] = -1.0
-    # What softplus is multiplied by, in 1 / canonical length. With 30, one voxel of raw 3 stops 92 % of the light.
-    density_scale: Annotated[float, Interval(gt=0, le=10**4)] = 30.0
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class Field(nn.Module):

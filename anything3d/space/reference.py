@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from anything3d.space.camera import POINT_E_FOV_DEG, Camera, orbit, project
+from anything3d.settings.reconstruct import POINT_E_FOV_DEG
+from anything3d.space.camera import Camera, orbit, project
 from anything3d.space.cloud import Cloud
 from anything3d.space.depth import splat
 

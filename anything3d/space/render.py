@@ -9,34 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Annotated
 
 import torch
-from annotated_types import Interval
 from jaxtyping import Float
 from torch import Tensor
 
 from anything3d import seed
-from anything3d.settings import check_ranges
+from anything3d.settings.reconstruct import MAX_POINTS, RenderConfig
 from anything3d.space.camera import Camera, rays
-from anything3d.space.field import EMPTY, Field, Solid
+from anything3d.space.field import Field, Solid
 
 NEAR = 1e-3  # canonical length; nothing closer to the eye is seen
 VISIBLE = 1e-3  # opacity below which a pixel has no depth
-MAX_POINTS = 1 << 18  # samples looked up at a time: they fit a CPU's cache (27 % faster than 2^22); 2^22 suits a GPU
-
-
-@dataclass(frozen=True, slots=True)
-class RenderConfig:
-    """How finely a field is rendered."""
-
-    # Samples along the part of each ray that lies inside the cube.
-    samples: Annotated[int, Interval(ge=1, le=4096)] = 48
-    # Space of a lower density, in 1 / canonical length, is neither looked up nor changed. 0 looks up all of it.
-    empty: Annotated[float, Interval(ge=0, le=10**6)] = EMPTY
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,12 @@ Source: BLIP, Li et al. 2022; T = BLIP(I') of Anything-3D.
 
 from collections.abc import Sequence
 
-from anything3d.caption import BACKENDS, CaptionConfig, load_captioner
+from anything3d.caption import BACKENDS, load_captioner
 from anything3d.errors import Anything3DError
 from anything3d.models.weights import Place
 from anything3d.photo.image import crops_from_png
 from anything3d.seed import generators
+from anything3d.settings.caption import CaptionConfig
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.rows import caption_row

@@ -6,10 +6,11 @@ Source: Gal et al. 2022.
 from collections.abc import Sequence
 
 from anything3d.errors import Anything3DError
-from anything3d.invert import InvertConfig, load_inverter
+from anything3d.invert import load_inverter
 from anything3d.models.weights import Place
 from anything3d.photo.image import crops_from_png
 from anything3d.seed import generators
+from anything3d.settings.invert import InvertConfig
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.rows import concept_row

@@ -6,10 +6,11 @@ Source: Point-E, Nichol et al. 2022.
 from collections.abc import Sequence
 
 from anything3d.errors import Anything3DError
-from anything3d.lift import BACKENDS, LiftConfig, load_lifter
+from anything3d.lift import BACKENDS, load_lifter
 from anything3d.models.weights import Place
 from anything3d.photo.image import crops_from_png
 from anything3d.seed import generators
+from anything3d.settings.lift import LiftConfig
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.rows import cloud_row

@@ -6,8 +6,9 @@ Source: marching cubes, Lorensen and Cline 1987.
 from collections.abc import Sequence
 
 from anything3d.errors import Anything3DError, NumericsError
-from anything3d.mesh import MeshConfig, surface
+from anything3d.mesh import surface
 from anything3d.models.weights import Place
+from anything3d.settings.mesh import MeshConfig
 from anything3d.space.field import Field
 from anything3d.space.mesh import Mesh, from_glb
 from pipeline.batch import Checkpoint, Outcome

@@ -14,15 +14,9 @@ from anything3d.models.concept import concepts_from_bytes
 from anything3d.models.weights import Place
 from anything3d.photo.annotated import AnnotatedPhoto
 from anything3d.photo.image import crops_from_png
-from anything3d.reconstruct import (
-    BACKENDS,
-    Evidence,
-    FinishedMesh,
-    ReconstructConfig,
-    Reconstructed,
-    load_reconstructor,
-)
+from anything3d.reconstruct import BACKENDS, Evidence, FinishedMesh, Reconstructed, load_reconstructor
 from anything3d.seed import generators
+from anything3d.settings.reconstruct import ReconstructConfig
 from anything3d.space.cloud import from_plies
 from anything3d.space.reference import stack
 from pipeline.batch import Checkpoint, Outcome

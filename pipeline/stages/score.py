@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from anything3d.errors import Anything3DError
 from anything3d.models.weights import Place
-from anything3d.score import ScoreConfig, Scored, load_scorer
+from anything3d.score import Scored, load_scorer
 from anything3d.seed import generators
+from anything3d.settings.score import ScoreConfig
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.rows import reconstruction, score_row

@@ -9,7 +9,8 @@ from dataclasses import replace
 from anything3d.errors import Anything3DError, InputError, Skipped
 from anything3d.models.weights import Place
 from anything3d.photo.annotated import AnnotatedPhoto, read_annotated, read_prompted
-from anything3d.segment import SegmentConfig, Segmented, load_segmenter, name_of
+from anything3d.segment import Segmented, load_segmenter, name_of
+from anything3d.settings.segment import SegmentConfig
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.input.fetch import Photos

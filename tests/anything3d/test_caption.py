@@ -9,20 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from anything3d.caption import (
-    Blip,
-    CaptionConfig,
-    Captioned,
-    NucleusNoise,
-    captioned,
-    choose,
-    clean,
-    load_captioner,
-)
+from anything3d.caption import Blip, Captioned, NucleusNoise, captioned, choose, load_captioner
 from anything3d.errors import ConfigError, NumericsError, WeightsError
 from anything3d.mini import blip as mini
 from anything3d.models.weights import Place
 from anything3d.seed import generators
+from anything3d.settings.caption import CaptionConfig, clean
 
 
 @pytest.fixture(scope="module")

@@ -6,15 +6,13 @@ import pytest
 import torch
 
 from anything3d import seed
-from anything3d.distil.config import SdsConfig
 from anything3d.mini import diffusion as mini_diffusion
 from anything3d.models.diffusion import load_denoiser
 from anything3d.models.weights import Place
-from anything3d.reconstruct import Distiller, Evidence, ReconstructConfig, Reconstructed
+from anything3d.reconstruct import Distiller, Evidence, Reconstructed
+from anything3d.settings.reconstruct import FieldConfig, ReconstructConfig, RenderConfig, SdsConfig
 from anything3d.space.camera import orbit
 from anything3d.space.cloud import Cloud
-from anything3d.space.field import FieldConfig
-from anything3d.space.render import RenderConfig
 
 CONFIG = ReconstructConfig(
     field=FieldConfig(resolution=16),

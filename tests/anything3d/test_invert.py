@@ -10,11 +10,12 @@ from torch import nn
 
 from anything3d import seed
 from anything3d.errors import ConfigError, NumericsError, WeightsError
-from anything3d.invert import InvertConfig, Inverted, Inverter, LoraConfig, load_inverter
+from anything3d.invert import Inverted, Inverter, load_inverter
 from anything3d.mini import diffusion as mini
 from anything3d.models.concept import Concept, concept_to_bytes, concepts_from_bytes
 from anything3d.models.weights import Place
 from anything3d.photo.pixels import over
+from anything3d.settings.invert import InvertConfig, LoraConfig
 
 CAPTIONS = ["a red mug", "an orange torus", "a photo of the overhead view of a white table"]
 IDS = ["sa_1-0000", "sa_1-0001", "sa_2-0000"]

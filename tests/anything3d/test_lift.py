@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from anything3d.errors import ConfigError, InputError, NumericsError, WeightsError
-from anything3d.lift import LiftConfig, Lifted, canonical, is_shape, load_lifter
+from anything3d.lift import Lifted, canonical, is_shape, load_lifter
 from anything3d.mini import clip as mini_clip
 from anything3d.mini import pointe as mini
 from anything3d.models.weights import Place
+from anything3d.settings.lift import LiftConfig
 from anything3d.space.cloud import Cloud
 from anything3d.space.reference import camera_of
 

@@ -9,8 +9,10 @@ import torch
 import trimesh
 
 from anything3d.errors import InputError, NumericsError
-from anything3d.mesh import MeshConfig, checked, extract
-from anything3d.space.field import Field, FieldConfig, nodes
+from anything3d.mesh import checked, extract
+from anything3d.settings.mesh import MeshConfig
+from anything3d.settings.reconstruct import FieldConfig
+from anything3d.space.field import Field, nodes
 from anything3d.space.mesh import Mesh, facts, from_glb, signed_volumes, to_glb, to_ply
 
 R = 40

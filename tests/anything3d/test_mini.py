@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from anything3d import seed
-from anything3d.caption import CaptionConfig, load_captioner
-from anything3d.invert import InvertConfig, load_inverter
+from anything3d.caption import load_captioner
+from anything3d.invert import load_inverter
 from anything3d.mini import blip, clip, diffusion, pointe, sam
 from anything3d.mini.training import blip as blip_training
 from anything3d.mini.training import data
@@ -31,7 +31,9 @@ from anything3d.models.weights import Place
 from anything3d.photo import mask
 from anything3d.quality import metrics
 from anything3d.quality.metrics import psnr_db
-from anything3d.segment import SegmentConfig
+from anything3d.settings.caption import CaptionConfig
+from anything3d.settings.invert import InvertConfig
+from anything3d.settings.segment import SegmentConfig
 
 OBJECTS, SCENES = 24, 10
 LARGE_PX = 40  # longer side of the box of an object that the grid shall find

@@ -6,18 +6,27 @@ import torch
 from torch import nn
 
 from anything3d import seed
-from anything3d.distil.config import SdsConfig, SjcConfig
-from anything3d.distil.losses import LossConfig, LossTerms
+from anything3d.distil.losses import LossTerms
 from anything3d.distil.state import State
-from anything3d.distil.views import ViewConfig
 from anything3d.errors import ConfigError, InputError, NumericsError, WeightsError
 from anything3d.mini import diffusion as mini_diffusion
 from anything3d.models.weights import Place
-from anything3d.reconstruct import Distiller, Evidence, ReconstructConfig, Reconstructed, load_distiller
-from anything3d.space.camera import POINT_E_DISTANCE, POINT_E_FOV_DEG, Camera, orbit, rays
+from anything3d.reconstruct import Distiller, Evidence, Reconstructed, load_distiller
+from anything3d.settings.reconstruct import (
+    POINT_E_DISTANCE,
+    POINT_E_FOV_DEG,
+    FieldConfig,
+    LossConfig,
+    ReconstructConfig,
+    RenderConfig,
+    SdsConfig,
+    SjcConfig,
+    ViewConfig,
+)
+from anything3d.space.camera import Camera, orbit, rays
 from anything3d.space.cloud import Cloud
-from anything3d.space.field import Field, FieldConfig
-from anything3d.space.render import RenderConfig, composite, render
+from anything3d.space.field import Field
+from anything3d.space.render import composite, render
 
 RADIUS = 0.5
 SDS = SdsConfig(render_size=32)

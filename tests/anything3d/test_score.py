@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anything3d.errors import ConfigError, NumericsError, WeightsError
-from anything3d.mesh import MeshConfig, extract
+from anything3d.mesh import extract
 from anything3d.mini import clip as mini
 from anything3d.models.weights import Place
 from anything3d.quality.metrics import sample_surface
@@ -15,7 +15,6 @@ from anything3d.quality.truth import Target
 from anything3d.score import (
     NORMALIZATION,
     Reconstruction,
-    ScoreConfig,
     Scored,
     Scorer,
     against_truth,
@@ -24,11 +23,14 @@ from anything3d.score import (
     frame_turn,
     load_scorer,
 )
+from anything3d.settings.mesh import MeshConfig
+from anything3d.settings.reconstruct import FieldConfig, RenderConfig
+from anything3d.settings.score import ScoreConfig
 from anything3d.space.camera import Camera, orbit, project
 from anything3d.space.cloud import Cloud
-from anything3d.space.field import Field, FieldConfig
+from anything3d.space.field import Field
 from anything3d.space.mesh import Mesh
-from anything3d.space.render import RenderConfig, composite, render
+from anything3d.space.render import composite, render
 
 SIZE = 48
 AZIMUTH, ELEVATION = 40.0, 25.0  # of the photo in the true frame

@@ -17,7 +17,8 @@ from anything3d.photo import mask
 from anything3d.photo.annotation import Annotation
 from anything3d.photo.crop import cut, side_px
 from anything3d.photo.select import select
-from anything3d.segment import ObjectMask, SegmentConfig, Segmented, Segmenter, load_segmenter, name_of, prompt_name
+from anything3d.segment import ObjectMask, Segmented, Segmenter, load_segmenter, name_of, prompt_name
+from anything3d.settings.segment import SegmentConfig
 from tests.largest import Largest
 
 HEIGHT, WIDTH = 200, 300

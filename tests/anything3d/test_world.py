@@ -20,9 +20,10 @@ from anything3d.mini.words import COLORS, SHAPES
 from anything3d.mini.world import DEPTH_STEP, write_world
 from anything3d.photo import mask
 from anything3d.photo.annotation import Annotation, parse_annotations
-from anything3d.photo.image import ImageLimits, decode_image, decode_png
+from anything3d.photo.image import decode_image, decode_png
 from anything3d.quality import truth, truth_file
 from anything3d.seed import generators
+from anything3d.settings.segment import ImageLimits
 from anything3d.space.camera import project, rays
 from anything3d.space.cloud import from_ply
 

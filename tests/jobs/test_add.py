@@ -21,7 +21,7 @@ PATH = re.compile(r"`([\w/]+/\w+\.py)`")
 PACKAGES = ("schemas", "anything3d", "pipeline", "jobs")
 
 
-SECTIONS = {"Add a stage": 11, "Add a backend": 4}  # heading -> blocks of code in its steps
+SECTIONS = {"Add a stage": 12, "Add a backend": 4}  # heading -> blocks of code in its steps
 
 
 def steps(heading: str) -> list[tuple[str, str, str]]:

@@ -11,9 +11,10 @@ from PIL import Image
 from anything3d.errors import NumericsError
 from anything3d.mini.world import write_world
 from anything3d.quality import truth_file
-from anything3d.space.camera import POINT_E_FOV_DEG, orbit
+from anything3d.settings.reconstruct import POINT_E_FOV_DEG, FieldConfig
+from anything3d.space.camera import orbit
 from anything3d.space.cloud import from_ply
-from anything3d.space.field import Field, FieldConfig
+from anything3d.space.field import Field
 from pipeline import cell
 from pipeline.config import load
 from pipeline.plan import shard_unit

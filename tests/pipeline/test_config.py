@@ -2,10 +2,10 @@
 
 import pytest
 
-from anything3d.distil.config import SjcConfig
 from anything3d.errors import ConfigError, WeightsError
 from anything3d.models.published import PUBLISHED
 from anything3d.models.weights import packaged
+from anything3d.settings.reconstruct import SjcConfig
 from jobs.command import read_preset
 from pipeline.config import Config, load
 from pipeline.stages import STAGES, recipes, weights_of

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from anything3d.caption import CaptionConfig
-from anything3d.distil.config import SdsConfig
 from anything3d.models.weights import Place, digest, licence
-from anything3d.reconstruct import ReconstructConfig
+from anything3d.settings.caption import CaptionConfig
+from anything3d.settings.reconstruct import ReconstructConfig, SdsConfig
 from pipeline.config import Config, changed, fingerprint
 from pipeline.stages import STAGES, recipes
 

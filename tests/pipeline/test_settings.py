@@ -27,9 +27,10 @@ from anything3d.photo.image import decode_image, encode_png
 from anything3d.reconstruct import Distiller, Evidence
 from anything3d.score import Reconstruction, Scorer
 from anything3d.segment import Segmenter
+from anything3d.settings.reconstruct import FieldConfig
 from anything3d.space.camera import orbit
 from anything3d.space.cloud import Cloud
-from anything3d.space.field import Field, FieldConfig
+from anything3d.space.field import Field
 from pipeline.config import Config, load
 
 HUGE = 10**18

@@ -115,7 +115,8 @@ def test_crops_have_the_configured_size_and_boxes_count_pixels_to_the_last(hosti
 
 
 def test_a_field_without_a_surface_is_a_reject(tmp_path):
-    from anything3d.space.field import Field, FieldConfig
+    from anything3d.settings.reconstruct import FieldConfig
+    from anything3d.space.field import Field
 
     empty = Field(torch.full((1, 1, 8, 8, 8), -20.0), torch.zeros(1, 3, 8, 8, 8), FieldConfig(resolution=8))
     record = FieldRecord("sa_1-0000", empty.to_bytes(0), 1, 1, "field", None, 0.0, 0.0, 0.0, 0.0, 0.0)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from anything3d import seed as seeds
-from anything3d.distil.views import ViewConfig, name_views
+from anything3d.distil.views import name_views
 from anything3d.mini import diffusion
 from anything3d.mini.shapes import PIGMENTS
 from anything3d.mini.training.batch import Rows, draw, every, rgba
@@ -21,6 +21,7 @@ from anything3d.mini.words import COLORS, SHAPES, caption
 from anything3d.models.diffusion import Denoiser, load_denoiser
 from anything3d.models.weights import Place
 from anything3d.quality.metrics import mask_iou
+from anything3d.settings.reconstruct import ViewConfig
 from anything3d.space.cloud import Cloud
 from anything3d.space.depth import depth_hint, splat
 

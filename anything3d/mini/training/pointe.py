@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from anything3d import seed as seeds
-from anything3d.lift import LiftConfig, canonical
+from anything3d.lift import canonical
 from anything3d.mini import pointe
 from anything3d.mini.training.batch import Paint, Rows, crops, distances, draw, every
 from anything3d.mini.training.clip import SHAPE_READER
@@ -21,6 +21,7 @@ from anything3d.models.pointe.config import CHANNEL_BIASES, CHANNEL_SCALES
 from anything3d.models.pointe.schedule import Schedule, alphas_cumprod
 from anything3d.models.weights import Place
 from anything3d.quality.metrics import chamfer
+from anything3d.settings.lift import LiftConfig
 
 BATCH, UPSAMPLER_BATCH = 32, 12
 POINTS_AT_ONCE = 96  # that a network learns on; each makes 512

@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from anything3d import seed
-from anything3d.caption import CaptionConfig, Captioned, load_captioner
-from anything3d.lift import LiftConfig, load_lifter
+from anything3d.caption import Captioned, load_captioner
+from anything3d.lift import load_lifter
 from anything3d.mini.training.batch import Rows, crops, every, rgba
 from anything3d.mini.training.data import STUFF, load_objects, load_scenes
 from anything3d.mini.training.diffusion import captions_of, draw_pictures, hints
@@ -22,7 +22,10 @@ from anything3d.models.sam import load_sam
 from anything3d.models.weights import Place
 from anything3d.photo import mask
 from anything3d.photo.pixels import over
-from anything3d.space.camera import POINT_E_FOV_DEG, orbit
+from anything3d.settings.caption import CaptionConfig
+from anything3d.settings.lift import LiftConfig
+from anything3d.settings.reconstruct import POINT_E_FOV_DEG
+from anything3d.space.camera import orbit
 from anything3d.space.cloud import Cloud
 from anything3d.space.depth import splat
 

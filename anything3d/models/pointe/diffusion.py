@@ -8,7 +8,6 @@ Source: openai/point-e@fc8a607 (k_diffusion.py); Karras et al. 2022 (arXiv 2206.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import assert_never
 
@@ -20,23 +19,7 @@ from anything3d import seed
 from anything3d.models.finite import infinite_as_nan
 from anything3d.models.pointe.networks import PointDenoiser
 from anything3d.models.pointe.schedule import Schedule, alphas_cumprod, discrete_time
-
-
-@dataclass(frozen=True, slots=True)
-class SamplerConfig:
-    """How clouds are drawn. Noise levels are in model units.
-
-    Official: 64 steps, sigma_min 0.001, rho 7, guidance 3; base: sigma_max 120, s_churn 3; upsampler: sigma_max 160,
-    no churn.
-    """
-
-    steps: int = 64
-    sigma_min: float = 1e-3
-    sigma_max: float = 120.0
-    rho: float = 7.0
-    s_churn: float = 0.0  # fresh noise that is added at every step; it needs generators
-    guidance: float = 3.0  # 0 and 1: none; any other value runs twice the batch, half of it on zeroed conditions
-    around_low_res: bool = False  # whether the noise is laid around the coarse points, over and over, or around 0
+from anything3d.settings.lift import SamplerConfig
 
 
 def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float) -> list[float]:

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from anything3d import seed
-from anything3d.distil.config import SdsConfig, SjcConfig
 from anything3d.distil.gradient import Prompt, sample_timesteps, sds_gradient, weight
 from anything3d.errors import ConfigError
 from anything3d.mini import diffusion as mini
 from anything3d.models.diffusion import Denoiser, load_denoiser
 from anything3d.models.weights import Place
+from anything3d.settings.reconstruct import SdsConfig, SjcConfig
 
 CONSTANT = 0.25  # exact in float16
 T = torch.tensor([20, 400, 980])

@@ -10,11 +10,18 @@ from anything3d import seed
 from anything3d.distil.latents import to_rgb
 from anything3d.models.diffusion import Denoiser, load_denoiser
 from anything3d.models.weights import Place
-from anything3d.reconstruct import Distiller, Evidence, ReconstructConfig, Reconstructed
-from anything3d.space.camera import POINT_E_DISTANCE, POINT_E_FOV_DEG, orbit
+from anything3d.reconstruct import Distiller, Evidence, Reconstructed
+from anything3d.settings.reconstruct import (
+    POINT_E_DISTANCE,
+    POINT_E_FOV_DEG,
+    FieldConfig,
+    ReconstructConfig,
+    RenderConfig,
+)
+from anything3d.space.camera import orbit
 from anything3d.space.cloud import Cloud
-from anything3d.space.field import Field, FieldConfig, nodes
-from anything3d.space.render import RenderConfig, composite, render
+from anything3d.space.field import Field, nodes
+from anything3d.space.render import composite, render
 
 FIELD = FieldConfig(resolution=16)
 RENDER = RenderConfig(samples=24)

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from anything3d.distil import losses
-from anything3d.distil.losses import LossConfig, LossTerms
-from anything3d.space.field import Field, FieldConfig
+from anything3d.distil.losses import LossTerms
+from anything3d.settings.reconstruct import FieldConfig, LossConfig
+from anything3d.space.field import Field
 from anything3d.space.render import Rendering
 
 ALL = torch.ones(1, 1, 1)

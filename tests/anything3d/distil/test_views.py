@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from anything3d import seed
-from anything3d.distil.views import BACK, FRONT, OVERHEAD, SIDE, ViewConfig, name_views, sample_views
+from anything3d.distil.views import BACK, FRONT, OVERHEAD, SIDE, name_views, sample_views
+from anything3d.settings.reconstruct import ViewConfig
 from anything3d.space.camera import angles
 
 

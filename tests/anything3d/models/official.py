@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from anything3d.models.finite import infinite_as_nan
 from anything3d.models.pointe.config import ClipSizes, parse_clip
-from anything3d.models.pointe.diffusion import SamplerConfig
 from anything3d.models.pointe.loading import described
 from anything3d.models.pointe.schedule import Schedule
 from anything3d.models.tensors import fill, read_tensors
 from anything3d.models.weights import Place, directory
+from anything3d.settings.lift import SamplerConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ import torch
 
 from anything3d import seed
 from anything3d.errors import ConfigError, InputError
-from anything3d.invert import InvertConfig, Inverted, Inverter, LoraConfig
+from anything3d.invert import Inverted, Inverter
 from anything3d.mini import diffusion as mini
 from anything3d.models.adapter import TEXT, UNET, Adapter, Factors
 from anything3d.models.concept import concept_to_bytes, concepts_from_bytes
 from anything3d.models.diffusion import Denoiser, load_denoiser
 from anything3d.models.weights import Place
+from anything3d.settings.invert import InvertConfig, LoraConfig
 from tests import full_size
 
 IDS = ["sa_1-0000", "sa_1-0001"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from anything3d.caption import CaptionConfig, load_captioner
+from anything3d.caption import load_captioner
 from anything3d.errors import MachineError, WeightsError
 from anything3d.models import pointe
 from anything3d.models.clip import load_clip
@@ -18,6 +18,7 @@ from anything3d.models.layout import check_diffusion, check_schedule
 from anything3d.models.sam import load_sam
 from anything3d.models.tensors import reading
 from anything3d.models.weights import PACKAGED, Place
+from anything3d.settings.caption import CaptionConfig
 
 torch.set_num_threads(1)
 SCHEDULE = "scheduler/scheduler_config.json"

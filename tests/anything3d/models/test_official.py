@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from anything3d.mini import pointe as mini
 from anything3d.models import pointe
-from anything3d.models.pointe import SamplerConfig
 from anything3d.models.weights import Place
+from anything3d.settings.lift import SamplerConfig
 from tests.anything3d.models import official
 
 torch.set_num_threads(1)  # two would wait for each other where other tests run beside these

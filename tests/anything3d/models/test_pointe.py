@@ -12,12 +12,12 @@ from torch import nn
 from anything3d.errors import WeightsError
 from anything3d.mini import pointe as mini
 from anything3d.models import pointe
-from anything3d.models.pointe import SamplerConfig
 from anything3d.models.pointe.config import OFFICIAL, OFFICIAL_CLIP, parse_network
 from anything3d.models.pointe.diffusion import karras_sigmas
 from anything3d.models.pointe.schedule import alphas_cumprod, discrete_time
 from anything3d.models.pointe.surface import FLAT, SURFACE_CELLS, THICKNESS, CoarseShape, Discs, KnownSurface
 from anything3d.models.weights import Place
+from anything3d.settings.lift import SamplerConfig
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "point_e"
 META = json.loads((GOLDEN / "meta.json").read_text())

@@ -13,7 +13,8 @@ from anything3d.mini.world import write_world
 from anything3d.models.sam import build, load_sam, prompting
 from anything3d.models.weights import Place
 from anything3d.photo import mask
-from anything3d.photo.image import ImageLimits, decode_upright
+from anything3d.photo.image import decode_upright
+from anything3d.settings.segment import ImageLimits
 from tests.largest import Largest
 
 HEIGHT, WIDTH = 200, 300

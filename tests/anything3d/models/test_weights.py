@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from anything3d import seed
-from anything3d.caption import CaptionConfig, load_captioner
+from anything3d.caption import load_captioner
 from anything3d.errors import WeightsError
 from anything3d.models import pointe, weights
 from anything3d.models.clip import load_clip
 from anything3d.models.diffusion import load_denoiser
 from anything3d.models.sam import load_sam
 from anything3d.models.weights import Place, digest, directory
+from anything3d.settings.caption import CaptionConfig
 
 
 @pytest.fixture

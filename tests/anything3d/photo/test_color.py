@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from PIL import Image, ImageCms
 
 from anything3d.errors import InputError
-from anything3d.photo.image import ImageLimits, decode_image, decode_upright
+from anything3d.photo.image import decode_image, decode_upright
+from anything3d.settings.segment import ImageLimits
 
 LIMITS = ImageLimits()
 SRGB_TO_D50 = np.array(

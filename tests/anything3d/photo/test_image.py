@@ -17,7 +17,6 @@ from PIL import Image, ImageOps
 from anything3d.errors import InputError
 from anything3d.photo.image import (
     ORIENTATION,
-    ImageLimits,
     crops_from_png,
     decode_image,
     decode_png,
@@ -27,6 +26,7 @@ from anything3d.photo.image import (
 )
 from anything3d.photo.pixels import over, spotlight, thumbnail
 from anything3d.photo.png import ADAM7, CHANNELS
+from anything3d.settings.segment import ImageLimits
 
 LIMITS = ImageLimits()
 ARITHMETIC = (

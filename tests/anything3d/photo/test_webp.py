@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from anything3d.errors import InputError
-from anything3d.photo.image import ImageLimits, decode_image, decode_png, decode_upright, encode_webp
+from anything3d.photo.image import decode_image, decode_png, decode_upright, encode_webp
+from anything3d.settings.segment import ImageLimits
 
 LIMITS = ImageLimits()
 PIXELS = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)

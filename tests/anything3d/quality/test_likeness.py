@@ -6,10 +6,10 @@ import torch
 from anything3d.models.clip import Clip, load_clip
 from anything3d.models.weights import Place
 from anything3d.quality.likeness import likeness, similarity, turntable
+from anything3d.settings.reconstruct import FieldConfig, RenderConfig
 from anything3d.space.camera import angles, orbit
 from anything3d.space.cloud import Cloud
-from anything3d.space.field import Field, FieldConfig
-from anything3d.space.render import RenderConfig
+from anything3d.space.field import Field
 
 COLORS = torch.tensor([[0.85, 0.1, 0.1], [0.1, 0.3, 0.85]])
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from anything3d.space.camera import POINT_E_FOV_DEG, Camera, orbit, project
+from anything3d.settings.reconstruct import POINT_E_FOV_DEG
+from anything3d.space.camera import Camera, orbit, project
 from anything3d.space.cloud import Cloud
 from anything3d.space.depth import depth_hint, splat
 

@@ -5,8 +5,9 @@ import torch
 
 from anything3d.errors import InputError
 from anything3d.seed import generators
+from anything3d.settings.reconstruct import EMPTY, FieldConfig
 from anything3d.space.cloud import Cloud
-from anything3d.space.field import EMPTY, Field, FieldConfig, nodes
+from anything3d.space.field import Field, nodes
 
 CONFIG = FieldConfig(resolution=24)
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from anything3d.space.camera import POINT_E_FOV_DEG, angles, orbit, project
+from anything3d.settings.reconstruct import POINT_E_FOV_DEG
+from anything3d.space.camera import angles, orbit, project
 from anything3d.space.cloud import Cloud, normalise
 from anything3d.space.depth import splat
 from anything3d.space.reference import (

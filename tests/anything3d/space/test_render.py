@@ -4,9 +4,10 @@ import math
 import pytest
 import torch
 
+from anything3d.settings.reconstruct import FieldConfig, RenderConfig
 from anything3d.space.camera import Camera, orbit, rays
-from anything3d.space.field import Field, FieldConfig, nodes
-from anything3d.space.render import RenderConfig, composite, render
+from anything3d.space.field import Field, nodes
+from anything3d.space.render import composite, render
 
 CONFIG = FieldConfig(resolution=8, half=0.5, density_bias=0.0, density_scale=1.0)
 

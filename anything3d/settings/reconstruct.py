@@ -4,22 +4,107 @@
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Interval
 
-from anything3d.distil.gradient import Weighting
-from anything3d.distil.losses import LossConfig, Weight
-from anything3d.distil.views import ViewConfig
 from anything3d.errors import ConfigError
-from anything3d.models.finite import MAX_DROPPED
 from anything3d.settings import Share, check_ranges
-from anything3d.space.field import FieldConfig
-from anything3d.space.render import RenderConfig
 
+POINT_E_FOV_DEG = math.degrees(2 * math.atan(36 / 2 / 50))  # 39.6: Blender's default lens; Point-E's training renders
+POINT_E_DISTANCE = 2.0  # of those renders' camera from the centre of an object with longest side 1
+EMPTY = 0.05  # density, 1 / canonical length: a cell with no denser corner holds nothing
+MAX_POINTS = 1 << 18  # samples looked up at a time: they fit a CPU's cache (27 % faster than 2^22); 2^22 suits a GPU
+MAX_DROPPED = 0.05  # share of an object's predictions that may be lost as not finite; more is no rounding's accident
+
+Weighting = Literal["sds", "uniform", "fantasia3d"]
+Weight = Annotated[float, Interval(ge=0, le=10**9)]
 CfgScale = Annotated[float, Interval(ge=0, le=1000)]
 Rate = Annotated[float, Interval(gt=0, le=100)]
+Elevation = Annotated[float, Interval(gt=-90, lt=90)]
+Distance = Annotated[float, Interval(gt=0, le=1000)]
+Fov = Annotated[float, Interval(gt=0, lt=180)]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldConfig:
+    """The cube, its voxels and the activation of density: scale * softplus(raw + bias)."""
+
+    resolution: Annotated[int, Interval(ge=2, le=512)] = 32  # Nodes of the grid along each axis.
+    half: Annotated[float, Interval(gt=0, le=10)] = 0.6  # Half the cube's side. An object has longest side 1.
+    # What is added to raw density before softplus makes density of it. 3DFuse takes -1.
+    density_bias: Annotated[float, Interval(ge=-100, le=100)] = -1.0
+    # What softplus is multiplied by, in 1 / canonical length. With 30, one voxel of raw 3 stops 92 % of the light.
+    density_scale: Annotated[float, Interval(gt=0, le=10**4)] = 30.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderConfig:
+    """How finely a field is rendered."""
+
+    # Samples along the part of each ray that lies inside the cube.
+    samples: Annotated[int, Interval(ge=1, le=4096)] = 48
+    # Space of a lower density, in 1 / canonical length, is neither looked up nor changed. 0 looks up all of it.
+    empty: Annotated[float, Interval(ge=0, le=10**6)] = EMPTY
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ViewConfig:
+    """Where random cameras stand, and the words for it."""
+
+    count: Annotated[int, Interval(ge=1, le=10**4)] = 1  # Random views of each object in each step.
+    elevation_deg: tuple[Elevation, Elevation] = (-10.0, 60.0)  # Lowest and highest view. 3DFuse takes -6.4 and 83.5.
+    # Nearest and farthest view, in canonical lengths. 3DFuse takes 2.3 for both.
+    distance: tuple[Distance, Distance] = (POINT_E_DISTANCE, POINT_E_DISTANCE)
+    # Narrowest and widest field of view, in degrees. 3DFuse takes 40 and 70.
+    fov_deg: tuple[Fov, Fov] = (POINT_E_FOV_DEG, POINT_E_FOV_DEG)
+    # Views from above this elevation are called overhead. 3DFuse takes 41.8.
+    overhead_deg: Annotated[float, Interval(ge=-90, le=90)] = 60.0
+    front: str = "front view of"  # Words for views whose azimuth is within 45 degrees of the canonical front.
+    side: str = "side view of"  # Words for views from the left and from the right.
+    back: str = "back view of"  # Words for views from behind. 3DFuse takes "backside view of".
+    overhead: str = "overhead view of"  # Words for views from above.
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        for name in ("elevation_deg", "distance", "fov_deg"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ConfigError(
+                    "setting", f"reconstruct.views.{name} is {low} to {high}; the lower number comes first"
+                )
+
+    @property
+    def prefixes(self) -> tuple[str, str, str, str]:
+        """In the order of the numbers that `sample_views` gives."""
+        return self.front, self.side, self.back, self.overhead
+
+
+@dataclass(frozen=True, slots=True)
+class LossConfig:
+    """The weights of the losses of `sds`. A weight of 0 leaves its loss without effect."""
+
+    # Score distillation, which is a mean over the N latents of a view. Sources that sum over them have a weight of N.
+    sds: Weight = 20.0
+    reference_rgb: Weight = 20.0  # Difference between the colours of the reference view and those of the photo.
+    # Difference between the opacity of the reference view and the mask. Magic123's code takes 2 beside 20, which costs
+    # the other views what it gives this one.
+    reference_mask: Weight = 1.0
+    # Difference between the silhouettes of random views and those of the cloud, at the start. The weight falls linearly
+    # to 0 at the end, as in Points-to-3D.
+    silhouette: Weight = 2.0
+    tv: Weight = 0.2  # Total variation: differences between neighbouring nodes.
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True)

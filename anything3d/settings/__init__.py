@@ -1,4 +1,6 @@
-"""Ranges of settings: a field of a Config declares its own, as in `beams: Annotated[int, Interval(ge=1, le=64)] = 3`.
+"""The settings of the verbs, one file for each, without torch; and the ranges of settings.
+
+A field of a Config declares its own range, as in `beams: Annotated[int, Interval(ge=1, le=64)] = 3`.
 
 `pipeline.config.load` checks every setting before a run starts. Whoever makes a Config in Python is checked too, by
 `check_ranges` in its `__post_init__`.
