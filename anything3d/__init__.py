@@ -8,16 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for type checkers, which read no table
+    from anything3d.backend import load_captioner as load_captioner
+    from anything3d.backend import load_lifter as load_lifter
+    from anything3d.backend import load_reconstructor as load_reconstructor
     from anything3d.caption import Captioned as Captioned
     from anything3d.caption import Captioner as Captioner
-    from anything3d.caption import load_captioner as load_captioner
     from anything3d.errors import Anything3DError as Anything3DError
     from anything3d.invert import Inverted as Inverted
     from anything3d.invert import Inverter as Inverter
     from anything3d.invert import load_inverter as load_inverter
     from anything3d.lift import Lifted as Lifted
     from anything3d.lift import Lifter as Lifter
-    from anything3d.lift import load_lifter as load_lifter
     from anything3d.mesh import extract as extract
     from anything3d.method import Method as Method
     from anything3d.method import MethodConfig as MethodConfig
@@ -30,7 +31,6 @@ if TYPE_CHECKING:  # for type checkers, which read no table
     from anything3d.reconstruct import Evidence as Evidence
     from anything3d.reconstruct import Reconstructed as Reconstructed
     from anything3d.reconstruct import Reconstructor as Reconstructor
-    from anything3d.reconstruct import load_reconstructor as load_reconstructor
     from anything3d.score import Reconstruction as Reconstruction
     from anything3d.score import Scored as Scored
     from anything3d.score import Scorer as Scorer
@@ -64,6 +64,7 @@ CONTENTS = {
     ),
     "anything3d.object3d": ("Photo", "Object3D"),
     # The seven verbs: the settings of each, how it is loaded, what is called, and what it says of one object
+    "anything3d.backend": ("load_captioner", "load_lifter", "load_reconstructor"),
     "anything3d.settings.segment": ("SegmentConfig",),
     "anything3d.segment": (
         "load_segmenter",
@@ -72,7 +73,6 @@ CONTENTS = {
     ),
     "anything3d.settings.caption": ("CaptionConfig",),
     "anything3d.caption": (
-        "load_captioner",
         "Captioner",
         "Captioned",
     ),
@@ -84,13 +84,11 @@ CONTENTS = {
     ),
     "anything3d.settings.lift": ("LiftConfig",),
     "anything3d.lift": (
-        "load_lifter",
         "Lifter",
         "Lifted",
     ),
     "anything3d.settings.reconstruct": ("ReconstructConfig",),
     "anything3d.reconstruct": (
-        "load_reconstructor",
         "Reconstructor",
         "Evidence",
         "Reconstructed",

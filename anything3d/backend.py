@@ -1,12 +1,24 @@
 """A backend is one way to do a stage: which model, or which method. This says what a run has to know of it.
 
-`caption.py`, `lift.py` and `reconstruct.py` each have a table BACKENDS: the word of the setting `<stage>.backend`, and
-the Backend that it means. Nothing here loads a network.
+There is a table for each stage that has backends: the word of the setting `<stage>.backend`, and the Backend that it
+means. This file imports no torch: the code of a backend is imported when the backend is loaded.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from anything3d.models.weights import Place
+from anything3d.settings.caption import CaptionConfig
+from anything3d.settings.lift import LiftConfig
+from anything3d.settings.reconstruct import CHECKPOINT_EVERY, MAX_POINTS, ReconstructConfig
+
+if TYPE_CHECKING:
+    from anything3d.caption import Captioner
+    from anything3d.distil.evidence import Reconstructor
+    from anything3d.lift import Lifter
+
+BATCH_CLOUDS = 16  # drafts in one call of Point-E's base network
 
 Need = Literal["crop", "photo", "caption", "concept", "cloud"]  # what a backend may ask of an object
 Config = TypeVar("Config")  # the stage's section
@@ -21,3 +33,62 @@ class Backend(Generic[Config, Verb]):
     load: Callable[..., Verb]  # of the stage's section, the Place, and what resources.<stage> says of batches
     needs: tuple[Need, ...] = ("crop",)  # of every object; `caption` and `lift` are given the crop alone
     licence: str = ""  # which its own code puts on what it makes, beside those of the weights; "": none
+
+
+def load_captioner(config: CaptionConfig, place: Place) -> "Captioner":
+    """What `config.backend` names, ready to be called. Raises: as its `load`."""
+    return CAPTIONERS[config.backend].load(config, place)
+
+
+def load_lifter(config: LiftConfig, place: Place, batch_clouds: int = BATCH_CLOUDS) -> "Lifter":
+    """What `config.backend` names, ready to be called with `batch_clouds` drafts at a time. Raises: as its `load`."""
+    return LIFTERS[config.backend].load(config, place, batch_clouds)
+
+
+def load_reconstructor(
+    config: ReconstructConfig, place: Place, max_points: int = MAX_POINTS, checkpoint_every: int = CHECKPOINT_EVERY
+) -> "Reconstructor":
+    """What `config.backend` names, ready to be called. Raises: as its `load`."""
+    return RECONSTRUCTORS[config.backend].load(config, place, max_points, checkpoint_every)
+
+
+def _blip(config: CaptionConfig, place: Place) -> "Captioner":
+    from anything3d.caption import load_blip
+
+    return load_blip(config, place)
+
+
+def _point_e(config: LiftConfig, place: Place, batch_clouds: int) -> "Lifter":
+    from anything3d.lift import load_point_e
+
+    return load_point_e(config, place, batch_clouds)
+
+
+def _distiller(config: ReconstructConfig, place: Place, max_points: int, checkpoint_every: int) -> "Reconstructor":
+    from anything3d.reconstruct import load_distiller
+
+    return load_distiller(config, place, max_points, checkpoint_every)
+
+
+_DISTILLED: "Backend[ReconstructConfig, Reconstructor]" = Backend(
+    weights=lambda config: (config.weights, config.clip_weights) if config.judges else (config.weights,),
+    load=_distiller,
+    needs=("crop", "concept", "cloud"),
+)
+CAPTIONERS: "Mapping[str, Backend[CaptionConfig, Captioner]]" = {
+    "blip": Backend(weights=lambda config: (config.weights,), load=_blip),
+}
+LIFTERS: "Mapping[str, Backend[LiftConfig, Lifter]]" = {
+    "point-e": Backend(
+        weights=lambda config: (config.weights, config.upsampler_weights, config.clip_weights), load=_point_e
+    ),
+}
+RECONSTRUCTORS: "Mapping[str, Backend[ReconstructConfig, Reconstructor]]" = {
+    "sds": _DISTILLED,
+    "sjc": _DISTILLED,
+}
+BACKENDS: Mapping[str, Mapping[str, Backend[Any, Any]]] = {  # stage -> what its setting `backend` can be
+    "caption": CAPTIONERS,
+    "lift": LIFTERS,
+    "reconstruct": RECONSTRUCTORS,
+}

@@ -8,7 +8,7 @@ neighbours in the batch, nor on their order.
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, assert_never, runtime_checkable
 
@@ -17,7 +17,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from anything3d import seed
-from anything3d.backend import Backend
 from anything3d.errors import ConfigError, NumericsError
 from anything3d.models.finite import check_network
 from anything3d.models.layout import check_model_type, check_tokenizer_settings
@@ -196,11 +195,6 @@ def choose(captions: Sequence[Captioned], keyword: str) -> Captioned:
     return dataclasses.replace(having or captions[0], text=text, keyword=keyword)
 
 
-def load_captioner(config: CaptionConfig, place: Place) -> Captioner:
-    """What `config.backend` names, ready to be called. Raises: as its `load`."""
-    return BACKENDS[config.backend].load(config, place)
-
-
 def load_blip(config: CaptionConfig, place: Place) -> Blip:
     """The BLIP of a transformers folder.
 
@@ -234,8 +228,3 @@ def load_blip(config: CaptionConfig, place: Place) -> Blip:
         end_id=text.sep_token_id,
         pad_id=text.pad_token_id,
     )
-
-
-BACKENDS: Mapping[str, Backend[CaptionConfig, Captioner]] = {
-    "blip": Backend(weights=lambda config: (config.weights,), load=load_blip),
-}

@@ -8,7 +8,7 @@ report both as weaknesses. So we choose among drafts and search for the camera.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -17,7 +17,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from anything3d import seed
-from anything3d.backend import Backend
 from anything3d.errors import Anything3DError, InputError, NumericsError
 from anything3d.models.clip import Clip, load_clip
 from anything3d.models.finite import check_network
@@ -31,7 +30,6 @@ from anything3d.space.reference import Matches, ReferenceCamera, direction_grid,
 
 MIN_POINTS = 8  # distinct points of a cloud that can be called a shape
 DISTINCT = 1e-3  # canonical units; nearer points count as one
-BATCH_CLOUDS = 16  # drafts in one call of the base network
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +158,7 @@ class PointELifter:
         return search(cloud, small_crops(crops, config.match_px), near, config.distance).best()
 
 
-def load_lifter(config: LiftConfig, place: Place, batch_clouds: int = BATCH_CLOUDS) -> Lifter:
-    """What `config.backend` names, ready to be called with `batch_clouds` drafts at a time. Raises: as its `load`."""
-    return BACKENDS[config.backend].load(config, place, batch_clouds)
-
-
-def load_point_e(config: LiftConfig, place: Place, batch_clouds: int = BATCH_CLOUDS) -> PointELifter:
+def load_point_e(config: LiftConfig, place: Place, batch_clouds: int) -> PointELifter:
     """Point-E, its upsampler and CLIP, ready for use.
 
     Raises: WeightsError if one is missing or damaged, or they were not made for each other.
@@ -218,10 +211,3 @@ def _outcome(lifted: Lifted, has_mask: bool, dropped: float, finite: bool, has_s
     if not all(map(math.isfinite, (lifted.match, seen.azimuth_deg, seen.elevation_deg, *seen.intrinsics))):
         return NumericsError("camera_not_finite", f"the reference camera, or its match, has NaN or Inf: {seen}")
     return lifted
-
-
-BACKENDS: Mapping[str, Backend[LiftConfig, Lifter]] = {
-    "point-e": Backend(
-        weights=lambda config: (config.weights, config.upsampler_weights, config.clip_weights), load=load_point_e
-    ),
-}

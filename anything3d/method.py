@@ -16,25 +16,29 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anything3d.caption import BACKENDS as CAPTIONERS
-from anything3d.caption import Captioned, Captioner, load_captioner
+from anything3d.backend import (
+    BATCH_CLOUDS,
+    CAPTIONERS,
+    LIFTERS,
+    RECONSTRUCTORS,
+    load_captioner,
+    load_lifter,
+    load_reconstructor,
+)
+from anything3d.caption import Captioned, Captioner
 from anything3d.errors import Anything3DError, InputError, NumericsError, Skipped
 from anything3d.invert import Inverted, Inverter, load_inverter
-from anything3d.lift import BACKENDS as LIFTERS
-from anything3d.lift import Lifted, Lifter, load_lifter
+from anything3d.lift import Lifted, Lifter
 from anything3d.mesh import surface
 from anything3d.models import concept
 from anything3d.models.weights import Place
 from anything3d.object3d import Object, Object3D, Photo
 from anything3d.photo.image import as_batch
-from anything3d.reconstruct import BACKENDS as RECONSTRUCTORS
 from anything3d.reconstruct import (
-    CHECKPOINT_EVERY,
     Evidence,
     FinishedMesh,
     Reconstructed,
     Reconstructor,
-    load_reconstructor,
 )
 from anything3d.score import Reconstruction, Scored, Scorer, load_scorer
 from anything3d.seed import generators
@@ -43,7 +47,7 @@ from anything3d.settings.caption import CaptionConfig
 from anything3d.settings.invert import InvertConfig
 from anything3d.settings.lift import LiftConfig
 from anything3d.settings.mesh import MeshConfig
-from anything3d.settings.reconstruct import MAX_POINTS, ReconstructConfig
+from anything3d.settings.reconstruct import CHECKPOINT_EVERY, MAX_POINTS, ReconstructConfig
 from anything3d.settings.score import ScoreConfig
 from anything3d.settings.segment import SegmentConfig
 from anything3d.space import cloud
@@ -88,7 +92,7 @@ class Pace:
 
     images_per_batch: int = 4  # photos that SAM encodes at once
     prompts_per_batch: int = 32  # prompts of one photo that SAM decodes at once
-    batch_clouds: int = 16  # drafts of clouds in one call of Point-E
+    batch_clouds: int = BATCH_CLOUDS  # drafts of clouds in one call of Point-E
     max_points: int = MAX_POINTS  # of rays that are rendered at once
     checkpoint_every: int = CHECKPOINT_EVERY  # steps of `reconstruct` after which progress is told
 

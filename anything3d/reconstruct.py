@@ -11,11 +11,10 @@ Source: Anything-3D (arXiv 2304.10261) and 3DFuse, Seo et al. 2023, for distilla
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from anything3d.backend import Backend
 from anything3d.distil.evidence import Evidence, FinishedMesh, Reconstructed, Reconstructor
 from anything3d.distil.guide import prepare
 from anything3d.distil.judge import Judge
@@ -28,21 +27,18 @@ from anything3d.errors import InputError, NumericsError
 from anything3d.models.clip import Clip, load_clip
 from anything3d.models.diffusion import Denoiser, load_denoiser
 from anything3d.models.weights import Place
-from anything3d.settings.reconstruct import MAX_POINTS, ReconstructConfig
+from anything3d.settings.reconstruct import CHECKPOINT_EVERY, MAX_POINTS, ReconstructConfig
 
 __all__ = [
-    "BACKENDS",
     "Distiller",
     "Evidence",
     "FinishedMesh",
     "Reconstructed",
     "Reconstructor",
     "load_distiller",
-    "load_reconstructor",
 ]
 
 MEMORY = 20  # steps over which losses are averaged
-CHECKPOINT_EVERY = 40  # steps
 SEEDLESS = ("denoiser_not_finite", "clip_not_finite")  # reasons that another seed does not change
 
 
@@ -155,13 +151,6 @@ def _second(outcome: Reconstructed | NumericsError) -> Reconstructed | NumericsE
     return dataclasses.replace(outcome, attempts=2)
 
 
-def load_reconstructor(
-    config: ReconstructConfig, place: Place, max_points: int = MAX_POINTS, checkpoint_every: int = CHECKPOINT_EVERY
-) -> Reconstructor:
-    """What `config.backend` names, ready to be called. Raises: as its `load`."""
-    return BACKENDS[config.backend].load(config, place, max_points, checkpoint_every)
-
-
 def load_distiller(
     config: ReconstructConfig, place: Place, max_points: int = MAX_POINTS, checkpoint_every: int = CHECKPOINT_EVERY
 ) -> Distiller:
@@ -181,16 +170,3 @@ def _check(state: State, n_objects: int, config: ReconstructConfig) -> State:
             f"{grid}; drop it and start again",
         )
     return state
-
-
-def _weights(config: ReconstructConfig) -> tuple[str, ...]:
-    return (config.weights, config.clip_weights) if config.judges else (config.weights,)
-
-
-_DISTILLED: Backend[ReconstructConfig, Reconstructor] = Backend(
-    weights=_weights, load=load_distiller, needs=("crop", "concept", "cloud")
-)
-BACKENDS: Mapping[str, Backend[ReconstructConfig, Reconstructor]] = {
-    "sds": _DISTILLED,
-    "sjc": _DISTILLED,
-}

@@ -1,25 +1,14 @@
 """The values of the method as rows of a corpus: one function for each verb whose rows are objects.
 
 Stages write these rows, and so does the report of a single photo. This file imports neither Arrow nor storage.
+A function imports what it needs of the method when it is called, so that `mesh` loads no torch.
 """
 
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from anything3d.caption import Captioned
 from anything3d.errors import Bug
-from anything3d.invert import Inverted
-from anything3d.lift import Lifted
-from anything3d.models.concept import concept_to_bytes
-from anything3d.photo.image import crops_from_png, encode_png, encode_webp
-from anything3d.reconstruct import FinishedMesh, Reconstructed
-from anything3d.score import Reconstruction, Scored
-from anything3d.segment import Segmented
-from anything3d.space.cloud import from_ply
-from anything3d.space.cloud import to_ply as cloud_to_ply
-from anything3d.space.field import Field
-from anything3d.space.mesh import Mesh, facts, from_glb, to_glb, to_ply
-from anything3d.space.reference import ReferenceCamera, stack
 from schemas.records import (
     CaptionRecord,
     CloudRecord,
@@ -30,12 +19,24 @@ from schemas.records import (
     ScoreRecord,
 )
 
+if TYPE_CHECKING:
+    from anything3d.caption import Captioned
+    from anything3d.distil.evidence import FinishedMesh, Reconstructed
+    from anything3d.invert import Inverted
+    from anything3d.lift import Lifted
+    from anything3d.score import Reconstruction, Scored
+    from anything3d.segment import Segmented
+    from anything3d.space.mesh import Mesh
+    from anything3d.space.reference import ReferenceCamera
+
 TURNTABLE_FPS = 6.0
 CAMERA_COLUMNS = ("azimuth_deg", "elevation_deg", "distance", "focal_x", "focal_y", "centre_x", "centre_y")
 
 
-def object_row(object_id: str, image_id: str, shard: str, size: Sequence[int], segmented: Segmented) -> ObjectRecord:
+def object_row(object_id: str, image_id: str, shard: str, size: Sequence[int], segmented: "Segmented") -> ObjectRecord:
     """`size` is the height and the width of the photo, in pixels."""
+    from anything3d.photo.image import encode_png
+
     return ObjectRecord(
         object_id,
         image_id,
@@ -55,23 +56,27 @@ def object_row(object_id: str, image_id: str, shard: str, size: Sequence[int], s
     )
 
 
-def caption_row(object_id: str, captioned: Captioned) -> CaptionRecord:
+def caption_row(object_id: str, captioned: "Captioned") -> CaptionRecord:
     """What the captioner says."""
     return CaptionRecord(object_id, captioned.text, captioned.log_probability, captioned.keyword)
 
 
-def concept_row(object_id: str, inverted: Inverted) -> ConceptRecord:
+def concept_row(object_id: str, inverted: "Inverted") -> ConceptRecord:
     """The concept as a file, and its losses."""
+    from anything3d.models.concept import concept_to_bytes
+
     return ConceptRecord(
         object_id, concept_to_bytes(inverted.concept), inverted.loss_before, inverted.loss_after, inverted.steps
     )
 
 
-def cloud_row(object_id: str, lifted: Lifted) -> CloudRecord:
+def cloud_row(object_id: str, lifted: "Lifted") -> CloudRecord:
     """The cloud as a file, and the reference camera in numbers."""
+    from anything3d.space.cloud import to_ply
+
     return CloudRecord(
         object_id,
-        cloud_to_ply(lifted.cloud),
+        to_ply(lifted.cloud),
         lifted.cloud.points.shape[1],
         lifted.candidate,
         lifted.match,
@@ -79,8 +84,11 @@ def cloud_row(object_id: str, lifted: Lifted) -> CloudRecord:
     )
 
 
-def field_row(object_id: str, made: Reconstructed | FinishedMesh, steps: int) -> FieldRecord:
+def field_row(object_id: str, made: "Reconstructed | FinishedMesh", steps: int) -> FieldRecord:
     """The field as a file, and what the judge measured; or the mesh as a file. `steps` are those of a distillation."""
+    from anything3d.distil.evidence import FinishedMesh
+    from anything3d.space.mesh import to_glb
+
     camera = None if made.reference is None else json.dumps(camera_columns(made.reference))
     if isinstance(made, FinishedMesh):
         glb = to_glb(made.mesh)
@@ -104,17 +112,19 @@ def field_row(object_id: str, made: Reconstructed | FinishedMesh, steps: int) ->
     )
 
 
-def camera_columns(reference: ReferenceCamera) -> dict[str, float]:
+def camera_columns(reference: "ReferenceCamera") -> dict[str, float]:
     """A reference camera in the columns of CloudRecord."""
     values = (reference.azimuth_deg, reference.elevation_deg, reference.distance, *reference.intrinsics)
     return dict(zip(CAMERA_COLUMNS, values, strict=True))
 
 
-def reference_camera(cloud: CloudRecord | None, made: FieldRecord | None = None) -> ReferenceCamera:
+def reference_camera(cloud: CloudRecord | None, made: FieldRecord | None = None) -> "ReferenceCamera":
     """From where the crop sees the object: as the backend of reconstruct says, or else as lift has found it.
 
     Raises: Bug if neither says it.
     """
+    from anything3d.space.reference import ReferenceCamera
+
     if made is not None and made.own_camera is not None:
         known = json.loads(made.own_camera)
     elif cloud is not None:
@@ -126,8 +136,17 @@ def reference_camera(cloud: CloudRecord | None, made: FieldRecord | None = None)
     return ReferenceCamera(azimuth, elevation, distance, (focal_x, focal_y, centre_x, centre_y))
 
 
-def reconstruction(row: ObjectRecord, made: FieldRecord, mesh: MeshRecord, cloud: CloudRecord | None) -> Reconstruction:
+def reconstruction(
+    row: ObjectRecord, made: FieldRecord, mesh: MeshRecord, cloud: CloudRecord | None
+) -> "Reconstruction":
     """One object as its rows have it."""
+    from anything3d.photo.image import crops_from_png
+    from anything3d.score import Reconstruction
+    from anything3d.space.cloud import from_ply
+    from anything3d.space.field import Field
+    from anything3d.space.mesh import from_glb
+    from anything3d.space.reference import stack
+
     return Reconstruction(
         crop=crops_from_png([row.crop_png])[0],
         reference=stack([reference_camera(cloud, made)]),
@@ -137,8 +156,10 @@ def reconstruction(row: ObjectRecord, made: FieldRecord, mesh: MeshRecord, cloud
     )
 
 
-def mesh_row(object_id: str, surface: Mesh) -> MeshRecord:
+def mesh_row(object_id: str, surface: "Mesh") -> MeshRecord:
     """The mesh as two files, and what can be counted of it."""
+    from anything3d.space.mesh import facts, to_glb, to_ply
+
     about = facts(surface)
     return MeshRecord(
         object_id,
@@ -151,8 +172,10 @@ def mesh_row(object_id: str, surface: Mesh) -> MeshRecord:
     )
 
 
-def score_row(object_id: str, scored: Scored, truth_caption: str | None, mask_iou: float | None) -> ScoreRecord:
+def score_row(object_id: str, scored: "Scored", truth_caption: str | None, mask_iou: float | None) -> ScoreRecord:
     """The scores and the pictures; `truth_caption` and `mask_iou` are of the true object that the mask shows."""
+    from anything3d.photo.image import encode_png, encode_webp
+
     true = scored.truth
     return ScoreRecord(
         object_id,

@@ -1,6 +1,6 @@
 """A toy-sized BLIP captioner (0.54 M parameters) for the mini world: 64 px images in 8 px patches, captions of words.
 
-The folder that `save` writes has the layout of any transformers BLIP. So `caption.load_captioner` reads both alike.
+The folder that `save` writes has the layout of any transformers BLIP. So `caption.load_blip` reads both alike.
 """
 
 from pathlib import Path

@@ -17,6 +17,7 @@ POINT_E_FOV_DEG = math.degrees(2 * math.atan(36 / 2 / 50))  # 39.6: Blender's de
 POINT_E_DISTANCE = 2.0  # of those renders' camera from the centre of an object with longest side 1
 EMPTY = 0.05  # density, 1 / canonical length: a cell with no denser corner holds nothing
 MAX_POINTS = 1 << 18  # samples looked up at a time: they fit a CPU's cache (27 % faster than 2^22); 2^22 suits a GPU
+CHECKPOINT_EVERY = 40  # steps between two checkpoints
 MAX_DROPPED = 0.05  # share of an object's predictions that may be lost as not finite; more is no rounding's accident
 
 Weighting = Literal["sds", "uniform", "fantasia3d"]

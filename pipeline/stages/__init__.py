@@ -3,13 +3,12 @@
 A stage file imports its algorithm only when its stage is built. So this table imports no network and no torch.
 """
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Protocol
 
-from anything3d import caption, lift, reconstruct
-from anything3d.backend import Backend
-from anything3d.models.device import use_threads
+from anything3d.backend import BACKENDS
 from anything3d.models.weights import Place, digest, licence
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.cell import Recipe
@@ -78,11 +77,6 @@ STAGES: tuple[type[Stage], ...] = (
 # The stages that every run wants. Any other stage runs only if one that runs reads it.
 LAST = ("score",)
 BY_NAME = {stage.name: stage for stage in STAGES}
-BACKENDS: Mapping[str, Mapping[str, Backend[Any, Any]]] = {  # stage -> what its setting `backend` can be
-    "caption": caption.BACKENDS,
-    "lift": lift.BACKENDS,
-    "reconstruct": reconstruct.BACKENDS,
-}
 
 
 def needed(config: Config) -> list[type[Stage]]:
@@ -124,8 +118,12 @@ def recipes(config: Config) -> dict[str, Recipe]:
 def load(name: str, config: str, device: str) -> Stage:
     """The stage `name`, ready to be called; built once per process. `config` is Config.to_json()."""
     settings = Config.from_json(config)
-    use_threads(getattr(settings.resources, name).threads)
-    return BY_NAME[name](settings, settings.place(device))
+    stage = BY_NAME[name](settings, settings.place(device))
+    if "torch" in sys.modules:  # index and mesh work without it
+        from anything3d.models.device import use_threads
+
+        use_threads(getattr(settings.resources, name).threads)
+    return stage
 
 
 def weights_of(config: Config) -> list[str]:

@@ -5,11 +5,9 @@ Source: BLIP, Li et al. 2022; T = BLIP(I') of Anything-3D.
 
 from collections.abc import Sequence
 
-from anything3d.caption import BACKENDS, load_captioner
+from anything3d.backend import CAPTIONERS, load_captioner
 from anything3d.errors import Anything3DError
 from anything3d.models.weights import Place
-from anything3d.photo.image import crops_from_png
-from anything3d.seed import generators
 from anything3d.settings.caption import CaptionConfig
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
@@ -34,9 +32,12 @@ class CaptionStage:
 
     @staticmethod
     def weights(config: CaptionConfig) -> tuple[str, ...]:
-        return BACKENDS[config.backend].weights(config)
+        return CAPTIONERS[config.backend].weights(config)
 
     def __call__(self, items: Sequence[tuple[ObjectRecord]], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
+        from anything3d.photo.image import crops_from_png
+        from anything3d.seed import generators
+
         objects = [item[0] for item in items]
         crops = crops_from_png([row.crop_png for row in objects])
         captions = self._captioner(crops, generators(self._seed, self.name, [row.object_id for row in objects]))

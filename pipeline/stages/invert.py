@@ -6,10 +6,7 @@ Source: Gal et al. 2022.
 from collections.abc import Sequence
 
 from anything3d.errors import Anything3DError
-from anything3d.invert import load_inverter
 from anything3d.models.weights import Place
-from anything3d.photo.image import crops_from_png
-from anything3d.seed import generators
 from anything3d.settings.invert import InvertConfig
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
@@ -24,6 +21,8 @@ class InvertStage:
     record = ConceptRecord
 
     def __init__(self, config: Config, place: Place) -> None:
+        from anything3d.invert import load_inverter
+
         self._seed = config.seed
         self._inverter = load_inverter(config.invert, place)
 
@@ -39,6 +38,9 @@ class InvertStage:
     def __call__(
         self, items: Sequence[tuple[ObjectRecord, CaptionRecord]], unit: Unit, checkpoint: Checkpoint
     ) -> list[Outcome]:
+        from anything3d.photo.image import crops_from_png
+        from anything3d.seed import generators
+
         objects, captions = zip(*items, strict=True)
         outcomes = self._inverter(
             crops_from_png([row.crop_png for row in objects]),

@@ -4,18 +4,19 @@ Source: marching cubes, Lorensen and Cline 1987.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from anything3d.errors import Anything3DError, NumericsError
-from anything3d.mesh import surface
 from anything3d.models.weights import Place
 from anything3d.settings.mesh import MeshConfig
-from anything3d.space.field import Field
-from anything3d.space.mesh import Mesh, from_glb
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.rows import mesh_row
 from pipeline.unit import Unit
 from schemas.records import FieldRecord, MeshRecord
+
+if TYPE_CHECKING:
+    from anything3d.space.mesh import Mesh
 
 
 class MeshStage:
@@ -44,8 +45,12 @@ class MeshStage:
             outcomes.append(mesh if isinstance(mesh, Anything3DError) else [mesh_row(row.object_id, mesh)])
         return outcomes
 
-    def _mesh(self, row: FieldRecord) -> Mesh | NumericsError:
+    def _mesh(self, row: FieldRecord) -> "Mesh | NumericsError":
         """The surface of the field, or the backend's own mesh."""
+        from anything3d.mesh import surface
+        from anything3d.space.field import Field
+        from anything3d.space.mesh import from_glb
+
         if row.own_mesh is not None:
             return surface(from_glb(row.own_mesh), self._config)
         assert row.field is not None, f"{row.object_id} has neither a field nor a mesh"

@@ -5,20 +5,12 @@ Source: SDS, Poole et al. 2022.
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from anything3d.backend import Need
+from anything3d.backend import RECONSTRUCTORS, Need, load_reconstructor
 from anything3d.errors import InputError, NumericsError
-from anything3d.mesh import checked
-from anything3d.models.concept import concepts_from_bytes
 from anything3d.models.weights import Place
-from anything3d.photo.annotated import AnnotatedPhoto
-from anything3d.photo.image import crops_from_png
-from anything3d.reconstruct import BACKENDS, Evidence, FinishedMesh, Reconstructed, load_reconstructor
-from anything3d.seed import generators
 from anything3d.settings.reconstruct import ReconstructConfig
-from anything3d.space.cloud import from_plies
-from anything3d.space.reference import stack
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.input.fetch import Photos
@@ -26,6 +18,10 @@ from pipeline.rows import field_row, reference_camera
 from pipeline.stages.segment import read_photo
 from pipeline.unit import Unit
 from schemas.records import FieldRecord, ImageRecord
+
+if TYPE_CHECKING:
+    from anything3d.distil.evidence import Evidence, FinishedMesh, Reconstructed
+    from anything3d.photo.annotated import AnnotatedPhoto
 
 log = logging.getLogger(__name__)
 STAGE_OF: Mapping[Need, str] = {  # what a backend may need -> the stage whose rows have it
@@ -50,14 +46,16 @@ class ReconstructStage:
 
     @staticmethod
     def reads(config: Config) -> tuple[str, ...]:
-        needs = BACKENDS[config.reconstruct.backend].needs
+        needs = RECONSTRUCTORS[config.reconstruct.backend].needs
         return ("segment", *(STAGE_OF[need] for need in needs if need != "crop"))
 
     @staticmethod
     def weights(config: ReconstructConfig) -> tuple[str, ...]:
-        return BACKENDS[config.backend].weights(config)
+        return RECONSTRUCTORS[config.backend].weights(config)
 
     def __call__(self, items: Sequence[tuple[Any, ...]], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
+        from anything3d.seed import generators
+
         rows = dict(zip(self._reads, zip(*items, strict=True), strict=True))
         ids = [row.object_id for row in rows["segment"]]
         first, again = (generators(self._seed, name, ids) for name in (self.name, f"{self.name}/again"))
@@ -65,14 +63,23 @@ class ReconstructStage:
         outcomes = self._reconstructor(self._evidence(rows, unit), first, again, saved, checkpoint.save)
         return [self._row(name, outcome) for name, outcome in zip(ids, outcomes, strict=True)]
 
-    def _row(self, object_id: str, outcome: Reconstructed | FinishedMesh | NumericsError) -> Outcome:
+    def _row(self, object_id: str, outcome: "Reconstructed | FinishedMesh | NumericsError") -> Outcome:
         """A mesh is checked before it is written, since the file rounds its colours to whole numbers."""
+        from anything3d.distil.evidence import FinishedMesh
+        from anything3d.mesh import checked
+
         if isinstance(outcome, FinishedMesh) and isinstance(error := checked(outcome.mesh), NumericsError):
             return error
         return outcome if isinstance(outcome, NumericsError) else [field_row(object_id, outcome, self._steps)]
 
-    def _evidence(self, rows: Mapping[str, Sequence[Any]], unit: Unit) -> Evidence:
+    def _evidence(self, rows: Mapping[str, Sequence[Any]], unit: Unit) -> "Evidence":
         """What the backend needs, out of the rows by stage."""
+        from anything3d.distil.evidence import Evidence
+        from anything3d.models.concept import concepts_from_bytes
+        from anything3d.photo.image import crops_from_png
+        from anything3d.space.cloud import from_plies
+        from anything3d.space.reference import stack
+
         clouds, concepts = rows.get("lift"), rows.get("invert")
         return Evidence(
             crops=crops_from_png([row.crop_png for row in rows["segment"]]),
@@ -83,7 +90,7 @@ class ReconstructStage:
             photos=[self._photo(row, unit).image for row in rows["index"]] if "index" in rows else None,
         )
 
-    def _photo(self, row: ImageRecord, unit: Unit) -> AnnotatedPhoto:
+    def _photo(self, row: ImageRecord, unit: Unit) -> "AnnotatedPhoto":
         photo = read_photo(row, Photos(unit.inputs["shard"].path), self._segment)
         if isinstance(photo, InputError):  # segment has read the same bytes
             raise photo

@@ -5,11 +5,10 @@ Source: M = SAM(I, p), I' = Affine(M * I; b) of Anything-3D.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from anything3d.errors import Anything3DError, InputError, Skipped
 from anything3d.models.weights import Place
-from anything3d.photo.annotated import AnnotatedPhoto, read_annotated, read_prompted
-from anything3d.segment import Segmented, load_segmenter, name_of
 from anything3d.settings.segment import SegmentConfig
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
@@ -18,6 +17,10 @@ from pipeline.rows import object_row
 from pipeline.unit import Unit
 from schemas.records import ImageRecord, ObjectRecord, RejectRecord
 
+if TYPE_CHECKING:
+    from anything3d.photo.annotated import AnnotatedPhoto
+    from anything3d.segment import Segmented
+
 
 class SegmentStage:
     name = "segment"
@@ -25,6 +28,8 @@ class SegmentStage:
     record = ObjectRecord
 
     def __init__(self, config: Config, place: Place) -> None:
+        from anything3d.segment import load_segmenter
+
         self._config = config.segment
         own = config.resources.segment
         self._segmenter = replace(
@@ -52,6 +57,8 @@ class SegmentStage:
         ]
 
     def _some(self, rows: Sequence[ImageRecord], photos: Photos) -> Iterator[Outcome]:
+        from anything3d.photo.annotated import AnnotatedPhoto
+
         read = [read_photo(row, photos, self._config) for row in rows]
         sound = [photo for photo in read if isinstance(photo, AnnotatedPhoto)]
         segmented = iter(self._segmenter([photo.image for photo in sound], [photo.entries for photo in sound]))
@@ -62,8 +69,10 @@ class SegmentStage:
                 yield photo
 
     def _outcome(
-        self, row: ImageRecord, size: Sequence[int], segmented: Sequence[Segmented | Anything3DError]
+        self, row: ImageRecord, size: Sequence[int], segmented: "Sequence[Segmented | Anything3DError]"
     ) -> list[ObjectRecord | RejectRecord] | Skipped:
+        from anything3d.segment import name_of
+
         if not segmented:
             return Skipped("no_mask", f"{row.image_id} has no mask")
         ids = [f"{row.image_id}-{name_of(self._config.source, index)}" for index in range(len(segmented))]
@@ -75,11 +84,13 @@ class SegmentStage:
         ]
 
 
-def read_photo(row: ImageRecord, photos: Photos, config: SegmentConfig) -> AnnotatedPhoto | InputError:
+def read_photo(row: ImageRecord, photos: Photos, config: SegmentConfig) -> "AnnotatedPhoto | InputError":
     """The photo and what is known of its objects, or what is wrong with one of the two.
 
     Raises: MachineError("shard_changed") if the bytes are not those that were indexed.
     """
+    from anything3d.photo.annotated import read_annotated, read_prompted
+
     jpg, json = photos.read(row)
     if row.json_sha256:
         return read_annotated(jpg, json, row.image_id, config.limits)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from anything3d.caption import Blip, Captioned, NucleusNoise, captioned, choose, load_captioner
+from anything3d.backend import load_captioner
+from anything3d.caption import Blip, Captioned, NucleusNoise, captioned, choose
 from anything3d.errors import ConfigError, NumericsError, WeightsError
 from anything3d.mini import blip as mini
 from anything3d.models.weights import Place

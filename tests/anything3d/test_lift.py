@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 import torch
 
+from anything3d.backend import load_lifter
 from anything3d.errors import ConfigError, InputError, NumericsError, WeightsError
-from anything3d.lift import Lifted, canonical, is_shape, load_lifter
+from anything3d.lift import Lifted, canonical, is_shape
 from anything3d.mini import clip as mini_clip
 from anything3d.mini import pointe as mini
 from anything3d.models.weights import Place

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from anything3d import seed
-from anything3d.caption import load_captioner
+from anything3d.backend import load_captioner
 from anything3d.invert import load_inverter
 from anything3d.mini import blip, clip, diffusion, pointe, sam
 from anything3d.mini.training import blip as blip_training

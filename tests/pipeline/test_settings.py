@@ -14,10 +14,9 @@ import pytest
 import torch
 from annotated_types import Interval
 
-from anything3d.caption import load_captioner
+from anything3d.backend import load_captioner, load_lifter
 from anything3d.errors import ConfigError, InputError
 from anything3d.invert import Inverter
-from anything3d.lift import load_lifter
 from anything3d.mesh import extract
 from anything3d.models.clip import load_clip
 from anything3d.models.diffusion import load_denoiser

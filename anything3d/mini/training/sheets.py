@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from anything3d import seed
-from anything3d.caption import Captioned, load_captioner
-from anything3d.lift import load_lifter
+from anything3d.backend import load_captioner, load_lifter
+from anything3d.caption import Captioned
 from anything3d.mini.training.batch import Rows, crops, every, rgba
 from anything3d.mini.training.data import STUFF, load_objects, load_scenes
 from anything3d.mini.training.diffusion import captions_of, draw_pictures, hints

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from anything3d.caption import load_captioner
+from anything3d.backend import load_captioner
 from anything3d.errors import MachineError, WeightsError
 from anything3d.models import pointe
 from anything3d.models.clip import load_clip

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from anything3d import seed
-from anything3d.caption import load_captioner
+from anything3d.backend import load_captioner
 from anything3d.errors import WeightsError
 from anything3d.models import pointe, weights
 from anything3d.models.clip import load_clip
