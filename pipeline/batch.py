@@ -9,9 +9,11 @@ A fault of the machine (memory, storage, network, device, operating system) says
 tried again, and if the fault stays, it ends the run.
 """
 
+import gc
 import logging
 import os
 import re
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -229,9 +231,11 @@ def machine_fault(error: BaseException) -> MachineError | None:
 
 def release_memory() -> None:
     """Give back what this process keeps in reserve."""
-    from anything3d.models.device import release_memory as release
+    gc.collect()
+    if "torch" in sys.modules:
+        from anything3d.models.device import release_memory as release
 
-    release()
+        release()
 
 
 def _traceback() -> str:

@@ -7,6 +7,7 @@ been computed stays in the cells, so that the next night goes on from there.
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
@@ -14,7 +15,6 @@ from anything3d.errors import ConfigError
 from anything3d.settings import Share
 from pipeline.compare import SCORES, Comparison, compare, means_of
 from pipeline.config import Config
-from pipeline.evaluate import Evaluation, evaluate_snapshot, write_evaluation
 from pipeline.ledger import Attempt, read
 from pipeline.location import explained
 from pipeline.marker import check
@@ -26,8 +26,11 @@ from pipeline.report import Report
 from pipeline.run import run
 from pipeline.stages import BY_NAME
 from pipeline.store import Store
-from pipeline.truth import given_truth
 from schemas.records import EvaluationRecord
+
+if TYPE_CHECKING:
+    from pipeline.evaluate import Evaluation
+    from pipeline.truth import GivenTruth
 
 FOLDER = "nightly"  # of the file that says that a night is at work
 
@@ -67,7 +70,7 @@ class Told:
 
     report: Report
     comparison: Comparison
-    evaluation: Evaluation | None  # None: no truth was given
+    evaluation: "Evaluation | None"  # None: no truth was given
     refused: tuple[str, ...]  # the gates that refused, in words; if there is one, nothing was published
 
 
@@ -108,8 +111,17 @@ def spend(night: Night, config: Config, shards: Sequence[str], out: str, say: Ca
         return _spend(night, config, shards, store, say)
 
 
+def _given(truths: Sequence[str]) -> "list[GivenTruth]":
+    """The truths of a night. A night without them loads no torch."""
+    if not truths:
+        return []
+    from pipeline.truth import given_truth
+
+    return [given_truth(location) for location in truths]
+
+
 def _spend(night: Night, config: Config, shards: Sequence[str], store: Store, say: Callable[[str], None]) -> Told:
-    before, given = newest(store), [given_truth(location) for location in night.truth]
+    before, given = newest(store), _given(night.truth)
     judged: list[tuple[Comparison, Evaluation | None, tuple[str, ...]]] = []
     numbers: list[EvaluationRecord] = []
 
@@ -117,6 +129,8 @@ def _spend(night: Night, config: Config, shards: Sequence[str], store: Store, sa
         comparison = compare(store, before, candidate)
         evaluation = None
         if given:
+            from pipeline.evaluate import evaluate_snapshot
+
             evaluation, numbers[:] = evaluate_snapshot(store, candidate, given, say)
         refused = tuple(refusals(night.gates, mine, means_of(store, mine)))
         judged[:] = [(comparison, evaluation, refused)]
@@ -135,6 +149,8 @@ def _spend(night: Night, config: Config, shards: Sequence[str], store: Store, sa
         say=say,
     )
     if given and report.snapshot is not None:
+        from pipeline.evaluate import write_evaluation
+
         write_evaluation(store, report.snapshot.number, numbers)
     if night.keep_last is not None and report.snapshot is not None:
         removed = sum(

@@ -6,7 +6,8 @@ from anything3d.method import MethodConfig, Pace
 from anything3d.object3d import Object3D
 from anything3d.photo import mask
 from anything3d.photo.image import encode_png
-from anything3d.photo.pixels import spotlight, thumbnail
+from anything3d.photo.picture import thumbnail
+from anything3d.photo.pixels import spotlight
 from pipeline import rows
 from pipeline.config import Config
 from pipeline.release.objects import asset_files
@@ -59,6 +60,6 @@ def files(made: Object3D, file: str, steps: int, warning: str) -> dict[str, byte
     """File name -> bytes: what a corpus has of an object, and the report. `warning` is of the networks, or ""."""
     one, pixels = object_rows(made, file, steps), made.photo.pixels
     marked = spotlight(pixels, mask.decode(one.segment.mask_rle, *pixels.shape[:2]))
-    report = photo_page(file, encode_png(thumbnail(marked, MARKED_PX)), one, warning)
+    report = photo_page(file, thumbnail(encode_png(marked), MARKED_PX), one, warning)
     named = {f"{one.object_id}.{suffix}": data for suffix, data in asset_files(one).items()}
     return {**named, f"{one.object_id}.html": report.encode()}

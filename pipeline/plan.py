@@ -11,8 +11,7 @@ from types import MappingProxyType
 
 from anything3d.errors import DamagedCell, SourceError
 from anything3d.models.weights import OURS
-from anything3d.quality.truth import MINI
-from anything3d.quality.truth_file import is_mini_world
+from anything3d.quality.world import MINI, is_mini_world
 from pipeline import cell
 from pipeline.cell import Recipe
 from pipeline.commit import Commit

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from anything3d.errors import ConfigError
-from anything3d.quality.truth import MINI
 from anything3d.quality.truth_file import FORMAT, FORMER
+from anything3d.quality.world import MINI
 
 
 def check_replaceable(out: Path, depth: dict[str, Any]) -> None:

@@ -33,8 +33,8 @@ from anything3d.mini.scene import Placed, Scene, sample_scene
 from anything3d.mini.shapes import HELD_OUT_PAIRS, SYMMETRY_DEG
 from anything3d.mini.words import COLORS, SHAPES, caption
 from anything3d.photo.image import encode_png
-from anything3d.quality.truth import MINI
 from anything3d.quality.truth_file import FORMAT
+from anything3d.quality.world import MINI
 from anything3d.settings.reconstruct import POINT_E_FOV_DEG
 from anything3d.space.camera import Camera, angles, orbit
 from anything3d.space.cloud import Cloud, to_ply

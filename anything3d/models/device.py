@@ -1,6 +1,5 @@
 """The device, and the few global switches of torch that a worker sets once, before it loads a network."""
 
-import gc
 import os
 import re
 
@@ -44,7 +43,6 @@ def check_device(name: str) -> None:
 
 
 def release_memory() -> None:
-    """Give back what Python and torch keep in reserve, after a computation ran out of memory."""
-    gc.collect()
+    """Give back what torch keeps in reserve on a device, after a computation ran out of memory."""
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -15,6 +15,7 @@ from PIL import Image, ImageCms
 
 from anything3d.errors import InputError
 
+WHITE_LEVEL = 255  # of grey, in 8 bits
 SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # Pillow's modes -> what ICC and simplejpeg call them
 GAMMA = 1 / 2.2  # what PNG's gAMA says of sRGB's numbers
 GAMMA_TOLERANCE = 0.05  # share; libpng's PNG_GAMMA_THRESHOLD, within which a gAMA means sRGB

@@ -14,8 +14,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from anything3d.photo import mask
+from anything3d.photo.color import WHITE_LEVEL
 from anything3d.photo.mask import Box
-from anything3d.photo.pixels import WHITE_LEVEL
 from anything3d.settings.segment import Framing
 
 STRIP_PX = 2**22  # of a square, that are resampled at once: with much context it is far larger than the photo

@@ -20,12 +20,13 @@ import numpy as np
 import simplejpeg
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from anything3d.errors import InputError
 from anything3d.photo import color, png, webp
-from anything3d.photo.pixels import WHITE_LEVEL
+from anything3d.photo.color import WHITE_LEVEL
+from anything3d.photo.picture import as_array, load_png, open_picture, save_png
 from anything3d.settings.segment import ImageLimits
 
 ORIENTATION = 0x0112  # EXIF tag
@@ -40,7 +41,7 @@ def decode_image(data: bytes, limits: ImageLimits, size: tuple[int, int] | None 
     Raises: InputError image_bytes, image_format, image_header, image_bomb; image_truncated, image_damaged, image_mode,
     image_profile; exif_mismatch or size_mismatch if `size` differs.
     """
-    with _open(data, limits) as picture:
+    with open_picture(data, limits) as picture:
         if size is not None and size != (picture.height, picture.width):
             raise _wrong_size(picture, size)
         return torch.from_numpy(_pixels(picture, data))
@@ -51,7 +52,7 @@ def decode_upright(data: bytes, limits: ImageLimits) -> UInt8[Tensor, "H W 3"]:
 
     Raises: InputError as `decode_image`; image_exif if the orientation cannot be read.
     """
-    with _open(data, limits, or_webp=True) as picture:
+    with open_picture(data, limits, or_webp=True) as picture:
         pixels = torch.from_numpy(_pixels(picture, data))
         return _upright(pixels, _orientation(picture)).contiguous()
 
@@ -59,14 +60,10 @@ def decode_upright(data: bytes, limits: ImageLimits) -> UInt8[Tensor, "H W 3"]:
 def decode_png(data: bytes) -> UInt8[Tensor, "H W C"]:
     """Pixels of an 8-bit grey, RGB or RGBA PNG, as stored (C = 1, 3 or 4).
 
-    Raises: InputError as `decode_image`.
+    Raises: InputError as `load_png`.
     """
-    with _open(data, ImageLimits()) as picture:
-        if picture.format != "PNG" or picture.mode not in ("L", "RGB", "RGBA"):
-            raise InputError("image_mode", f"{picture.format}, {picture.mode}; an 8-bit L, RGB or RGBA PNG expected")
-        png.check(data)
-        pixels = torch.from_numpy(np.array(png.load(picture), dtype=np.uint8))
-        return pixels[..., None] if pixels.ndim == 2 else pixels
+    with load_png(data) as picture:
+        return torch.from_numpy(as_array(picture))
 
 
 def crops_from_png(pngs: Sequence[bytes]) -> Float[Tensor, "B 4 S S"]:
@@ -88,9 +85,7 @@ def as_batch(crops: Sequence[UInt8[Tensor, "S S 4"]]) -> Float[Tensor, "B 4 S S"
 def encode_png(pixels: UInt8[Tensor, "H W C"]) -> bytes:
     """PNG of grey, RGB or RGBA pixels (C = 1, 3 or 4); the same pixels give the same bytes."""
     assert pixels.shape[-1] in (1, 3, 4), f"{pixels.shape[-1]} channels"
-    out = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1).cpu().numpy()).save(out, "PNG", compress_level=6)
-    return out.getvalue()
+    return save_png(Image.fromarray(pixels.squeeze(-1).cpu().numpy()))
 
 
 def encode_webp(frames: UInt8[Tensor, "T H W C"], fps: float) -> bytes:
@@ -102,38 +97,6 @@ def encode_webp(frames: UInt8[Tensor, "T H W C"], fps: float) -> bytes:
         out, "WEBP", save_all=True, append_images=others, duration=round(1000 / fps), loop=0, quality=80, method=4
     )
     return out.getvalue()
-
-
-def _open(data: bytes, limits: ImageLimits, *, or_webp: bool = False) -> Image.Image:
-    """Read the header and compare it with the limits; no pixel is decoded."""
-    if len(data) > limits.max_bytes:
-        raise InputError("image_bytes", f"the file has more than the {limits.max_bytes} bytes that are allowed")
-    is_webp = or_webp and webp.is_webp(data)
-    if not is_webp and not data.startswith((b"\xff\xd8", b"\x89PNG")):
-        wanted = " or ".join((*png.FORMATS, *(["WEBP"] if or_webp else [])))
-        raise InputError("image_format", f"begins with {data[:8]!r}; {wanted} expected")
-    if is_webp:
-        _check_size(*webp.size(data), limits)
-    try:
-        picture = png.open_quietly(data, "WEBP") if is_webp else png.open_quietly(data)
-    except Image.DecompressionBombError as error:
-        raise InputError("image_bomb", f"{error}; at most {limits.max_megapixels} MP are allowed") from error
-    except UnidentifiedImageError as error:  # whose own message has a place in memory, other in every run
-        raise InputError("image_header", f"no readable header in {len(data)} bytes") from error
-    except png.DAMAGE as error:
-        raise InputError("image_header", f"no readable header in {len(data)} bytes: {error}") from error
-    _check_size(picture.width, picture.height, limits)
-    return picture
-
-
-def _check_size(width: int, height: int, limits: ImageLimits) -> None:
-    megapixels = height * width / 1e6
-    if megapixels > limits.max_megapixels or max(width, height) > limits.max_side_px:
-        raise InputError(
-            "image_bomb",
-            f"{width}x{height} = {megapixels:.1f} MP; at most {limits.max_megapixels} MP and "
-            f"{limits.max_side_px} px a side are allowed",
-        )
 
 
 def _pixels(picture: Image.Image, data: bytes) -> UInt8[np.ndarray, "H W 3"]:

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from anything3d.photo.color import WHITE_LEVEL
+
 WHITE = 1.0  # grey level of what networks see behind a crop
-WHITE_LEVEL = 255  # the same in 8 bits
 SPOTLIGHT_PALE = 0.6  # share of white in what a spotlight leaves out
 
 
@@ -28,22 +28,3 @@ def spotlight(image: UInt8[Tensor, "H W 3"], shown: Bool[Tensor, "H W"]) -> UInt
     grey = image.float().mean(2, keepdim=True)
     pale = SPOTLIGHT_PALE * WHITE_LEVEL + (1 - SPOTLIGHT_PALE) * grey
     return torch.where(shown[..., None], image, pale.to(torch.uint8))
-
-
-def thumbnail(pixels: UInt8[Tensor, "H W C"], longest_px: int) -> UInt8[Tensor, "h w C"]:
-    """Shrunk so that the longer side has `longest_px`; a smaller picture is returned as it is.
-
-    The colour of a transparent pixel bleeds into its neighbours, as crops hold the photo there.
-    """
-    height, width = pixels.shape[:2]
-    scale = longest_px / max(height, width)
-    if scale >= 1:
-        return pixels
-    return resize(pixels, max(1, round(height * scale)), max(1, round(width * scale)))
-
-
-def resize(pixels: UInt8[Tensor, "H W C"], height: int, width: int) -> UInt8[Tensor, "h w C"]:
-    """Bilinear, over the whole footprint of a pixel when shrinking."""
-    planes = pixels.permute(2, 0, 1)[None]
-    planes = F.interpolate(planes, (height, width), mode="bilinear", antialias=True)
-    return planes[0].permute(1, 2, 0).contiguous()

@@ -17,7 +17,7 @@ from PIL import Image
 
 from anything3d.errors import InputError
 from anything3d.photo import color
-from anything3d.photo.pixels import WHITE_LEVEL
+from anything3d.photo.color import WHITE_LEVEL
 
 FORMATS = ("JPEG", "PNG")  # what Pillow may find
 SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -22,7 +22,6 @@ from anything3d.space.camera import Camera, orbit
 from anything3d.space.cloud import from_ply
 from anything3d.space.mesh import from_glb
 
-MINI = "mini"  # `world` of what the mini world's own truth says; other truths name none
 MATCH_IOU = 0.5  # of a mask with the true one, from which on it is that object's; COCO's lowest threshold
 MESH_POINTS = 8192  # taken from a true mesh's surface; as many as the mini world's truth has
 
@@ -94,7 +93,7 @@ class Truth:
     plan: ViewPlan
     images: dict[str, TrueImage]
     vocabulary: Vocabulary = Vocabulary()
-    world: str = ""  # MINI if it is of the mini world, which the packaged networks know
+    world: str = ""  # `world.MINI` if it is of the mini world, which the packaged networks know
 
 
 @dataclass(frozen=True, slots=True)

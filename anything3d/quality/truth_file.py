@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 import torch
 
 from anything3d.errors import SourceError
-from anything3d.quality.truth import MINI, TrueImage, TrueObject, Truth, ViewPlan, Vocabulary
+from anything3d.quality.truth import TrueImage, TrueObject, Truth, ViewPlan, Vocabulary
 from anything3d.space.camera import Camera
 
 FORMAT = "anything3d-truth-2"
@@ -48,15 +48,6 @@ def read(data: bytes) -> Truth:
         vocabulary=_vocabulary(take(root, "vocabulary", dict, "truth")) if "vocabulary" in root else Vocabulary(),
         world=take(root, "world", str, "truth") if "world" in root else "",
     )
-
-
-def is_mini_world(data: bytes) -> bool:
-    """Whether the contents of truth.json say that it is of the mini world; damaged ones do not, and are no error."""
-    try:
-        root = json.loads(data)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(root, dict) and root.get("world") == MINI
 
 
 def take(record: object, name: str, kind: type[T], where: str) -> T:

@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Iterable
 from typing import Any, BinaryIO
 
-from anything3d.photo.image import decode_png, encode_png
+from anything3d.photo.picture import mask_png
 from schemas.corpus import ObjectRows, metadata, span_names
 
 
@@ -16,7 +16,7 @@ def asset_files(rows: ObjectRows) -> dict[str, bytes]:
     files = {
         "json": json.dumps(metadata(rows), sort_keys=True).encode(),
         "png": crop,
-        "mask.png": encode_png(decode_png(crop)[..., 3:]),
+        "mask.png": mask_png(crop),
     }
     if rows.lift is not None:
         files["cloud.ply"] = rows.lift.cloud_ply

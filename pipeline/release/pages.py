@@ -7,8 +7,7 @@ from html import escape
 from string import Template
 from typing import Any
 
-from anything3d.photo.image import decode_png, encode_png
-from anything3d.photo.pixels import thumbnail
+from anything3d.photo.picture import thumbnail
 from schemas.corpus import OBJECT_COLUMNS, ObjectRows, metadata
 
 THUMBNAIL_PX, REPORT_PX = 160, 224  # side of an object's pictures
@@ -93,7 +92,7 @@ def _card(card: Card, side_px: int) -> str:
         for name, label in SHOWN.items()
         if card.scores.get(name) is not None
     )
-    crop = encode_png(thumbnail(decode_png(card.crop_png), side_px))
+    crop = thumbnail(card.crop_png, side_px)
     images = (
         _figure("crop", "png", crop)
         + _figure("render", "png", card.render_png)

@@ -22,6 +22,7 @@ from anything3d.photo import mask
 from anything3d.photo.annotation import Annotation, parse_annotations
 from anything3d.photo.image import decode_image, decode_png
 from anything3d.quality import truth, truth_file
+from anything3d.quality.world import MINI
 from anything3d.seed import generators
 from anything3d.settings.segment import ImageLimits
 from anything3d.space.camera import project, rays
@@ -226,7 +227,7 @@ def turned(points: torch.Tensor, degrees: float) -> torch.Tensor:
 
 
 def test_the_truth_says_that_it_is_the_mini_world(known):
-    assert known.world == truth.MINI
+    assert known.world == MINI
 
 
 def test_the_truth_says_each_objects_symmetry(known):

@@ -13,7 +13,7 @@ import pytest
 
 from anything3d.errors import InputError, MachineError
 from anything3d.mini.world import write_world
-from anything3d.quality.truth import MINI
+from anything3d.quality.world import MINI
 from pipeline import cell
 from pipeline.config import load
 from pipeline.plan import shard_unit

@@ -24,7 +24,8 @@ from anything3d.photo.image import (
     encode_png,
     encode_webp,
 )
-from anything3d.photo.pixels import over, spotlight, thumbnail
+from anything3d.photo.picture import mask_png, thumbnail
+from anything3d.photo.pixels import over, spotlight
 from anything3d.photo.png import ADAM7, CHANNELS
 from anything3d.settings.segment import ImageLimits
 
@@ -377,10 +378,20 @@ def test_over_mixes_by_alpha():
 
 def test_a_thumbnail_keeps_the_aspect_and_never_grows():
     pixels = torch.full((40, 10, 4), 200, dtype=torch.uint8)
-    small = thumbnail(pixels, 20)
+    small = decode_png(thumbnail(encode_png(pixels), 20))
     assert small.shape == (20, 5, 4)
     assert small.unique().tolist() == [200]
-    assert thumbnail(pixels, 100) is pixels
+    assert thumbnail(encode_png(pixels), 100) == encode_png(pixels)
+
+
+def test_the_colour_of_transparent_pixels_counts_in_a_thumbnail():
+    pixels = torch.tensor([[[0, 10, 20, 0], [100, 110, 120, 255]]] * 2, dtype=torch.uint8)
+    assert decode_png(thumbnail(encode_png(pixels), 1)).tolist() == [[[50, 60, 70, 128]]]
+
+
+def test_the_mask_of_a_crop_is_its_alpha():
+    crop = torch.randint(256, (5, 7, 4), dtype=torch.uint8)
+    assert mask_png(encode_png(crop)) == encode_png(crop[..., 3:])
 
 
 def test_only_an_upright_picture_is_turned():

@@ -11,6 +11,7 @@ from anything3d.errors import SourceError
 from anything3d.photo import mask as masks
 from anything3d.photo.image import encode_png
 from anything3d.quality import truth, truth_file
+from anything3d.quality.world import MINI
 from anything3d.space.camera import orbit
 from anything3d.space.cloud import Cloud, to_ply
 from anything3d.space.mesh import Mesh, to_glb
@@ -76,7 +77,7 @@ def target(found: truth.Truth, item: truth.TrueObject, surface: bytes, views: by
 def test_a_sound_file_is_read():
     found = read(record())
     assert (found.shard, found.world) == ("mini-000000", "")
-    assert read(record() | {"world": "mini"}).world == truth.MINI
+    assert read(record() | {"world": "mini"}).world == MINI
     assert found.vocabulary == truth.Vocabulary()
     words = {"shapes": ["mug", "box"], "colors": ["red"]}
     assert read(record() | {"vocabulary": words}).vocabulary == truth.Vocabulary(("mug", "box"), ("red",))
