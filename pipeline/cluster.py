@@ -47,7 +47,8 @@ def share(config: Config, stages: Sequence[str], say: Callable[[str], None]) -> 
     Raises: ConfigError if their GPU shares together exceed the cluster's GPUs.
     """
     gpus = ray.cluster_resources().get("GPU", 0.0)
-    wanted = {name: getattr(config.resources, name) for name in stages}
+    own = {name: getattr(config.resources, name) for name in stages}
+    wanted = {name: replace(one, workers=max(1, one.workers)) for name, one in own.items()}
     if not gpus:
         if on_gpu := [name for name, own in wanted.items() if own.num_gpus]:
             say(f"no node with a GPU is up: {', '.join(on_gpu)} run on the CPU")

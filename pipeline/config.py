@@ -60,8 +60,11 @@ class Units:
 class Workers:
     """The actors of one stage."""
 
-    workers: Annotated[int, Interval(ge=1, le=10**6)] = 1  # Actors that run side by side, all the time.
-    # GPUs of each actor. A fraction shares a GPU. It is ignored where the cluster has no GPU.
+    # Actors that run side by side, all the time. 0 means as many as fit this cluster. Their number is chosen from the
+    # GPUs and CPUs, and from the time that an object takes in each stage.
+    workers: Annotated[int, Interval(ge=0, le=10**6)] = 0
+    # GPUs of each actor. A fraction below 1 shares a GPU. From 1 on, it is a whole number. It is ignored where the
+    # cluster has no GPU.
     num_gpus: Annotated[float, Interval(ge=0, le=1024)] = 0.0
     num_cpus: Annotated[float, Interval(ge=0, le=1024)] = 0.1  # CPUs of each actor, for Ray's bookkeeping.
     threads: Annotated[int, Interval(ge=1, le=1024)] = 1  # Threads of each actor, for torch.
@@ -72,6 +75,8 @@ class Workers:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.num_gpus > 1 and self.num_gpus % 1:
+            raise ConfigError("setting", f"num_gpus is {self.num_gpus}; must be at most 1, or a whole number")
 
     @property
     def cpus(self) -> float:

@@ -18,6 +18,7 @@ from pipeline.input import listing
 from pipeline.input.shard import Shard
 from pipeline.input.source import is_photo, kind, stem
 from pipeline.location import explained
+from pipeline.measured import Measured
 from pipeline.plan import (
     READERS,
     Selection,
@@ -65,7 +66,7 @@ class Plan:
     new: int = 0
     leaving: int = 0  # shards of the corpus that are not named; they leave it with --only
     unknown: list[str] = field(default_factory=list)  # shards whose photos or objects cannot be estimated
-    wall_seconds: float = 0.0  # with the configured workers, all the time at work
+    wall_seconds: float = 0.0  # all actors at work all the time; one in each stage whose `workers` is 0
 
     @property
     def spent(self) -> Spent:
@@ -120,13 +121,8 @@ class _Walk:
         self.recipes = recipes(config)
         self.plan = Plan({name: StagePlan() for name in self.recipes})
         self.budget = selection.max_objects
-        self._measured: dict[tuple[str, bool], Tally] = {}  # (stage, of these very settings) -> its cells
+        self.measured = Measured.of(corpus.partitions.values() if corpus else (), self.recipes)
         self._photos_per_byte: float | None = None
-        for partition in corpus.partitions.values() if corpus else ():
-            for name, tally in partition.stages.items():
-                if name in self.recipes:
-                    same = partition.fingerprints[name] == self.recipes[name].fingerprint
-                    self._learn(name, same, tally)
 
     def look_at(self, shard: Unit) -> None:
         """Count what is there of a shard, and what is missing."""
@@ -194,7 +190,7 @@ class _Walk:
         stage = self.plan.stages[recipe.stage]
         if commit := commits.get(recipe.stage):
             stage.reuse += commit.counts["inputs"]
-            self._learn(recipe.stage, True, Tally.of([commit]))
+            self.measured.learn(recipe.stage, Tally.of([commit]))
         else:
             stage.run += items
 
@@ -206,7 +202,7 @@ class _Walk:
         if not photos or self.budget == 0:
             return
         _, segment, *later = self.plan.stages.values()
-        found = self._cells_of("segment")
+        found = self.measured.cells_of("segment")
         rate = found.rows / found.inputs if found else None
         objects = round(photos * rate) if rate is not None else None
         if objects is not None and rate and self.budget is not None and objects > self.budget:
@@ -239,27 +235,18 @@ class _Walk:
             self._photos_per_byte = photos / sizes if sizes else 0.0
         return round(Shard(location).size * self._photos_per_byte) or None
 
-    def _learn(self, stage: str, same: bool, tally: Tally) -> None:
-        if tally.inputs:
-            known = self._measured.get((stage, same))
-            self._measured[stage, same] = tally if known is None else known + tally
-
-    def _cells_of(self, stage: str) -> Tally | None:
-        """The cells of a stage; those of other settings if there are none of these."""
-        return self._measured.get((stage, True)) or self._measured.get((stage, False))
-
     def reckon(self, one_stage_at_a_time: bool) -> None:
-        """From items to hours."""
+        """From items to hours. The cluster is not known: a stage whose `workers` is 0 has one actor here."""
         seconds: list[float] = []
         for name, stage in self.plan.stages.items():
-            total = self._cells_of(name)
-            stage.measured_with_other_settings = total is not None and (name, True) not in self._measured
+            total = self.measured.cells_of(name)
+            stage.measured_with_other_settings = total is not None and name not in self.measured.same
             if total is not None:
                 stage.seconds_per_item = total.seconds / total.inputs
                 stage.gpu_seconds_per_item = total.gpu_seconds / total.inputs
                 took = stage.run * stage.seconds_per_item, stage.run * stage.gpu_seconds_per_item
                 stage.spent = spent(name, *took, self.config)
-            seconds.append(stage.spent.seconds / getattr(self.config.resources, name).workers)
+            seconds.append(stage.spent.seconds / (getattr(self.config.resources, name).workers or 1))
         index, segment, *later = seconds
         self.plan.wall_seconds = index + segment + (sum(later) if one_stage_at_a_time else max(later, default=0.0))
 

@@ -277,7 +277,7 @@ class Walk:
         The photos of retries come last.
         """
         units, done, found = list[Unit](), list[Unit](), 0
-        for some in batched(images, self.config.resources.segment.workers if budget else len(images)):
+        for some in batched(images, max(1, self.config.resources.segment.workers) if budget else len(images)):
             now = self.advance(some, ["segment"])
             done += now
             found += sum(len(self.selection.objects(object_ids(unit, self.store))) for unit in now) if budget else 0

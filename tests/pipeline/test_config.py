@@ -115,7 +115,7 @@ def test_sam_is_needed_only_where_it_is_used():
     [
         "units.objects=0",
         "units.shards=-1",
-        "resources.segment.workers=0",
+        "resources.segment.workers=-1",
         "resources.lift.num_gpus=-0.5",
         "dtype=fp16",
         "caption.beams=0",
@@ -134,6 +134,12 @@ def test_sam_is_needed_only_where_it_is_used():
 def test_a_setting_out_of_range_is_refused_before_anything_starts(setting):
     with pytest.raises(ConfigError, match=rf"^setting: {setting.partition('=')[0]}\b"):
         load([], [setting])
+
+
+def test_a_share_of_a_gpu_and_a_half_is_refused_and_as_many_as_fit_is_the_default():
+    with pytest.raises(ConfigError, match=r"^setting: num_gpus is 1\.5"):
+        load([], ["resources.lift.num_gpus=1.5"])
+    assert load([], ["resources.lift.num_gpus=2.0"]).resources.lift.workers == 0
 
 
 def test_paper_selects_nothing_of_what_is_sound():
