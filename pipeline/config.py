@@ -63,7 +63,7 @@ class Workers:
     # Actors that run side by side, all the time. 0 means as many as fit this cluster. Their number is chosen from the
     # GPUs and CPUs, and from the time that an object takes in each stage.
     workers: Annotated[int, Interval(ge=0, le=10**6)] = 0
-    # GPUs of each actor. A fraction below 1 shares a GPU. From 1 on, it is a whole number. It is ignored where the
+    # GPUs of each actor. A fraction shares a GPU. Above 1, it is a whole number. It is ignored where the
     # cluster has no GPU.
     num_gpus: Annotated[float, Interval(ge=0, le=1024)] = 0.0
     num_cpus: Annotated[float, Interval(ge=0, le=1024)] = 0.1  # CPUs of each actor, for Ray's bookkeeping.
