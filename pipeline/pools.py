@@ -8,6 +8,7 @@ fit the cluster.
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from anything3d.errors import ConfigError
 from pipeline.config import Workers
@@ -131,7 +132,8 @@ def _too_many_gpus(wanted: Mapping[str, Workers], nodes: Sequence[Node], counts:
 
 def _fit(wanted: Mapping[str, Workers], nodes: Sequence[Node], counts: Mapping[str, int]) -> bool:
     cpus = sum(round(wanted[stage].cpus * UNITS) * n for stage, n in counts.items())
-    return cpus <= sum(round(node.cpus * UNITS) for node in nodes) and _packed(wanted, nodes, counts) is not None
+    on_gpu = {stage: own for stage, own in wanted.items() if own.num_gpus}
+    return cpus <= sum(round(node.cpus * UNITS) for node in nodes) and _packed(on_gpu, nodes, counts) is not None
 
 
 def _by_share(wanted: Mapping[str, Workers], counts: Mapping[str, int]) -> list[tuple[str, int, int]]:
@@ -142,18 +144,24 @@ def _by_share(wanted: Mapping[str, Workers], counts: Mapping[str, int]) -> list[
 
 def _packed(wanted: Mapping[str, Workers], nodes: Sequence[Node], counts: Mapping[str, int]) -> Placed | None:
     """First fit, the largest shares first; None if they do not fit. One more node at the end never makes it fail."""
-    room = [(node.name, int(node.gpus) * UNITS) for node in nodes]  # free UNITS of a node
+    # Free UNITS, and the nodes that have so much free, in order; later the nodes of GPUs, one entry a GPU.
+    room = [(free, [node.name for node in some]) for free, some in groupby(nodes, lambda node: int(node.gpus) * UNITS)]
     split, made = False, Placed()
     for stage, share, n in _by_share(wanted, counts):
-        if share < UNITS and not split:  # from here on, free UNITS of a GPU that nobody has as a whole
-            room, split = [(name, UNITS) for name, free in room for _ in range(free // UNITS)], True
-        own = made[stage] = [] if share else [""] * n
-        for place, (name, free) in enumerate(room if share else ()):
-            some = min(free // share, n - len(own))
-            room[place] = name, free - some * share
-            own += [name] * some
-        if len(own) < n:
+        if share < UNITS and not split:
+            room, split = [(UNITS, [name for free, names in room for name in names * (free // UNITS)])], True
+        own, rest = list[str](), list[tuple[int, list[str]]]()
+        for free, names in room if share else ():
+            each = free // share
+            full = min(len(names), (n - len(own)) // each) if each else 0
+            own += names[:full] * each
+            last = min(each, n - len(own)) if full < len(names) else 0  # on the next one, which is not filled
+            own += names[full : full + 1] * last
+            rest += [(free - each * share, names[:full]), (free - last * share, names[full : full + 1])]
+            rest += [(free, names[full + 1 :])]
+        if share and len(own) < n:
             return None
+        made[stage], room = (own, [run for run in rest if run[1]]) if share else ([""] * n, room)
     return {stage: made[stage] for stage in wanted}
 
 
