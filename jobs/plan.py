@@ -117,5 +117,5 @@ def lines(made: "Plan", currency: str, only: bool = False) -> Iterator[str]:
     if only and made.leaving:
         yield f"{counted(made.leaving, 'other shard')} will leave the corpus"
     least = "at least " if made.unknown or made.unmeasured else ""
-    wall = f"{made.wall_seconds / HOUR_S:.3g} hours with the configured workers"
+    wall = f"{made.wall_seconds / HOUR_S:.3g} hours with 1 actor a stage, or as many as are set"
     yield f"in all {least}{made.spent.told(currency)}; {wall}"
