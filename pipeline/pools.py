@@ -75,10 +75,14 @@ def placed(wanted: Mapping[str, Workers], nodes: Sequence[Node], counts: Mapping
 
 
 def worth(now: Mapping[str, int], new: Mapping[str, int], seconds: Mapping[str, float], *, same_nodes: bool) -> bool:
-    """Whether the actors are to be changed from `now` to `new`: because the nodes have changed, or it is far faster."""
+    """Whether the actors are to be changed from `now` to `new`: because the nodes have changed, or it is far faster.
+
+    On the same nodes, no change is worth it before every stage is measured. The first time of a stage may be far from
+    what it counted as until then, and there would be one change for each stage.
+    """
     if now == new or not same_nodes:
         return now != new
-    return throughput(new, seconds) >= WORTH * throughput(now, seconds)
+    return new.keys() <= seconds.keys() and throughput(new, seconds) >= WORTH * throughput(now, seconds)
 
 
 def throughput(counts: Mapping[str, int], seconds: Mapping[str, float]) -> float:

@@ -129,7 +129,9 @@ def test_pools_change_for_a_fifth_more_or_for_other_nodes():
     assert not worth(now, {"a": 11, "b": 1}, seconds, same_nodes=True)
     assert worth(now, {"a": 12, "b": 1}, seconds, same_nodes=True)
     assert not worth(now, {"a": 10, "b": 9}, seconds, same_nodes=True)
+    assert not worth(now, {"a": 20, "b": 1}, {"a": 10.0}, same_nodes=True)  # b is not measured
     assert worth(now, {"a": 9, "b": 1}, seconds, same_nodes=False)
+    assert worth(now, {"a": 9, "b": 1}, {}, same_nodes=False)
     assert not worth(now, dict(now), seconds, same_nodes=False)
 
 
