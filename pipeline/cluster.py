@@ -1,241 +1,295 @@
-"""Ray: a check that the actors fit, and one stream of units through a chain of stage actors.
+"""Ray: the actors of all stages, and the cells that they make. An actor lives as long as the run.
 
-This file avoids four faults that we have met:
-- Pools have a fixed size, because Ray Data adds actors one by one.
-- Ray restarts a dead actor and retries its unit without end. So `batch.py` finds the item that kills, after the number
-  of deaths that the ledger gives.
-- No errored block is allowed, because Ray would drop its rows and report nothing.
-- A thread that waits for Ray may wait for ever. So the stream has a thread of its own, and the driver's thread watches.
+The driver is one loop of asyncio (`conduct`). Whoever wants a cell awaits it. Each actor has a coroutine of the driver,
+which takes the first waiting unit of the stage, and gives it to the actor. So an actor that has done one unit begins
+with the next, whichever shard that is of.
+
+How many actors a stage has is chosen from the cluster (`pools.py`), at the start, when a node comes or goes, and when
+it is known how long the stages take. An actor that dies leaves its unit to the others, and another actor is started.
+The ledger counts the deaths of a cell, so that `batch.py` finds the item that kills.
+
+Ray is started when the first cell is missing. A thread that waits for Ray may wait for ever. So the loop has a thread
+of its own, and the main thread watches.
 """
 
+import asyncio
 import logging
-import os
 import queue
-import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from typing import Any, TypeVar
 
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from anything3d.errors import Anything3DError, ConfigError, MachineError, WeightsError
-from anything3d.models.weights import digest
-from pipeline import cell
+from anything3d.errors import ConfigError, MachineError, WeightsError
+from pipeline import pools, stages
+from pipeline.actor import Load, StageActor, weights_digests
 from pipeline.cell import Recipe
+from pipeline.commit import Commit
 from pipeline.config import Config, Workers
-from pipeline.price import Spending, Spent, spent
-from pipeline.progress import Board, Progress
+from pipeline.measured import Measured
+from pipeline.pool import Made, Place, Pool
+from pipeline.pools import Node
+from pipeline.price import Spending, spent
+from pipeline.progress import SILENT_S, Board, Progress
+from pipeline.release.partition import Tally
 from pipeline.session import check_alive, connect, last_words
-from pipeline.stages import BY_NAME, load
-from pipeline.stages import recipes as recipes_now
 from pipeline.store import Store
 from pipeline.unit import Unit
 
-POLL_S = 1.0  # between two looks at the board
-SILENT_S = 20.0  # after which a board that does not answer is taken for dead
+POLL_S = 1.0  # between two looks at the board, and between two looks at the nodes
+CHOOSE_S = 30.0  # between two looks whether other numbers of actors are faster, on the same nodes
+SOON_S = 0.05  # the same, as long as Ray has not been started
+LEAVE_S = 5.0  # for the loop to end, after the run has failed
+THREADS = 16  # that wait for the storage
+
+T = TypeVar("T")
 
 
-def share(config: Config, stages: Sequence[str], say: Callable[[str], None]) -> dict[str, Workers]:
-    """The actors of each stage on this cluster: as configured, or all on CPU where there is no GPU, which is said.
+def conduct(actors: "Actors", main: Callable[["Actors"], Awaitable[T]]) -> T:
+    """What `main` gives. It runs in a loop in a thread of its own, while this thread watches Ray.
 
-    Counted are the nodes that are up now; an autoscaler's nodes to come are not.
-
-    Raises: ConfigError if their GPU shares together exceed the cluster's GPUs.
+    Raises: what `main` raises; MachineError if Ray fails; ray's error for a bug, with its traceback.
     """
-    gpus = ray.cluster_resources().get("GPU", 0.0)
-    own = {name: getattr(config.resources, name) for name in stages}
-    wanted = {name: replace(one, workers=max(1, one.workers)) for name, one in own.items()}
-    if not gpus:
-        if on_gpu := [name for name, own in wanted.items() if own.num_gpus]:
-            say(f"no node with a GPU is up: {', '.join(on_gpu)} run on the CPU")
-        return {name: replace(own, num_gpus=0.0) for name, own in wanted.items()}
-    if (total := sum(w.workers * w.num_gpus for w in wanted.values())) > gpus:
-        parts = ", ".join(f"{name} {w.workers} x {w.num_gpus}" for name, w in wanted.items() if w.num_gpus)
-        raise ConfigError(
-            "gpus",
-            f"The stages want {total} GPUs ({parts}), and the cluster has {gpus}. Lower resources.<stage>.workers"
-            " or num_gpus, give --one-stage-at-a-time, or raise min_workers in cluster.yaml.",
-        )
-    return wanted
+    ended: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+    started: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()  # what stops the loop
 
+    async def through() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        loop.set_default_executor(ThreadPoolExecutor(THREADS))
+        started.put(lambda: loop.call_soon_threadsafe(task.cancel))
+        try:
+            ended.put((await main(actors), None))
+        except BaseException as error:  # noqa: BLE001 - it is raised below
+            ended.put((None, error))
+        finally:
+            await actors.end()
 
-def stream(
-    units: Sequence[Unit], recipes: Sequence[Recipe], config: Config, root: str, progress: Progress, spending: Spending
-) -> list[Unit]:
-    """The units after the stages of `recipes`, each a pool of actors, all of them at work at once.
-
-    `spending` is told what the cells take. When it has reached a limit, no further cell is begun: cells that are at
-    work are finished, and the other units come back without them.
-
-    Raises: what a stage raises for the whole run (`batch.ENDING`), as soon as it is
-    known, whatever else is still at work; MachineError if Ray fails; ray's error for a bug.
-    """
-    connect()
-    stages = [recipe.stage for recipe in recipes]
-    workers = share(config, stages, progress.remark)
-    progress.begin(stages)
-    _quiet_data()
-    board = ray.remote(num_cpus=0)(Board).remote(spending)
-    data = ray.data.from_items([{"unit": unit.to_json()} for unit in units], override_num_blocks=len(units))
-    for recipe in recipes:
-        own = workers[recipe.stage]
-        used = replace(recipe, num_gpus=own.num_gpus)
-        weights = weights_digests(recipe.stage, config)
-        if recipes_now(config)[recipe.stage].fingerprint != recipe.fingerprint:
-            raise WeightsError(
-                "weights_differ",
-                f"Files of {', '.join(weights)} were written since the run began. Give the same command again.",
-            )
-        device = "cuda" if own.num_gpus else "cpu"
-        data = data.map(
-            StageActor,
-            fn_constructor_args=(used, config.to_json(), weights, root, device, board),
-            compute=ActorPoolStrategy(size=min(own.workers, len(units))),
-            num_cpus=own.num_cpus,
-            num_gpus=own.num_gpus or None,
-        )
-    ended: queue.SimpleQueue[list[Unit] | Exception] = queue.SimpleQueue()
-    threading.Thread(target=_consume, args=(data, ended), daemon=True).start()
+    thread = threading.Thread(target=lambda: asyncio.run(through()), daemon=True)
+    thread.start()
+    stop = started.get()
     try:
-        return _watch(board, progress, spending, ended)
+        while True:
+            actors.watch()
+            with suppress(queue.Empty):
+                outcome, error = ended.get(timeout=POLL_S if actors.running else SOON_S)
+                with suppress(MachineError, RayError):  # all has been done, or there is a better reason
+                    actors.watch()
+                if error is not None:
+                    raise error
+                return outcome
     except RayTaskError:
         raise  # a bug, with its traceback
     except RayError as error:
         raise MachineError("ray", f"Ray failed: {last_words(error)} Give the same command again.") from error
+    finally:
+        with suppress(RuntimeError):  # the loop has ended
+            stop()
+        thread.join(LEAVE_S)
 
 
-def weights_digests(stage: str, config: Config) -> dict[str, str]:
-    """sha256 of all weights that the stage loads, by name, as they lie on this machine."""
-    place = config.place()
-    return {name: digest(name, place) for name in BY_NAME[stage].weights(getattr(config, stage))}
-
-
-class StageActor:
-    """One stage in one Ray actor, its networks loaded at the start: side by side with those of the other stages.
-
-    What ends the run goes to the board: what Ray makes of an exception has its text, and no longer its object. An actor
-    that has ended the run works on nothing any more: a device that failed once fails all that follows.
-    """
+class Actors:
+    """The actors of a run. `cell` has a cell made by one of them."""
 
     def __init__(
         self,
-        recipe: Recipe,
-        config: str,
-        weights: dict[str, str],
-        root: str,
-        device: str,
-        board: "ray.actor.ActorHandle",
+        config: Config,
+        recipes: Mapping[str, Recipe],
+        store: Store,
+        progress: Progress,
+        spending: Spending,
+        measured: Measured,
+        *,
+        load: Load = stages.load,
+        one_stage_at_a_time: bool = False,
     ) -> None:
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # before transformers is imported
-        self._recipe, self._config, self._weights = recipe, Config.from_json(config), weights
-        self._load = partial(load, recipe.stage, config, device)
-        self._store = Store(root)
-        self._board = board
-        self._ended: Anything3DError | None = None
-        with suppress(Anything3DError):  # the first unit raises it again; Ray prints what a constructor raises, thrice
-            self._check_weights()
-            self._load()
+        """`measured` is what earlier runs have measured. `load` makes a stage, in the actor."""
+        self.config, self.recipes, self.store = config, recipes, store
+        self._progress, self._spending, self._load = progress, spending, load
+        self._alone, self._measured = one_stage_at_a_time, measured
+        self._pools: dict[str, Pool] = {}
+        self._nodes: Sequence[Node] = ()
+        self._until = 0.0  # when it is to be seen whether other numbers of actors are faster
+        self._on_gpus = False  # whether the cluster has had GPUs
+        self._sizes: dict[str, int] = {}
+        self._ask: Future[None] = Future()  # that Ray be started; done when it runs
+        self._asked = threading.Event()
+        self._board: Any = None
+        self._fitting: asyncio.Task[None] | None = None
+        self._refit = asyncio.Event()
+        self._broken: Exception | None = None  # why no actor can be started any more
 
-    def __call__(self, row: dict[str, str]) -> dict[str, str]:
-        unit = Unit.from_json(row["unit"])
-        if self._ended:
-            raise self._ended
-        if ray.get(self._board.limit_reached.remote()):
-            return row
-        stage = self._recipe.stage
-        try:
-            with _logged_on(self._board):
-                self._check_weights()
-                folder = cell.folder_of(self._recipe, unit)
-                self._board.begin.remote(stage, unit.name, folder, socket.gethostname(), os.getpid())
-                commit, made = cell.run(self._recipe, unit, self._store, self._load)
-        except Anything3DError as error:
-            self._ended = error
-            ray.get(self._board.stop.remote(error))
-            raise
-        self._board.end.remote(stage, unit.name)
-        own = spent(stage, commit.seconds, commit.gpu_seconds, self._config) if made else Spent()
-        ray.get(self._board.add.remote(stage, len(unit.ids), own))  # counted before the next cell is begun
-        return {"unit": cell.as_input(self._recipe, unit, commit).to_json()}
+    # what the main thread does
 
-    def _check_weights(self) -> None:
-        """Whether the networks here are those that the fingerprint speaks of; their files are read once a process."""
-        here = weights_digests(self._recipe.stage, self._config)
-        if wrong := sorted(name for name, sha256 in self._weights.items() if here[name] != sha256):
+    @property
+    def running(self) -> bool:
+        """Whether Ray runs."""
+        return self._board is not None
+
+    def watch(self) -> None:
+        """Start Ray if it is wanted, log what actors say, show how far the run is, and see whether Ray lives.
+
+        Raises: MachineError if Ray does not start, or has died; ConfigError if there is no such cluster.
+        """
+        if self._asked.is_set() and self._board is None:
+            connect()
+            self._board = ray.remote(num_cpus=0)(Board).remote()
+            self._ask.set_result(None)
+        check_alive()
+        if self._board is not None:
+            for name, level, message in ray.get(self._board.read.remote(), timeout=SILENT_S):
+                logging.getLogger(name).log(level, "%s", message)
+        at_work = [one for pool in list(self._pools.values()) for one in list(pool.at_work.values())]
+        self._progress.show(at_work, self._spending.spent)
+
+    # what the loop does
+
+    async def connected(self) -> None:
+        """Return when Ray runs. The main thread starts it, as the signals are handled there."""
+        self._asked.set()
+        await asyncio.shield(asyncio.wrap_future(self._ask))
+
+    def count(self, stage: str) -> int:
+        """Actors of the stage; 1 before they are started."""
+        return max(1, self._sizes.get(stage, 1))
+
+    async def cell(self, stage: str, unit: Unit, place: Place) -> Made | None:
+        """The commit of the stage's cell of `unit`, and whether an actor has made it now.
+
+        None: a limit was reached before the cell was begun.
+
+        Raises: what a stage raises for the whole run (`batch.ENDING`); MachineError if its actors do not start.
+        """
+        if self._spending.reached():
+            return None
+        await self.connected()
+        if self._broken:
+            raise self._broken
+        self._open(stage)
+        done = self._pools[stage].wait_for(unit, place)
+        if self._alone:
+            self._refit.set()
+        return await done
+
+    async def end(self) -> None:
+        """Let all actors go."""
+        if self._fitting:
+            self._fitting.cancel()
+        await asyncio.gather(*(pool.end() for pool in self._pools.values()))
+
+    def _open(self, stage: str) -> None:
+        """Open the pool of a stage, and those of the stages after it: a unit that lacks this cell lacks theirs, too."""
+        if stage in self._pools:
+            return
+        names = list(self.recipes)
+        for name in names[names.index(stage) :]:
+            if name not in self._pools:
+                self._check_weights(name)
+                start = partial(self._start, name)
+                self._pools[name] = Pool(self.recipes[name], self._spending, start, self._learn, self._refit)
+        self._progress.begin()
+        self._refit.set()
+        if self._fitting is None:
+            self._fitting = asyncio.ensure_future(self._fit())
+
+    def _check_weights(self, stage: str) -> None:
+        if stages.recipes(self.config)[stage].fingerprint != self.recipes[stage].fingerprint:
+            named = ", ".join(weights_digests(stage, self.config))
             raise WeightsError(
                 "weights_differ",
-                f"{', '.join(wrong)} on {socket.gethostname()} are not what the driver has. Copy the same files to all"
-                " nodes, below resources.weights_root.",
+                f"Files of {named} were written since the run began. Give the same command again.",
             )
 
+    async def _fit(self) -> None:
+        """Keep as many actors of each stage as suit the cluster, when nodes come and go, and as times are measured."""
+        try:
+            while True:
+                self._refit.clear()
+                if nodes := await asyncio.to_thread(nodes_now):
+                    self._resize(nodes)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._refit.wait(), POLL_S)
+        except Exception as error:  # noqa: BLE001 - it is raised where a cell is awaited
+            self._broken = error
+            for pool in self._pools.values():
+                pool.fail(error)
 
-class _BoardHandler(logging.Handler):
-    """Puts what an actor logs on the board. The driver logs it again, where its own lines go."""
+    def _resize(self, nodes: Sequence[Node]) -> None:
+        """Start actors, or let some go."""
+        open_now = self._one_alone() if self._alone else list(self._pools)
+        wanted = {name: getattr(self.config.resources, name) for name in open_now}
+        if self._sizes.keys() != wanted.keys() or self._nodes != nodes or time.monotonic() > self._until:
+            self._choose(wanted, nodes)
+            self._until = time.monotonic() + CHOOSE_S
+        where = pools.placed(wanted, self._nodes, self._sizes)
+        # Large shares first: they leave room for small ones, and not the other way round.
+        for name in sorted(self._pools, key=lambda name: -getattr(self.config.resources, name).num_gpus):
+            self._pools[name].fill(self._sizes.get(name, 0), Counter(where.get(name, ())))
 
-    def __init__(self, board: "ray.actor.ActorHandle") -> None:
-        super().__init__()
-        self._board = board
+    def _choose(self, wanted: Mapping[str, Workers], nodes: Sequence[Node]) -> None:
+        """Choose how many actors each stage has, and say it. Without enough nodes, a run that is at work waits."""
+        times = self._measured.seconds_per_object()
+        try:
+            if self._on_gpus and not any(node.gpus for node in nodes):
+                raise ConfigError("gpus", "The nodes with GPUs have gone.")
+            sizes = pools.sizes(wanted, nodes, times)
+        except ConfigError as error:
+            if not self._sizes:
+                raise
+            self._progress.remark(f"{error} The run waits for nodes.")
+            return
+        same = self._nodes == nodes
+        if self._sizes.keys() != sizes.keys() or pools.worth(self._sizes, sizes, times, same_nodes=same):
+            self._sizes = sizes
+            if sizes:
+                self._progress.remark(pools.described(sizes, wanted, nodes))
+        self._nodes, self._on_gpus = nodes, any(node.gpus for node in nodes)
 
-    def emit(self, record: logging.LogRecord) -> None:
-        line = (record.name, record.levelno, record.getMessage())
-        try:  # the line lies there before the row comes back, so that the driver's last look has it
-            ray.get(self._board.log.remote(line), timeout=SILENT_S)
-        except RayError:
-            self.handleError(record)
+    def _one_alone(self) -> list[str]:
+        """The one stage that has actors now: that of before, as long as it has work, or else the first that has any."""
+        busy = [name for name, pool in self._pools.items() if pool.has_work]
+        first = [name for name in self.recipes if name in busy]
+        return [name for name in busy if self._pools[name].size][:1] or first[:1]
 
+    def _start(self, stage: str, node: str) -> "ray.actor.ActorHandle":
+        """A new actor on a node, which comes up when there is room for it; "" is any node."""
+        wanted = getattr(self.config.resources, stage)
+        own = pools.on_cluster({stage: wanted}, self._nodes)[stage]
+        if own.num_gpus != wanted.num_gpus:
+            self._progress.remark(f"no node with a GPU is up: {stage} runs on the CPU")
+        kind = ray.remote(StageActor).options(
+            num_cpus=own.num_cpus,
+            num_gpus=own.num_gpus or None,
+            max_restarts=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True) if node else "SPREAD",
+        )
+        return kind.remote(
+            replace(self.recipes[stage], num_gpus=own.num_gpus),
+            self.config.to_json(),
+            weights_digests(stage, self.config),
+            self.store.root,
+            "cuda" if own.num_gpus else "cpu",
+            self._board,
+            self._load,
+        )
 
-@contextmanager
-def _logged_on(board: "ray.actor.ActorHandle") -> Iterator[None]:
-    """What our loggers say meanwhile, from INFO on, goes to the board and not to the standard error of the actor."""
-    ours, handler = logging.getLogger("pipeline"), _BoardHandler(board)
-    before = ours.level
-    ours.setLevel(logging.INFO)
-    ours.addHandler(handler)
-    try:
-        yield
-    finally:
-        ours.removeHandler(handler)
-        ours.setLevel(before)
-
-
-def _consume(data: Dataset, ended: "queue.SimpleQueue[list[Unit] | Exception]") -> None:
-    """Pull all units through the stages; they, or what ended them, go to `ended`."""
-    try:
-        ended.put([Unit.from_json(row["unit"]) for row in data.iter_rows()])
-    except Exception as error:  # noqa: BLE001 - it is raised by `_watch`
-        ended.put(error)
-
-
-def _watch(
-    board: "ray.actor.ActorHandle",
-    progress: Progress,
-    spending: Spending,
-    ended: "queue.SimpleQueue[list[Unit] | Exception]",
-) -> list[Unit]:
-    """Show how far the stream is until it has ended, or the board says why the run must, or Ray has died."""
-    outcome: list[Unit] | Exception | None = None
-    while outcome is None:
-        with suppress(queue.Empty):
-            outcome = ended.get(timeout=POLL_S)
-        check_alive()
-        done, reason, logged, spending.spent, at_work = ray.get(board.read.remote(), timeout=SILENT_S)
-        for name, level, message in logged:
-            logging.getLogger(name).log(level, "%s", message)
-        progress.show(done, at_work, spending.spent)
-        if reason:
-            raise reason
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
+    def _learn(self, unit: Unit, commit: Commit) -> None:
+        """An actor has made a cell."""
+        self._spending.spent += spent(commit.stage, commit.seconds, commit.gpu_seconds, self.config)
+        self._measured.learn(commit.stage, Tally.of([commit]))
 
 
-def _quiet_data() -> None:
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # whatever goes wrong is raised, too
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.max_errored_blocks = 0
-    context.issue_detectors_config.detectors = []  # they advise on memory reservations, over pages
+def nodes_now() -> list[Node]:
+    """The nodes of the cluster that are up, by name; those that an autoscaler may start are not among them."""
+    up = [node for node in ray.nodes() if node["Alive"]] if ray.is_initialized() else []
+    nodes = [Node(node["NodeID"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in up]
+    return sorted(nodes, key=lambda node: node.name)

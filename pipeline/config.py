@@ -49,7 +49,8 @@ class Units:
     images: Annotated[int, Interval(ge=1, le=10**6)] = 64  # Photos of one call of segment.
     # Objects of one call of every later stage. One GPU optimises so many at once.
     objects: Annotated[int, Interval(ge=1, le=10**6)] = 8
-    # Shards of a wave. The next wave starts when the objects of this one are done.
+    # Shards that are open at one time: the photos of one are segmented while the objects of another are distilled. A
+    # snapshot is made after every so many shards.
     shards: Annotated[int, Interval(ge=1, le=10**6)] = 8
 
     def __post_init__(self) -> None:

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from types import MappingProxyType
+from typing import TypeVar
 
 from anything3d.errors import DamagedCell, SourceError
 from anything3d.models.weights import OURS
@@ -23,6 +24,7 @@ from pipeline.store import Store
 from pipeline.unit import Input, Unit, slices
 from schemas.records import ImageRecord
 
+T = TypeVar("T")
 READERS = 16  # threads that look commits up
 GROUP = 8  # photos of a unit of a folder or a list, on average
 
@@ -150,7 +152,7 @@ def gone(stage: str, unit: Unit, store: Store) -> DamagedCell:
     )
 
 
-def batched(values: Sequence[str] | Sequence[Unit], size: int) -> Iterator[list]:
+def batched(values: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(values)
     while batch := list(islice(iterator, size)):
         yield batch

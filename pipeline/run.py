@@ -1,41 +1,45 @@
-"""One run: shards -> images -> objects -> partitions, each arrow a Ray Data stream of units through stage actors.
+"""One run: shards -> images -> objects -> partitions. Each arrow is a stage, whose actors make one cell for each unit.
 
-The photos of a wave of shards are segmented before the later stages start. So `--max-objects` is exact, and progress
-shows a total. A wave is published when its objects are done. A run that is stopped leaves a corpus of all waves before.
+Every shard has a coroutine, `Walk._shard`, which awaits its cells. Some shards are open at one time, so that no actor
+waits for a slow one: while the objects of a shard are distilled, the photos of the next are segmented. A shard is
+published when its objects are done. A run that is stopped leaves a corpus of the shards that were published before.
 
 The same command again resumes a run. A shard that is finished is recognised by its partition alone; a run whose shards
 are all finished starts nothing, not even Ray.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import takewhile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from obstore.exceptions import BaseError
 
 from anything3d.errors import DamagedCell, MachineError, SourceError, StorageError
-from pipeline import batch, cell, cluster, spread
-from pipeline.commit import Commit
+from pipeline import batch, spread, stages
+from pipeline.actor import Load
+from pipeline.cluster import Actors, conduct
 from pipeline.config import Config
 from pipeline.input.source import file_name
 from pipeline.ledger import RUNS, Attempt
 from pipeline.location import explained
 from pipeline.marker import check
-from pipeline.plan import Selection, batched, gone, image_ids, look_up_all, object_ids, photo_units, shard_unit
+from pipeline.measured import Measured
+from pipeline.plan import READERS, Selection, image_ids, photo_units, shard_unit
 from pipeline.price import Spending
 from pipeline.progress import Progress
 from pipeline.release.corpus import Corpus, key_of, made_by_run
 from pipeline.release.partition import Partition, duplicate
 from pipeline.release.publish import Made
-from pipeline.release.retries import Retry, cells_of, cut, numbers_of
-from pipeline.release.snapshot import Judge, MadeBy
+from pipeline.release.retries import cells_of, numbers_of
+from pipeline.release.snapshot import Judge
 from pipeline.report import Report
 from pipeline.session import disconnect
-from pipeline.stages import note, recipes
+from pipeline.shard import Passage
+from pipeline.spread import Written
 from pipeline.store import Store
-from pipeline.unit import Unit, shard_of, slices
-from schemas.records import RejectRecord
+from pipeline.unit import Unit
 
 WAITS_S = (10.0, 60.0)  # before a run goes on after a fault of the machine
 MOST_DAMAGED = 50  # cells of one run that are found damaged, before its storage is not believed any more
@@ -55,6 +59,7 @@ def run(
     md5: Mapping[str, str] | None = None,
     max_gpu_hours: float | None = None,
     max_cost: float | None = None,
+    load: Load = stages.load,
     say: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Every wanted object of `shards` through every stage into the corpus `out`, and the report.
@@ -81,13 +86,13 @@ def run(
         some = ", ".join([*unnamed[:5], *(["..."] if len(unnamed) > 5 else [])])
         say(f"The list of MD5s does not name {len(unnamed)} of {len(shards)} shards: {some}")
     report = Report(spending=Spending.allowed(config, max_gpu_hours, max_cost))
-    existed, damaged = dict[tuple[str, str], bool](), 0
+    damaged = 0
     while True:
         try:
             with Attempt(store, RUNS) as attempt:
                 progress = Progress(say, attempt.will_say)
-                walk = Walk(config, preset, store, selection, progress, one_stage_at_a_time, report, existed)
-                walk.through(shards, md5 or {}, only, judge)
+                walk = Walk(config, store, selection, progress, report, preset, judge, only=only)
+                walk.through(shards, md5 or {}, load, one_stage_at_a_time)
                 attempt.close_the_dead()
         except (MachineError, BaseError, OSError) as error:
             fault = error if isinstance(error, MachineError) else batch.machine_fault(error)
@@ -106,71 +111,66 @@ def run(
             return report
 
 
-@dataclass(slots=True)
 class Walk:
-    """What one run carries along: where it stands and who is told."""
+    """One walk through all shards, and how far it has come. After a fault of the machine, a run begins another one."""
 
-    config: Config
-    preset: str
-    store: Store
-    selection: Selection
-    progress: Progress
-    one_stage_at_a_time: bool
-    report: Report
-    existed: dict[tuple[str, str], bool]  # (unit, stage) -> whether the wave found the cell when it first looked
-    recipes: dict[str, cell.Recipe] = field(init=False)
-    # Of the wave: stage -> commits of each of its shards, in order.
-    commits: dict[str, dict[str, list[Commit]]] = field(default_factory=dict)
-    unfinished: set[str] = field(default_factory=set)  # shards that lack cells because a limit was reached
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        selection: Selection,
+        progress: Progress,
+        report: Report,
+        preset: str,
+        judge: Judge | None,
+        *,
+        only: bool,
+    ) -> None:
+        self.config, self.store, self.selection = config, store, selection
+        self.progress, self.report, self.preset = progress, report, preset
+        self.judge, self.only = judge, only
+        self.recipes, self.corpus = stages.recipes(config), Corpus(store)
+        self.budget = selection.max_objects  # objects that are still wanted; None: all
+        self.open = asyncio.Semaphore(config.units.shards)
+        self.begun = 0  # shards
+        self.skipped = False  # whether a shard was left out, as nothing more is wanted
+        self.seen = set[str]()  # photos, if ids were asked for
 
-    def __post_init__(self) -> None:
-        self.recipes = recipes(self.config)
+    def through(self, shards: Sequence[str], md5: Mapping[str, str], load: Load, one_stage_at_a_time: bool) -> None:
+        """All shards through all stages. There is a snapshot after every `units.shards` of them, and at the end.
 
-    def through(self, shards: Sequence[str], md5: Mapping[str, str], only: bool, judge: Judge | None) -> None:
-        """All shards through all stages, wave by wave. Every wave is published when it is done.
-
-        With `only` or `judge`, all is published at the end. Until then, the corpus shows what it showed.
-        At a limit, `only` does not count.
+        With `only` or `judge`, there is one at the end only. Until then, the corpus shows what it showed. At a limit,
+        `only` does not count.
         """
-        report, selection, corpus = self.report, self.selection, Corpus(self.store)
-        made_by = made_by_run(self.config, self.preset, self.recipes, shards, selection)
-        budget, seen = selection.max_objects, set[str]()
-        for wave in batched(shards, self.config.units.shards):
-            if budget == 0:
-                break
-            todo: list[tuple[Unit, str]] = []
-            for shard in self._given(wave, md5):
-                key = key_of(shard, self.recipes, selection, budget)
-                # Behind a shard whose number of objects is not known yet, no budget is known.
-                known = selection.ids is None and not (todo and budget is not None)
-                done = corpus.finished(shard.name, key) if known else None
-                if done is None:
-                    todo.append((shard, key))
-                else:
-                    report.partitions[shard.name] = done
-                    budget = None if budget is None else budget - done.wanted
-            if not todo:
-                continue
-            made = self._wave(todo, corpus, budget, seen, made_by)
-            budget = None if budget is None else budget - sum(len(unit.ids) for one in made for unit in one.units)
-            self._publish(made, corpus)
-            if self.unfinished:
-                report.limit = report.spending.reached()
-                break
-            if not only and judge is None:
-                report.snapshot = corpus.publish(made_by, report.partitions)
-        else:
-            report.unknown = selection.unknown(seen)
-        only = only and not report.limit
-        if judge is None or judge(corpus.candidate(made_by, report.partitions, only=only), report.partitions):
-            report.snapshot = corpus.publish(made_by, report.partitions, only=only)
+        report, corpus = self.report, self.corpus
+        self.made_by = made_by_run(self.config, self.preset, self.recipes, shards, self.selection)
+        units = self._given(shards, md5)
+        self.actors = Actors(
+            self.config,
+            self.recipes,
+            self.store,
+            self.progress,
+            report.spending,
+            Measured.of(corpus.partitions.values(), self.recipes),
+            load=load,
+            one_stage_at_a_time=one_stage_at_a_time,
+        )
+        complete = conduct(self.actors, lambda _: self._all(units))
+        report.limit = None if complete else report.spending.reached()
+        if complete and not self.skipped:
+            report.unknown = self.selection.unknown(self.seen)
+        only = self.only and complete
+        candidate = corpus.candidate(self.made_by, report.partitions, only=only)
+        if self.judge is None or self.judge(candidate, report.partitions):
+            report.snapshot = corpus.publish(self.made_by, report.partitions, only=only)
 
-    def _given(self, wave: Sequence[str], md5: Mapping[str, str]) -> list[Unit]:
-        """The units of these shards; what is to know of their networks is said."""
+    def _given(self, shards: Sequence[str], md5: Mapping[str, str]) -> list[Unit]:
+        """The units of all shards; what is to know of their networks is said."""
         try:
-            given = [shard_unit(shard, md5, self.config.licence) for shard in wave]
+            with ThreadPoolExecutor(READERS) as threads:
+                given = list(threads.map(lambda shard: shard_unit(shard, md5, self.config.licence), shards))
         except (SourceError, StorageError) as error:
-            if not self.report.partitions and not self.existed:  # nothing has been done, so the request is wrong
+            if not self.report.partitions and not self.report.made:  # nothing has been done, so the request is wrong
                 raise
             raise MachineError("storage_failed", error.message) from error
         for shard in given:
@@ -179,122 +179,120 @@ class Walk:
         return given
 
     def _note(self, shard: Unit) -> str:
-        return note(self.config, mini_world=bool(shard.inputs["world"].digest))
+        return stages.note(self.config, mini_world=bool(shard.inputs["world"].digest))
 
-    def _wave(
-        self, todo: Sequence[tuple[Unit, str]], corpus: Corpus, budget: int | None, seen: set[str], made_by: MadeBy
-    ) -> list[Made]:
-        """These shards through all stages; at a limit, those before the first unfinished one: they may depend on it."""
-        images, duplicates, elsewhere = list[Unit](), dict[str, list[RejectRecord]](), dict[str, dict[str, str]]()
-        photos: dict[str, set[str]] = {}
-        self.commits = {shard.name: {} for shard, _ in todo}
-        for shard in self.advance([shard for shard, _ in todo], ["index"]):
-            ids = self.selection.images(image_ids(shard, self.store))
-            (index,) = self.commits[shard.name]["index"]
-            photos[shard.name] = set(ids)
-            held = corpus.claim(shard.name, ids, index.digest)
-            elsewhere[shard.name] = {other: corpus.photos(other).digest for other in sorted(set(held.values()))}
-            duplicates[shard.name] = [duplicate(item, shard.name, held[item]) for item in ids if item in held]
-            own = [item for item in ids if item not in held]
-            images += photo_units(shard, own, self.store, self.config.units.images)
-            if self.selection.ids is not None:
-                seen.update(ids)
-        later = [name for name in self.recipes if name not in ("index", "segment")]
-        objects = self._objects(images, budget, corpus.retries)
-        done, made = self._with_retries(self.advance(objects, later), corpus.retries, later), list[Made]()
-        for shard, key in takewhile(lambda one: one[0].name not in self.unfinished, todo):
-            units = [unit for unit in done if shard_of(unit) == shard.name]
-            made.append(
-                Made(
-                    shard=shard,
-                    key=key,
-                    note=self._note(shard),
-                    units=units,
-                    commits=self.commits[shard.name],
-                    duplicates=duplicates[shard.name],
-                    photos=corpus.photos(shard.name),
-                    elsewhere=elsewhere[shard.name],
-                    made_by=replace(made_by, max_objects=budget, ids=self.selection.within(photos[shard.name])),
-                    retries=numbers_of(corpus.retries, shard.name),
-                    retried=cells_of(corpus.retries, shard.name),
-                )
-            )
-            budget = None if budget is None else budget - sum(len(unit.ids) for unit in units)
-        return made
+    async def _all(self, shards: Sequence[Unit]) -> bool:
+        """Take all shards side by side. False: a limit was reached."""
+        before, ways = asyncio.Event(), list[asyncio.Task[Written | None]]()
+        before.set()
+        for number, shard in enumerate(shards):
+            ways.append(asyncio.ensure_future(self._in_turn(shard, number, before, after := asyncio.Event())))
+            before = after
+        publishing = asyncio.ensure_future(self._publish(ways))
+        await asyncio.gather(publishing, *ways)
+        return publishing.result()
 
-    def _publish(self, made: Sequence[Made], corpus: Corpus) -> None:
-        """Write the files of these shards, but for those that hold what they held before."""
-        new = []
-        for one in made:
-            if known := corpus.same(one.shard.name, one.digest):
-                self.report.partitions[one.shard.name] = one.named_anew(known)
-            else:
-                new.append(one)
-        for one, written in zip(new, spread.publish(self.store, new, self.progress.remark), strict=True):
-            if isinstance(written, Partition):
-                self.report.partitions[one.shard.name] = written
-            else:
-                self.report.lost += written
-        corpus.written(self.report.partitions)
-        for (_, stage), existed in self.existed.items():
-            self.report.made[stage] = self.report.made.get(stage, 0) + (not existed)
-        self.existed.clear()
+    async def _publish(self, ways: Sequence["asyncio.Task[Written | None]"]) -> bool:
+        """Publish shards as they are done, none before those that come before it. False: a limit was reached.
 
-    def advance(self, units: Sequence[Unit], stages: Sequence[str]) -> list[Unit]:
-        """The units after `stages`, through Ray where a cell is missing; at a limit, without those that lack one."""
-        groups = [[name] for name in stages] if self.one_stage_at_a_time else [list(stages)]
-        for group in groups:
-            units = self._advance(units, group)
-        return list(units)
-
-    def _advance(self, units: Sequence[Unit], stages: Sequence[str]) -> list[Unit]:
-        recipes = [self.recipes[name] for name in stages]
-        before = after = look_up_all(units, recipes, self.store)
-        lacking = [recipe for recipe in recipes if any(recipe.stage not in known.commits for known in before)]
-        if lacking and not self.report.spending.reached():
-            for name in (recipe.stage for recipe in lacking):
-                have = sum(len(known.unit.ids) for known in before if name in known.commits)
-                self.progress.expect(name, sum(len(unit.ids) for unit in units), have)
-            todo = [known.unit for known in before if len(known.commits) < len(stages)]
-            done = cluster.stream(todo, lacking, self.config, self.store.root, self.progress, self.report.spending)
-            by_name = {unit.name: unit for unit in done}
-            after = look_up_all([by_name.get(unit.name, unit) for unit in units], recipes, self.store)
-        for had, has in zip(before, after, strict=True):
-            for name in stages:
-                if name not in has.commits and self.report.spending.reached():
-                    self.unfinished.add(shard_of(has.unit))
-                    break
-                if name not in has.commits:
-                    raise gone(name, has.unit, self.store)
-                of_shard = self.commits.setdefault(shard_of(has.unit), {})
-                of_shard.setdefault(name, []).append(has.commits[name])
-                self.existed.setdefault((has.unit.name, name), name in had.commits)
-        return [has.unit for has in after if len(has.commits) == len(stages)]
-
-    def _objects(self, images: Sequence[Unit], budget: int | None, retries: Sequence[Retry]) -> list[Unit]:
-        """The wanted objects, cut into units; with a budget, images are segmented only until it is filled.
-
-        The photos of retries come last.
+        A shard leaves photos to those before it. So none of them may be missing when it is published.
         """
-        units, done, found = list[Unit](), list[Unit](), 0
-        for some in batched(images, max(1, self.config.resources.segment.workers) if budget else len(images)):
-            now = self.advance(some, ["segment"])
-            done += now
-            found += sum(len(self.selection.objects(object_ids(unit, self.store))) for unit in now) if budget else 0
-            if budget and found >= budget:
-                break
-        for unit in self._with_retries(done, retries, ["segment"]):
-            ids = self.selection.objects(object_ids(unit, self.store))[:budget]
-            budget = None if budget is None else budget - len(ids)
-            units += slices(unit, ids, self.config.units.objects)
-        return units
+        corpus, report, new = self.corpus, self.report, 0
+        for number, way in enumerate(ways):
+            self.progress.shards(number, self.begun, len(ways))
+            written = await way
+            if isinstance(written, Partition):
+                new += corpus.partitions.get(written.shard) is not written
+                report.partitions[written.shard] = written
+                corpus.written({written.shard: written})
+            elif written is None:
+                return False
+            else:
+                report.lost += written
+            if new == self.config.units.shards and not self.only and self.judge is None:
+                report.snapshot, new = corpus.publish(self.made_by, report.partitions), 0
+        self.progress.shards(len(ways), self.begun, len(ways))
+        return True
 
-    def _with_retries(self, units: Sequence[Unit], retries: Sequence[Retry], stages: Sequence[str]) -> list[Unit]:
-        """Units that have come through `stages`, with the items of the retries in units of their own."""
-        for retry in retries:
-            parts = [cut(unit, retry, shard_of(unit), stages) for unit in units]
-            units = [unit for unit, _ in parts]
-            for index, stage in enumerate(stages):
-                again = [own[stage] for _, own in parts if stage in own]
-                units += self.advance(again, stages[index:])
-        return list(units)
+    async def _in_turn(self, shard: Unit, number: int, before: asyncio.Event, after: asyncio.Event) -> Written | None:
+        """One shard: its partition. `before` is set when the shard before it has taken its photos; then it is its turn.
+
+        It sets `after` when it has taken its own. None: a limit was reached.
+        """
+        try:
+            if self.budget is not None:  # how many objects are left for this shard is known in its turn
+                await before.wait()
+            if self.budget == 0:
+                self.skipped = True
+                return ()
+            key = key_of(shard, self.recipes, self.selection, self.budget)
+            done = self.corpus.finished(shard.name, key) if self.selection.ids is None else None
+            if done is not None:
+                await before.wait()  # a shard before it may have taken photos that it has left to another
+                done = self.corpus.finished(shard.name, key)
+            if done is not None:
+                self.budget = None if self.budget is None else self.budget - done.wanted
+                return done
+            async with self.open:
+                self.begun += 1
+                return await self._shard(shard, number, key, before, after)
+        finally:
+            after.set()
+
+    async def _shard(
+        self, shard: Unit, number: int, key: str, before: asyncio.Event, after: asyncio.Event
+    ) -> Written | None:
+        """One shard through all stages, and into its files."""
+        corpus, selection, budget = self.corpus, self.selection, self.budget
+        passage = Passage(
+            number,
+            self.recipes,
+            selection,
+            self.config.units,
+            corpus.retries,
+            self.store,
+            self.actors,
+            self.progress,
+            self.report,
+        )
+        indexed = await passage.straight(shard, ["index"])
+        await before.wait()
+        if indexed is None:
+            return None
+        shard = indexed.unit
+        ids = selection.images(image_ids(shard, self.store))
+        held = corpus.claim(shard.name, ids, indexed.commits["index"].digest)
+        elsewhere = {other: corpus.photos(other).digest for other in sorted(set(held.values()))}
+        if selection.ids is not None:
+            self.seen.update(ids)
+        own = [item for item in ids if item not in held]
+        photos = list(photo_units(shard, own, self.store, self.config.units.images))
+        if budget is None:
+            after.set()
+            done = await passage.all_objects(photos)
+        else:
+            first = await passage.first_objects(photos, budget)
+            self.budget = budget - first.count if first else 0
+            after.set()
+            done = await passage.finish(first) if first else None
+        if done is None:
+            return None
+        commits = [one.commits for one in (indexed, *done.images, *done.objects)]
+        made = Made(
+            shard=shard,
+            key=key,
+            note=self._note(shard),
+            units=[one.unit for one in done.objects],
+            commits={name: some for name in self.recipes if (some := [own[name] for own in commits if name in own])},
+            duplicates=[duplicate(item, shard.name, held[item]) for item in ids if item in held],
+            photos=corpus.photos(shard.name),
+            elsewhere=elsewhere,
+            made_by=replace(self.made_by, max_objects=budget, ids=selection.within(set(ids))),
+            retries=numbers_of(corpus.retries, shard.name),
+            retried=cells_of(corpus.retries, shard.name),
+        )
+        if known := corpus.same(shard.name, made.digest):
+            return made.named_anew(known)
+        if spread.is_wide(made):
+            await self.actors.connected()
+        return await asyncio.to_thread(spread.publish, self.store, made, self.progress.remark)

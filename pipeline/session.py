@@ -55,6 +55,15 @@ class Session:
                         self.seen |= {child, *child.children(recursive=True)}
         return self.seen
 
+    def look_everywhere(self) -> set[psutil.Process]:
+        """As `look`, with the orphans that had just been started when their parent died: they run in the folder."""
+        if self.private:
+            for process in psutil.process_iter():
+                with suppress(psutil.Error, OSError):
+                    if Path(process.cwd()).is_relative_to(self.folder):
+                        self.seen.add(process)
+        return self.look()
+
 
 _session: Session | None = None
 
@@ -93,7 +102,7 @@ def disconnect() -> None:
     if _session is None:
         return
     own, _session = _session, None
-    processes = own.look()
+    processes = own.look_everywhere()
     leaving = threading.Thread(target=ray.shutdown, daemon=True)
     leaving.start()
     leaving.join(LEAVE_S)
@@ -113,7 +122,7 @@ def abandon() -> bool:
     for process in vital:
         with suppress(psutil.Error):
             process.suspend()  # so that nothing is started again
-    _kill(_session.look() - vital)
+    _kill(_session.look_everywhere() - vital)
     shutil.rmtree(_session.folder, ignore_errors=True)
     for process in vital:  # the last of all: this process does not outlive them for long
         with suppress(psutil.Error):

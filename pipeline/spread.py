@@ -1,50 +1,46 @@
 """The files of shards, written by tasks of Ray: one task for each tar, and one for the rest of a shard.
 
-The driver handles names only. The rows of a tar go from its task to the task of its shard. A wave of small shards, each
-with one tar, is written by the driver itself: it costs less than a process.
+The driver handles names only. The rows of a tar go from its task to the task of its shard. A small shard, with one tar,
+is written by the driver itself: it costs less than a process.
 """
 
-import queue
-import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import ray
 from obstore.exceptions import BaseError
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 
 from anything3d.errors import Anything3DError, MachineError
 from pipeline import batch
 from pipeline.release.partition import Partition
 from pipeline.release.publish import Group, Made, publish_here, write_group, write_shard
-from pipeline.session import check_alive, connect, last_words
+from pipeline.session import check_alive, last_words
 from pipeline.store import Store
 
 POLL_S = 1.0  # between two looks whether Ray lives
 Written = Partition | tuple[str, ...]  # see write_shard
 
 
-def publish(store: Store, shards: Sequence[Made], say: Callable[[str], None]) -> list[Written]:
-    """The partitions of these shards, with all of their files written.
+def is_wide(made: Made) -> bool:
+    """Whether a shard has more than one tar. Then `publish` needs Ray, which has to run."""
+    return len(list(islice(made.groups(), 2))) > 1
+
+
+def publish(store: Store, made: Made, say: Callable[[str], None]) -> Written:
+    """The partition of a shard, with all of its files written.
 
     Raises: DamagedCell; MachineError if Ray or the storage fails.
     """
-    groups = [list(made.groups()) for made in shards]
-    if all(len(some) <= 1 for some in groups):
-        return [publish_here(store, made) for made in shards]
-    say(f"writing {sum(map(len, groups))} tars of {len(shards)} shards")
-    connect()
+    groups = list(made.groups())
+    if len(groups) <= 1:
+        return publish_here(store, made)
+    say(f"writing {len(groups)} tars of {made.shard.name}")
     tar, rest = ray.remote(num_cpus=0.5)(_write_group), ray.remote(num_cpus=0.5)(_write_shard)
-    refs = [
-        rest.remote(store, made, *[tar.remote(store, made.made_by, units) for units in some])
-        for made, some in zip(shards, groups, strict=True)
-    ]
-    written: list[Written] = []
-    for outcome in _wait(refs):
-        if isinstance(outcome, Anything3DError):
-            raise outcome
-        written.append(outcome)
+    written = _wait(rest.remote(store, made, *[tar.remote(store, made.made_by, units) for units in groups]))
+    if isinstance(written, Anything3DError):
+        raise written
     return written
 
 
@@ -68,25 +64,13 @@ def _said(write: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401 - 
         return batch.machine_fault(error) or MachineError("storage_failed", str(error)[:300])
 
 
-def _wait(refs: Sequence["ray.ObjectRef"]) -> list[Any]:
-    """What the tasks give. A thread waits for them, as Ray may never answer; this one sees whether Ray has died."""
-    ended: queue.SimpleQueue[list[Any] | Exception] = queue.SimpleQueue()
-
-    def get() -> None:
-        try:
-            ended.put(ray.get(list(refs)))
-        except Exception as error:  # noqa: BLE001 - it is raised below
-            ended.put(error)
-
-    threading.Thread(target=get, daemon=True).start()
+def _wait(ref: "ray.ObjectRef") -> Written | Anything3DError:
+    """What the task gives. Ray may never answer, so its death is looked for meanwhile."""
     while True:
         check_alive()
-        with suppress(queue.Empty):
-            outcome = ended.get(timeout=POLL_S)
-            if isinstance(outcome, RayError):
-                raise MachineError(
-                    "ray", f"Ray failed: {last_words(outcome)} Give the same command again."
-                ) from outcome
-            if isinstance(outcome, Exception):
-                raise outcome
-            return outcome
+        try:
+            return ray.get(ref, timeout=POLL_S)
+        except GetTimeoutError:
+            continue
+        except RayError as error:
+            raise MachineError("ray", f"Ray failed: {last_words(error)} Give the same command again.") from error

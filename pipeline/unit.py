@@ -1,7 +1,7 @@
 """A unit is the part of a shard that one call of a stage works on, with what is known about it so far.
 
-The same shard and settings always give the same units. A row of the Ray Data stream is one unit as JSON. It holds names
-and digests, and never pixels.
+The same shard and settings always give the same units. An actor gets a unit as JSON. It holds names and digests, and
+never pixels.
 """
 
 import hashlib

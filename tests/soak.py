@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -36,11 +36,12 @@ from anything3d.errors import MachineError, StorageError
 from anything3d.mini.world import write_world
 from pipeline import batch, cell, cluster
 from pipeline import run as walk
-from pipeline.config import Config, load
+from pipeline.commit import Commit
+from pipeline.config import load
 from pipeline.plan import Selection
 from pipeline.stages import load as load_stage
 from pipeline.stages import needed
-from pipeline.store import Store
+from pipeline.unit import Unit
 
 CONFIG = load(
     [],
@@ -81,15 +82,11 @@ class Found:
         return not (self.lost or self.doubled or self.stuck or self.broken or self.different)
 
 
-def stream(units: Sequence[Any], recipes: Sequence[cell.Recipe], config: Config, root: str, *_: object) -> list[Any]:
-    """What `pipeline.cluster.stream` does with the actors of a Ray, in this process."""
-    store, done = Store(root), []
-    for unit in units:
-        for recipe in recipes:
-            commit, _made = cell.run(recipe, unit, store, partial(load_stage, recipe.stage, config.to_json(), "cpu"))
-            unit = cell.as_input(recipe, unit, commit)
-        done.append(unit)
-    return done
+async def make_here(actors: cluster.Actors, stage: str, unit: Unit, place: tuple[int, ...]) -> tuple[Commit, bool]:
+    """What `pipeline.cluster.Actors.cell` has done by an actor of a Ray, in this process."""
+    del place
+    load = partial(load_stage, stage, actors.config.to_json(), "cpu")
+    return cell.run(actors.recipes[stage], unit, actors.store, load)
 
 
 def at_writes(out: Path, what: str, when: int) -> list[str]:
@@ -123,7 +120,7 @@ def make(shard: Path, out: Path, moment: tuple[str, int] = ("", 0), counted: Pat
     """
     writes = at_writes(out, *moment)
     batch.WAITS_S = walk.WAITS_S = ()
-    cluster.stream = stream
+    cluster.Actors.cell = make_here
     try:
         walk.run(CONFIG, [str(shard)], str(out), Selection(max_objects=OBJECTS))
     except (MachineError, StorageError):  # the second if nothing has been written yet

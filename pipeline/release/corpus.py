@@ -149,8 +149,8 @@ class Corpus:
         self.snapshot = append(self.store, made_by, change)
         turn(self.store, self.snapshot)
         self.partitions = dict(self.snapshot.partitions)
-        self._photos |= {shard: partition.photos for shard, partition in self.partitions.items()}
-        self._claimed = {}
+        known = {shard: partition.photos for shard, partition in self.partitions.items()}
+        self._photos |= {shard: photos for shard, photos in known.items() if shard not in self._claimed}
         return self.snapshot
 
     def _check_apart(self, other: Partition, mine: Mapping[str, Partition]) -> None:

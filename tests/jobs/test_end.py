@@ -46,13 +46,18 @@ def processes(run: subprocess.Popen) -> list[psutil.Process]:
 
 
 def named(run: subprocess.Popen, word: str) -> list[psutil.Process]:
-    return [process for process in processes(run) if word in " ".join(process.cmdline())]
+    found = []
+    for process in processes(run):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            if word in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def hang(run: subprocess.Popen) -> list[psutil.Process]:
-    """Stop the first stage's worker; all processes of the run."""
-    wait_for(lambda: run.poll() is not None or bool(named(run, "MapWorker")), "a worker")
-    named(run, "MapWorker")[0].suspend()
+    """Stop one actor; all processes of the run."""
+    wait_for(lambda: run.poll() is not None or bool(named(run, "StageActor")), "a worker")
+    named(run, "StageActor")[0].suspend()
     return processes(run)
 
 
@@ -83,7 +88,7 @@ def test_two_runs_at_once_are_apart_and_ctrl_c_ends_one_of_them(shard, tmp_path)
             (tmp_path / name / stray).write_text("raise SystemExit('a stray file was imported')")
     one, two = runs
     known = hang(one)
-    wait_for(lambda: two.poll() is not None or bool(named(two, "MapWorker")), "a worker of the other run")
+    wait_for(lambda: two.poll() is not None or bool(named(two, "StageActor")), "a worker of the other run")
     assert {process.pid for process in known}.isdisjoint(process.pid for process in processes(two))
     assert addresses([*known, *processes(two), psutil.Process(one.pid)]) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
     one.send_signal(signal.SIGINT)

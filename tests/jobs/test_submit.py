@@ -197,7 +197,7 @@ def test_ctrl_c_ends_a_run_that_joined_a_cluster_and_leaves_the_cluster(head, sh
     (raylet,) = (process for process in map(psutil.Process, processes_of(head.folder)) if process.name() == "raylet")
 
     def workers() -> set[psutil.Process]:
-        return {process for process in raylet.children() if "MapWorker" in " ".join(process.cmdline())}
+        return {process for process in raylet.children() if "StageActor" in " ".join(process.cmdline())}
 
     before = workers()  # of the job before, which Ray may not have ended yet
     with (tmp_path / "log").open("w") as log:

@@ -1,5 +1,6 @@
-"""The stream on a local Ray: what ends a run arrives as it was raised, and GPUs that are not there are said."""
+"""Actors of a local Ray: what ends a run arrives as it was raised, and GPUs that are not there are said."""
 
+import os
 import shutil
 
 import pytest
@@ -8,12 +9,15 @@ import ray
 from anything3d.errors import MachineError, WeightsError
 from anything3d.mini.world import write_world
 from anything3d.models.weights import PACKAGED
-from pipeline import cluster
+from pipeline.actor import StageActor
+from pipeline.cluster import Actors, conduct
 from pipeline.config import load
+from pipeline.measured import Measured
 from pipeline.plan import shard_unit
 from pipeline.price import Spending
 from pipeline.progress import Board, Progress
-from pipeline.session import disconnect
+from pipeline.session import connect, disconnect
+from pipeline.stages import load as load_stage
 from pipeline.stages import recipes
 from pipeline.store import Store
 
@@ -41,45 +45,47 @@ def unit(small, tmp_path):
     return shard_unit(str(tmp_path / "world.tar"))
 
 
-def stream(unit, stage, config, out, said):
-    progress = Progress(said.append)
-    progress.expect(stage, 1, 0)
-    return cluster.stream([unit], [recipes(config)[stage]], config, str(out), progress, Spending())
+def actors(config, out, said, some=None):
+    return Actors(config, some or recipes(config), Store(str(out)), Progress(said.append), Spending(), Measured())
+
+
+def indexed(unit, config, out, said):
+    """The commit of the index cell of `unit`, and whether it was made now."""
+    only = {"index": recipes(config)["index"]}
+    return conduct(actors(config, out, said, only), lambda own: own.cell("index", unit, (0,)))
 
 
 def test_weights_that_are_written_while_a_run_goes_on_are_a_weights_error(unit, tmp_path):
     shutil.copytree(PACKAGED / "blip", tmp_path / "blip")
     config = load([], [f"caption.weights={tmp_path / 'blip'}"])
-    recipe = recipes(config)["caption"]
+    own = actors(config, tmp_path / "out", [])
     (tmp_path / "blip" / "config.json").write_text("{}")
-    progress = Progress([].append)
-    progress.expect("caption", 1, 0)
     with pytest.raises(WeightsError, match=r"weights_differ.*blip"):
-        cluster.stream([unit], [recipe], config, str(tmp_path / "out"), progress, Spending())
+        conduct(own, lambda own: own.cell("caption", unit, (0,)))
 
 
-def test_an_actor_whose_weights_differ_tells_the_board_and_works_on_nothing(unit, tmp_path):
+def test_an_actor_whose_weights_differ_says_so_and_works_on_nothing(unit, tmp_path):
     config = load([])
-    cluster.connect()
+    connect()
     board = ray.remote(Board).remote()
     given = (recipes(config)["caption"], config.to_json(), {"blip": "another"}, str(tmp_path / "out"), "cpu", board)
-    actor = cluster.StageActor(*given)
+    actor = StageActor(*given, load_stage)
     for _ in range(2):
-        with pytest.raises(WeightsError, match=r"weights_differ.*blip"):
-            actor({"unit": unit.to_json()})
-    assert ray.get(board.read.remote())[1].reason == "weights_differ"
+        answer = actor.make(unit.to_json())
+        assert (answer.commit.reason, answer.made) == ("weights_differ", False)
+        assert "blip" in str(answer.commit)
 
 
-def test_a_fault_of_the_machine_that_does_not_pass_ends_the_stream_and_commits_nothing(unit, tmp_path):
+def test_a_fault_of_the_machine_that_does_not_pass_ends_the_run_and_commits_nothing(unit, tmp_path):
     (tmp_path / "world.tar").unlink()
     with pytest.raises(MachineError, match=r"world\.tar"):
-        stream(unit, "index", load([]), tmp_path / "out", [])
+        indexed(unit, load([]), tmp_path / "out", [])
     assert not list((tmp_path / "out").rglob("commit.json"))
 
 
 def test_what_an_actor_logs_is_logged_by_the_driver_and_once(unit, tmp_path, caplog):
     with caplog.at_level("INFO", "pipeline"):
-        stream(unit, "index", load([]), tmp_path / "out", [])
+        indexed(unit, load([]), tmp_path / "out", [])
     (record,) = [record for record in caplog.records if record.name.startswith("pipeline.")]
     assert (record.name, record.levelname) == ("pipeline.cell", "INFO")
     assert record.message.startswith(f"commit: stage=index unit={unit.name} in=1 out=1 rejects=0 seconds=")
@@ -87,10 +93,25 @@ def test_what_an_actor_logs_is_logged_by_the_driver_and_once(unit, tmp_path, cap
 
 def test_stages_that_want_a_gpu_run_without_one_cost_none_and_say_so(unit, tmp_path):
     config, said = load([], ["resources.index.num_gpus=0.5"]), []
-    (done,) = stream(unit, "index", config, tmp_path / "out", said)
-    commit = Store(str(tmp_path / "out")).commit_at(done.inputs["index"].path)
+    commit, made = indexed(unit, config, tmp_path / "out", said)
+    assert made
     assert commit.gpu_seconds == 0
-    assert sum("run on the CPU" in line for line in said) == 1
-    (again,) = stream(unit, "index", load([]), tmp_path / "out", quiet := [])
-    assert again == done
+    assert sum("runs on the CPU" in line for line in said) == 1
+    again, made = indexed(unit, load([]), tmp_path / "out", quiet := [])
+    assert (again, made) == (commit, False)
     assert not any("CPU" in line for line in quiet)
+
+
+class Unready:
+    """A stage whose process dies while it loads."""
+
+    def __init__(self, *_):
+        os._exit(1)
+
+
+def test_actors_that_die_while_they_start_end_the_run(unit, tmp_path):
+    config = load([])
+    only = {"index": recipes(config)["index"]}
+    own = Actors(config, only, Store(str(tmp_path)), Progress([].append), Spending(), Measured(), load=Unready)
+    with pytest.raises(MachineError, match="The actors of index die while they start"):
+        conduct(own, lambda own: own.cell("index", unit, (0,)))

@@ -8,7 +8,7 @@ from anything3d.errors import DamagedCell
 from pipeline import spread
 from pipeline.release import publish as publishing
 from pipeline.release.publish import publish_here
-from pipeline.session import disconnect
+from pipeline.session import connect, disconnect
 from pipeline.store import Store
 
 pytestmark = pytest.mark.slow
@@ -25,14 +25,16 @@ def test_tasks_of_ray_write_the_files_that_one_process_writes(world, tmp_path, m
     said: list[str] = []
     try:
         expected = publish_here(here, world.made)
-        assert spread.publish(spread_out, [world.made], said.append) == [expected]
+        connect()
+        assert spread.is_wide(world.made)
+        assert spread.publish(spread_out, world.made, said.append) == expected
         assert len(expected.tars) == 2
-        assert said == ["writing 3 tars of 1 shards"]  # no object of the last one is finished
+        assert said == ["writing 3 tars of world"]  # no object of the last one is finished
         for file in expected.files:
             assert spread_out.read(file.path) == here.read(file.path)
         part = world.commits["mesh"][0].rows.path
         damaged.write(part, damaged.read(part)[:-1])
         with pytest.raises(DamagedCell, match="damaged_part"):
-            spread.publish(damaged, [world.made], said.append)
+            spread.publish(damaged, world.made, said.append)
     finally:
         disconnect()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import pytest
 from typer.testing import CliRunner
@@ -11,7 +12,7 @@ from jobs.cli import app
 from pipeline import ledger
 from pipeline.ledger import RUNS, Attempt
 from pipeline.price import Spent
-from pipeline.progress import Board, Progress
+from pipeline.progress import Progress
 from pipeline.status import status
 from pipeline.store import Store
 
@@ -23,17 +24,16 @@ def store(world, tmp_path):
     return Store(str(shutil.copytree(world.corpus, tmp_path / "corpus")))
 
 
-def at_work(store, attempt, cell):
-    """What the driver of a run does: the board has the cell that an actor computes."""
-    board, progress = Board(), Progress([].append, attempt.will_say)
-    progress.expect("lift", 10, 4)
-    progress.begin(["lift"])
-    board.begin("lift", "unit", cell, "host", 5)
-    board.add("lift", 3, Spent(60.0, 30.0, 2.0))
-    done, _, _, spent, working = board.read()
-    progress.show(done, working, spent)
+def at_work(attempt, cell):
+    """What the driver of a run does: it knows the cell that an actor computes."""
+    progress = Progress([].append, attempt.will_say)
+    progress.expect("lift", 10)
+    progress.add("lift", 4, None)
+    progress.begin()
+    progress.add("lift", 3, 60.0)
+    own = {"stage": "lift", "unit": "unit", "folder": cell, "host": "host", "pid": 5, "since": time.time()}
+    progress.show([own], Spent(60.0, 30.0, 2.0))
     attempt.says()  # as every heartbeat does
-    return board
 
 
 def test_an_idle_corpus_says_what_is_published(world, store):
@@ -53,7 +53,7 @@ def test_a_run_at_work_says_how_far_it_is_and_what_its_actors_do(store):
     for name in ("one", "two"):
         store.write(f"{cell}/attempts/{name}.json", json.dumps(DEAD).encode())
     with Attempt(store, RUNS) as attempt, Attempt(store, cell):
-        board = at_work(store, attempt, cell)
+        at_work(attempt, cell)
         (run,) = status(store.root).runs
         told = CliRunner().invoke(app, ["status", store.root, "--json"])
     assert run.lives
@@ -63,8 +63,6 @@ def test_a_run_at_work_says_how_far_it_is_and_what_its_actors_do(store):
     (work,) = run.at_work
     assert (work.stage, work.unit, work.host, work.pid, work.deaths) == ("lift", "unit", "host", 5, 2)
     assert json.loads(told.stdout)["runs"][0]["at_work"][0]["deaths"] == 2
-    board.end("lift", "unit")
-    assert board.read()[4] == []
     assert status(store.root).runs == ()
 
 
