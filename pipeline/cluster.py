@@ -46,7 +46,7 @@ from pipeline.store import Store
 from pipeline.unit import Unit
 
 POLL_S = 1.0  # between two looks at the board, and between two looks at the nodes
-CHOOSE_S = 30.0  # between two looks whether other numbers of actors are faster, on the same nodes
+CHOOSE_S = 30.0  # between two looks whether other numbers of actors are faster, when all stages have been measured
 SOON_S = 0.05  # the same, as long as Ray has not been started
 LEAVE_S = 5.0  # for the loop to end, after the run has failed
 THREADS = 16  # that wait for the storage
@@ -142,7 +142,8 @@ class Actors:
         """
         if self._asked.is_set() and self._board is None:
             connect()
-            self._board = ray.remote(num_cpus=0)(Board).remote()
+            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+            self._board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()  # no lost node takes it
             self._ask.set_result(None)
         check_alive()
         if self._board is not None:
@@ -229,7 +230,8 @@ class Actors:
         wanted = {name: getattr(self.config.resources, name) for name in open_now}
         if self._sizes.keys() != wanted.keys() or self._nodes != nodes or time.monotonic() > self._until:
             self._choose(wanted, nodes)
-            self._until = time.monotonic() + CHOOSE_S
+            known = self._measured.seconds_per_object().keys() >= wanted.keys()
+            self._until = time.monotonic() + (CHOOSE_S if known else 0.0)
         where = pools.placed(wanted, self._nodes, self._sizes)
         # Large shares first: they leave room for small ones, and not the other way round.
         for name in sorted(self._pools, key=lambda name: -getattr(self.config.resources, name).num_gpus):
@@ -251,7 +253,7 @@ class Actors:
         if self._sizes.keys() != sizes.keys() or pools.worth(self._sizes, sizes, times, same_nodes=same):
             self._sizes = sizes
             if sizes:
-                self._progress.remark(pools.described(sizes, wanted, nodes))
+                self._progress.tell(pools.described(sizes, wanted, nodes))
         self._nodes, self._on_gpus = nodes, any(node.gpus for node in nodes)
 
     def _one_alone(self) -> list[str]:

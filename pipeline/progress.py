@@ -58,7 +58,11 @@ class Progress:
         """A line that a run says once."""
         if line not in self._remarks:
             self._remarks.add(line)
-            self._say(line)
+            self.tell(line)
+
+    def tell(self, line: str) -> None:
+        """A line that may come again."""
+        self._say(line)
 
     def begin(self) -> None:
         """Actors are being started."""

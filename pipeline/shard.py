@@ -111,27 +111,29 @@ class Passage:
         images = await self.through(photos, ["segment"], place)
         if images is None:
             return None
-        units = [unit for one in images for unit in self._cut(one.unit, self._wanted(one.unit))]
+        units = [unit for one in images for unit in self._cut(one.unit, await self._wanted(one.unit))]
         return await self.finish(Segmented(images, units), place)
 
     async def first_objects(self, photos: Sequence[Unit], budget: int) -> Segmented | None:
         """The first wanted objects of these photos, `budget` of them at most, cut into units.
 
-        Photos are segmented only until there are enough. The photos of retries come last.
+        As many photos are segmented at once as there are actors. Those that were not needed do not count: how many that
+        are depends on the cluster. The photos of retries come last.
         """
         groups, found = list[list[Through]](), 0
-        for some in batched(list(enumerate(photos)), self.actors.count("segment")):
-            now = await asyncio.gather(*(self.through(unit, ["segment"], (place,)) for place, unit in some))
-            groups += [group for group in now if group is not None]
-            if None in now:
-                return None
-            found += sum(len(self._wanted(group[0].unit)) for group in now if group)
+        for some in batched(enumerate(photos), self.actors.count("segment")):
+            for group in await asyncio.gather(*(self.through(unit, ["segment"], (place,)) for place, unit in some)):
+                if group is None:
+                    return None
+                if found < budget:
+                    groups.append(group)
+                    found += len(await self._wanted(group[0].unit))
             if found >= budget:
                 break
         images = [*(group[0] for group in groups), *(one for group in groups for one in group[1:])]
         units = list[Unit]()
         for one in images:
-            ids = self._wanted(one.unit)[:budget]
+            ids = (await self._wanted(one.unit))[:budget]
             budget -= len(ids)
             units += self._cut(one.unit, ids)
         return Segmented(images, units)
@@ -148,8 +150,8 @@ class Passage:
         """The stages whose items are objects."""
         return [name for name in self.recipes if name not in ("index", "segment")]
 
-    def _wanted(self, images: Unit) -> list[str]:
-        return self.selection.objects(object_ids(images, self.store))
+    async def _wanted(self, images: Unit) -> list[str]:
+        return self.selection.objects(await asyncio.to_thread(object_ids, images, self.store))
 
     def _cut(self, images: Unit, ids: Sequence[str]) -> Iterator[Unit]:
         return slices(images, ids, self.units.objects)
