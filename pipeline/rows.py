@@ -157,14 +157,13 @@ def reconstruction(
 
 
 def mesh_row(object_id: str, surface: "Mesh") -> MeshRecord:
-    """The mesh as two files, and what can be counted of it."""
-    from anything3d.space.mesh import facts, to_glb, to_ply
+    """The mesh as a file, and what can be counted of it."""
+    from anything3d.space.mesh import facts, to_glb
 
     about = facts(surface)
     return MeshRecord(
         object_id,
         to_glb(surface),
-        to_ply(surface),
         about.vertices,
         about.faces,
         about.components,

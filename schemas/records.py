@@ -147,7 +147,6 @@ class MeshRecord:
 
     object_id: Annotated[str, "the object"]
     glb: Annotated[bytes, "binary glTF 2.0, y up, vertex colours"]
-    ply: Annotated[bytes, "the same surface as binary PLY"]
     vertices: Annotated[int, "number of vertices"]
     faces: Annotated[int, "number of triangles"]
     components: Annotated[int, "number of separate pieces that were kept"]

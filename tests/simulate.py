@@ -83,7 +83,7 @@ def rows_of(stage, photos, crop):
                 "invert": lambda: ConceptRecord(item, b"", 0.5, 0.4, 1),
                 "lift": lambda: CloudRecord(item, b"ply", 1, 0, 1.0, *camera),
                 "reconstruct": lambda: FieldRecord(item, b"", 1, 1, "field", None, 0.0, 0.0, 0.0, 1.0, 0.0),
-                "mesh": lambda: MeshRecord(item, b"glTF" + bytes(2000), b"", 3, 1, 1, True),
+                "mesh": lambda: MeshRecord(item, b"glTF" + bytes(2000), 3, 1, 1, True),
                 "score": lambda: ScoreRecord(item, 20.0, 0.9, 0.8, None, None, None, None, None, None, None, None,
                                              "", crop, b"webp"),
             }[stage]()

@@ -1,4 +1,4 @@
-"""Meshes in the canonical frame (camera.py), facts about them, and the files in which they are stored: GLB and PLY."""
+"""Meshes in the canonical frame (camera.py), facts about them, and GLB, the format in which they are stored."""
 
 import io
 from dataclasses import dataclass
@@ -79,13 +79,6 @@ def from_glb(data: bytes) -> Mesh:
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise InputError("bad_glb", f"{len(data)} bytes are not one coloured mesh: {error!r}") from error
     return Mesh(torch.from_numpy(vertices), torch.from_numpy(faces), _encode_srgb(torch.from_numpy(linear)))
-
-
-def to_ply(mesh: Mesh) -> bytes:
-    """Binary PLY with 8-bit sRGB vertex colours."""
-    from trimesh.visual import ColorVisuals
-
-    return bytes(_trimesh(mesh, ColorVisuals(vertex_colors=_to_rgba(mesh.colors, np.uint8))).export(file_type="ply"))
 
 
 def components(faces: Int[Tensor, "F 3"], n_vertices: int) -> Int[Tensor, "F"]:

@@ -1,4 +1,4 @@
-"""The stage mesh makes the surface of every field, or checks the mesh that a backend has made, as GLB and PLY.
+"""The stage mesh makes the surface of every field, or checks the mesh that a backend has made, as GLB.
 
 Source: marching cubes, Lorensen and Cline 1987.
 """

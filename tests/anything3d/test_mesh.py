@@ -13,7 +13,7 @@ from anything3d.mesh import checked, extract
 from anything3d.settings.mesh import MeshConfig
 from anything3d.settings.reconstruct import FieldConfig
 from anything3d.space.field import Field, nodes
-from anything3d.space.mesh import Mesh, facts, from_glb, signed_volumes, to_glb, to_ply
+from anything3d.space.mesh import Mesh, facts, from_glb, signed_volumes, to_glb
 
 R = 40
 CONFIG = FieldConfig(resolution=R, half=0.6)
@@ -157,14 +157,6 @@ def test_glb_colours_are_linear_light_on_a_matte_material():
     assert loaded.visual.vertex_attributes["color"][0].tolist() == [linear, 65535, 0, 65535]
     assert loaded.visual.material.metallicFactor == 0
     assert loaded.vertices[:, 1].max() == 1  # y stays up
-
-
-def test_ply_keeps_places_and_srgb_colours():
-    mesh = mesh_of(ball(0.3))
-    loaded = trimesh.load_mesh(io.BytesIO(to_ply(mesh)), file_type="ply", process=False)
-    torch.testing.assert_close(torch.tensor(loaded.vertices).float(), mesh.vertices)
-    colors = torch.tensor(loaded.visual.vertex_colors[:, :3]) / 255
-    torch.testing.assert_close(colors, mesh.colors, atol=0.5 / 255 + 1e-6, rtol=0)
 
 
 def test_bytes_that_are_no_mesh_are_refused():
