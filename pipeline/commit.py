@@ -17,6 +17,9 @@ class Part:
     bytes: int
     sha256: str
     rows: int
+    # Of a large part of a cell, of which a reader reads the footer first. 0 and "": it is read as a whole.
+    footer_bytes: int = 0
+    footer_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)

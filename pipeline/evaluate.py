@@ -16,10 +16,11 @@ from anything3d.seed import generators
 from anything3d.settings.score import ScoreConfig
 from pipeline.commit import Commit
 from pipeline.input import source
+from pipeline.input.ids import image_of
 from pipeline.location import explained
 from pipeline.release.finished import read_objects, released_cells
 from pipeline.release.snapshot import Snapshot, snapshot_of
-from pipeline.rows import reconstruction
+from pipeline.rows import RECONSTRUCTED, reconstruction
 from pipeline.stages.score import ScoreStage
 from pipeline.store import Store
 from pipeline.truth import GivenTruth, Shown, find_truth, given_truth, read_target, truth_by_photo
@@ -107,7 +108,9 @@ def evaluated_objects(
         if not ids:  # all were rejected on the way; stages behind worked on nothing
             continue
         seconds = seconds_per_object(commits)
-        for rows in read_objects(store, commits, ids):
+        truths = {known.digest for item in ids if (known := by_photo.get(image_of(item)))}
+        heavy = () if truths <= {commits["score"].inputs["truth"]} else RECONSTRUCTED  # else the numbers are there
+        for rows in read_objects(store, commits, ids, heavy):
             known = by_photo.get(rows.segment.image_id)
             shown = find_truth(rows.segment, known.says) if known else None
             numbers = truth_numbers(rows, commits["score"], shown, known, say) if shown and known else None

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 TURNTABLE_FPS = 6.0
 CAMERA_COLUMNS = ("azimuth_deg", "elevation_deg", "distance", "focal_x", "focal_y", "centre_x", "centre_y")
 
+RECONSTRUCTED = ("crop_png", "cloud_ply", "field", "glb")  # columns of bytes that `reconstruction` needs
+
 
 def object_row(object_id: str, image_id: str, shard: str, size: Sequence[int], segmented: "Segmented") -> ObjectRecord:
     """`size` is the height and the width of the photo, in pixels."""

@@ -3,35 +3,41 @@
 A commit is written put-if-absent. So exactly one of several writers wins, and the others take what it wrote. Readers
 begin at commits, never at listings of parts. Nothing here deletes a part.
 
-Bytes that are read are compared with the digests in the commit. A damaged cell loses its commit, so that it is computed
-again. The commit is kept beside it as damaged-*.json. On a local disk, a file counts after the file and its folder have
-been synced.
+Bytes that are read are compared with the digests in the commit. Of a large part that is read by ranges, these are the
+digest of its footer and the checksums of its pages. A damaged cell loses its commit, so that it is computed again. The
+commit is kept beside it as damaged-*.json. On a local disk, a file counts after the file and its folder have been
+synced.
 """
 
 import hashlib
 import logging
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, BinaryIO, TypeVar
 
 import obstore
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from obstore.exceptions import AlreadyExistsError, BaseError
 
 from anything3d.errors import DamagedCell, SourceError, StorageError
 from pipeline.commit import Commit, Part
 from pipeline.disk import write_local
-from pipeline.location import StoredFile, local_folder, open_store
-from schemas.arrow import from_table, parquet_bytes, to_table
+from pipeline.excerpt import WRONG, excerpt
+from pipeline.location import local_folder, open_store
+from schemas.arrow import footer_bytes, from_table, heavy_columns, parquet_bytes, to_table
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
-WHOLE_BYTES = 4 << 20  # of a part; a larger one is not read whole for one column
+WHOLE_BYTES = 1 << 20  # of a part; a larger one is not read as a whole for a few of its rows or columns,
+MOST = 0.75  # unless so many of its rows are wanted: then one request and one digest cost less
+GAP_BYTES = 64 << 10  # of a part; pieces that are so close take one request
 PROBE, PROBED = "probe.txt", b"This file was written to see that the storage has put-if-absent.\n"
 
 
@@ -61,9 +67,13 @@ class Store:
     def read(self, path: str) -> bytes:
         return bytes(obstore.get(self._store, path).bytes())
 
-    def ranges(self, path: str, starts: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
-        """Some ranges of bytes of the file at `path`. Raises: FileNotFoundError if there is none."""
-        return [bytes(data) for data in obstore.get_ranges(self._store, path, starts=starts, lengths=sizes)]
+    def ranges(self, path: str, starts: Sequence[int], sizes: Sequence[int], gap: int = 1 << 20) -> list[bytes]:
+        """Some ranges of bytes of the file at `path`. Those that are at most `gap` bytes apart take one request.
+
+        Raises: FileNotFoundError if there is none.
+        """
+        read = obstore.get_ranges(self._store, path, starts=starts, lengths=sizes, coalesce=gap)
+        return [bytes(data) for data in read]
 
     def find(self, path: str) -> bytes | None:
         """The bytes at `path`, or None if there is nothing."""
@@ -171,35 +181,33 @@ class Store:
     def write_part(self, folder: str, kind: str, rows: Sequence[Any], record: type[Any]) -> Part:
         """A new immutable Parquet file in `folder`; equal rows give equal bytes."""
         data = parquet_bytes(to_table(rows, record))
-        part = Part(
-            f"{folder}/{kind}-{uuid.uuid4().hex}.parquet", len(data), hashlib.sha256(data).hexdigest(), len(rows)
-        )
+        part = Part(f"{folder}/{kind}-{uuid.uuid4().hex}.parquet", len(data), _sha256(data), len(rows))
+        if len(data) > WHOLE_BYTES:
+            footer = data[-footer_bytes(data) :]
+            part = replace(part, footer_bytes=len(footer), footer_sha256=_sha256(footer))
         self.write(part.path, data)
         return part
 
-    def read_part(self, part: Part, record: type[R], ids: Iterable[str] | None = None) -> list[R]:
-        """The rows of a part as `record`s: all, or those whose first column is in `ids` (other groups stay undecoded).
+    def read_part(
+        self, part: Part, record: type[R], ids: Iterable[str] | None = None, heavy: Collection[str] | None = None
+    ) -> list[R]:
+        """The rows of a part as `record`s: all, or those whose first column is in `ids`.
+
+        Of the record's columns of bytes only those in `heavy` are read (None: all). The others are None in the rows. Of
+        a large part only the row groups are read that may have a wanted row, and of these only the wanted columns.
 
         Raises: DamagedCell if the part is not what its commit says; SourceError("corpus_format") if it was written for
         another version of `record`.
         """
-        columns = list(record.__dataclass_fields__)  # type: ignore[attr-defined]
-        file = self._sound(part)
-        if ids is None:
-            return self._rows(file.read(columns=columns), record, part)
-        wanted = set(ids)
-        key = columns[0]
-        groups = [
-            group
-            for group in range(file.num_row_groups)
-            if not wanted.isdisjoint(file.read_row_group(group, columns=[key]).column(0).to_pylist())
-        ]
-        rows = self._rows(file.read_row_groups(groups, columns=columns), record, part)
-        return [row for row in rows if getattr(row, key) in wanted]
-
-    def _rows(self, table: pa.Table, record: type[R], part: Part) -> list[R]:
+        unread = [] if heavy is None else [name for name in heavy_columns(record) if name not in heavy]
+        columns = [column.name for column in fields(record) if column.name not in unread]  # type: ignore[arg-type]
+        wanted = None if ids is None else set(ids)
+        some = bool(unread) or (wanted is not None and len(wanted) < MOST * part.rows)
+        table = self._table(part, columns, wanted, some)
         try:
-            return from_table(table, record)
+            if wanted is not None and columns[0] in table.column_names:
+                table = table.filter(pc.is_in(table[columns[0]], pa.array(list(wanted), pa.string())))
+            return from_table(table, record, unread)
         except ValueError as error:
             says = f"{self.root}/{part.path} was written by another version: {error}; run with another --out"
             raise SourceError("corpus_format", says) from error
@@ -209,32 +217,32 @@ class Store:
         return self._sound(part).read()
 
     def read_column(self, part: Part, column: str) -> list[Any]:
-        """One column of a part. Of a large part only that column is read, whose pages have checksums of their own.
+        """One column of a part. Of a large part only that column is read, or of the ids only the footer.
 
         Raises: DamagedCell as `read_part`.
         """
-        if part.bytes > WHOLE_BYTES:
-            try:
-                with self._ranged(part.path) as file:
-                    values = file.read(columns=[column]).column(0).to_pylist()
-                if len(values) == part.rows:
-                    return values
-            except (pa.ArrowException, OSError, BaseError, ValueError, LookupError) as error:
-                log.warning("%s/%s: %s; reading all of it", self.root, part.path, error)
-        return self._sound(part).read(columns=[column]).column(0).to_pylist()
+        return self._table(part, [column], None, True)[column].to_pylist()
 
     def read_whole(self, part: Part) -> bytes | None:
         """The bytes of a part if they are what was written; read twice before they are called damaged."""
         for _ in range(2):
             data = self.find(part.path)
-            if data is not None and len(data) == part.bytes and hashlib.sha256(data).hexdigest() == part.sha256:
+            if data is not None and len(data) == part.bytes and _sha256(data) == part.sha256:
                 return data
         return None
 
     def read_table(self, path: str) -> pa.Table:
         """A Parquet file that belongs to no cell."""
-        with self._ranged(path) as file:
-            return file.read()
+        return pq.ParquetFile(pa.BufferReader(self.read(path)), page_checksum_verification=True).read()
+
+    def _table(self, part: Part, columns: list[str], ids: set[str] | None, some: bool) -> pa.Table:
+        """As `excerpt`, if only `some` of a large part is wanted; otherwise these columns of all its rows."""
+        if some and part.footer_bytes:
+            try:
+                return excerpt(part, partial(self.ranges, part.path, gap=GAP_BYTES), columns, ids)
+            except WRONG as error:
+                log.warning("%s/%s: %s; reading all of it", self.root, part.path, error)
+        return self._sound(part).read(columns=columns)
 
     def _sound(self, part: Part) -> pq.ParquetFile:
         """A part whose bytes are those that the commit states."""
@@ -245,10 +253,6 @@ class Store:
         wrong = "has gone" if size is None else f"is damaged ({size} bytes, {part.bytes} were written)"
         self._set_commit_aside(folder, part)
         raise DamagedCell("damaged_part", f"{self.root}/{part.path} {wrong}; {folder} has to be computed again")
-
-    def _ranged(self, path: str) -> pq.ParquetFile:
-        source = pa.PythonFile(StoredFile(obstore.open_reader(self._store, path)), mode="r")
-        return pq.ParquetFile(source, page_checksum_verification=True)
 
     # commits
 
@@ -277,11 +281,16 @@ class Store:
 
     def _set_commit_aside(self, folder: str, part: Part) -> None:
         """If the commit still names the damaged part: somebody else may have computed the cell again."""
-        commit = self.commit_at(folder)
-        if commit is not None and part in (commit.rows, commit.rejects):
-            self._set_aside(f"{folder}/commit.json", commit.to_json())
+        path = f"{folder}/commit.json"
+        data, commit = self.find(path), self.commit_at(folder)
+        if data is not None and commit is not None and part in (commit.rows, commit.rejects):
+            self._set_aside(path, data)
 
     def _set_aside(self, path: str, data: bytes) -> None:
         self.write(f"{path.rpartition('/')[0]}/damaged-{uuid.uuid4().hex}.json", data)
         if self.find(path) == data:
             self.delete([path])
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

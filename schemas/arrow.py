@@ -3,19 +3,25 @@
 The class of a record gives a schema, rows give a table, and a table gives rows and Parquet.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
+from functools import reduce
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.corpus import OBJECT_COLUMNS, Column
 from schemas.records import IF_ANY
 
 R = TypeVar("R")
-ROWS_PER_GROUP = 8  # of a part: what a reader of a few objects has to decode around them
+# Of a row group of a part, at least: what a reader of a few objects may have to read around them. A reader who needs no
+# column of bytes asks for as many pieces as there are row groups. Two rows instead of one halve their number.
+GROUP_BYTES, GROUP_ROWS = 256 << 10, 2
+IDS = b"ids"  # of a part, in its footer: the values of the first column, as a list in JSON
 PUBLISHED_ROWS_PER_GROUP = 65_536  # of a public table: what a reader of all objects takes at once; a shard has fewer
 ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: pa.binary()}
 
@@ -44,35 +50,71 @@ def to_table(rows: Sequence[Any], record: type[Any], *, whole: bool = False) -> 
     return pa.Table.from_pydict(values, schema)
 
 
-def from_table(table: pa.Table, record: type[R]) -> list[R]:
+def from_table(table: pa.Table, record: type[R], unread: Collection[str] = ()) -> list[R]:
     """The rows of a table, as instances of `record`; columns that the record lacks are left out.
 
-    A column that the table lacks has the record's default.
+    A column that the table lacks has the record's default; one of `unread` is None, whatever the record says of it.
 
     Raises: ValueError if the table lacks a column without a default: it was written for another version of the record.
     """
-    own = fields(record)  # type: ignore[arg-type]
+    own = [column for column in fields(record) if column.name not in unread]  # type: ignore[arg-type]
     absent = [column for column in own if column.name not in table.column_names]
     if lost := [column.name for column in absent if column.default is MISSING]:
         raise ValueError(f"{record.__name__} has columns that the table lacks: {', '.join(lost)}")
     names = [column.name for column in own if column not in absent]
     columns = [table.column(name).to_pylist() for name in names]
-    return [record(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
+    nothing = dict.fromkeys(unread)
+    return [record(**nothing, **dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
+
+
+def heavy_columns(record: type[Any]) -> list[str]:
+    """The columns of bytes: pictures, shapes and numbers of networks. The others are light."""
+    return [column.name for column in schema_of(record) if pa.types.is_binary(column.type)]
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
-    """A part of a cell as a Parquet file; binary columns are stored as they are (they hold compressed formats)."""
+    """A part of a cell as a Parquet file; equal tables give equal bytes.
+
+    Row groups have GROUP_BYTES or a little more, and at least GROUP_ROWS. The footer has the ids of all rows. Binary
+    columns are stored as they are (they hold compressed formats).
+    """
     sink = pa.BufferOutputStream()
     compression = {field.name: "NONE" if pa.types.is_binary(field.type) else "ZSTD" for field in table.schema}
-    pq.write_table(
-        table,
+    with pq.ParquetWriter(
         sink,
-        row_group_size=ROWS_PER_GROUP,
+        table.schema,
         compression=compression,
         use_dictionary=False,
         write_page_checksum=True,
-    )
+        write_statistics=False,
+    ) as writer:
+        for group in _groups(table):
+            writer.write_table(group)
+        writer.add_key_value_metadata({IDS: json.dumps(table.column(0).to_pylist(), ensure_ascii=False)})
     return sink.getvalue().to_pybytes()
+
+
+def footer_bytes(data: bytes) -> int:
+    """The size of a Parquet file's footer: the end of the file, which says what lies where in it."""
+    return int.from_bytes(data[-8:-4], "little") + 8
+
+
+def _groups(table: pa.Table) -> Iterator[pa.Table]:
+    """The table, cut wherever a row group is full."""
+    start, size = 0, 0
+    for end, own in enumerate(_row_bytes(table), 1):
+        size += own
+        if (size >= GROUP_BYTES and end - start >= GROUP_ROWS) or end == table.num_rows:
+            yield table.slice(start, end - start)
+            start, size = end, 0
+
+
+def _row_bytes(table: pa.Table) -> list[int]:
+    """How many bytes the values of each row have."""
+    texts = [column for column in table.columns if pa.types.is_string(column.type) or pa.types.is_binary(column.type)]
+    lengths = [pc.binary_length(column).fill_null(0).cast(pa.int64()) for column in texts]
+    fixed = pa.scalar(8 * (table.num_columns - len(texts)))
+    return reduce(pc.add, lengths, fixed).to_pylist()
 
 
 def published_bytes(table: pa.Table) -> bytes:

@@ -15,12 +15,17 @@ BUCKET = "b"
 
 
 class Server(ThreadingHTTPServer):
-    """`objects` has what lies in the bucket, by key; `asked` every request as method, path and query."""
+    """`objects` has what lies in the bucket, by key; `asked` every request as method, path and query.
+
+    `sent` counts the bytes of all answers, without their headers.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.objects: dict[str, bytes] = {}
         self.asked: list[tuple[str, str, str]] = []
+        self.sent = 0
+        self.pieces: dict[str, dict[int, bytes]] = {}  # of files that are uploaded in pieces, by upload and number
         self.honours_if_none_match = True
         self.forbids: set[str] = set()  # methods that are answered with 403
         self.busy = 0  # so many of the next requests are answered with 503
@@ -103,6 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
             tag = f'<ETag>"{md5(self.body).hexdigest()}"</ETag>'
             answer = f"<CopyObjectResult><LastModified>2026-01-01T00:00:00.000Z</LastModified>{tag}</CopyObjectResult>"
             return self._answer(200, answer.encode())
+        if "uploadId" in self.query:
+            return self._answer(200, headers={"ETag": f'"{self._keep_piece()}"'})
         self.server.objects[self.key] = self.body
         if self.server.loses_answer_to and self.key.endswith(self.server.loses_answer_to):
             self.server.loses_answer_to = ""
@@ -114,12 +121,27 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.objects.pop(self.key, None)
         self._answer(204)
 
+    def _keep_piece(self) -> str:
+        """Of an upload in several pieces; the digest of this one."""
+        self.server.pieces.setdefault(self.query["uploadId"][0], {})[int(self.query["partNumber"][0])] = self.body
+        return md5(self.body).hexdigest()
+
     def do_POST(self) -> None:
+        if parse_qs(urlsplit(self.path).query, keep_blank_values=True).keys() & {"uploads"}:
+            upload = f"<UploadId>{len(self.server.asked)}</UploadId>"
+            return self._answer(
+                200, f"<InitiateMultipartUploadResult>{upload}</InitiateMultipartUploadResult>".encode()
+            )
+        if "uploadId" in self.query:
+            pieces = self.server.pieces.pop(self.query["uploadId"][0])
+            self.server.objects[self.key] = b"".join(pieces[number] for number in sorted(pieces))
+            answer = "<CompleteMultipartUploadResult><ETag>&quot;x&quot;</ETag></CompleteMultipartUploadResult>"
+            return self._answer(200, answer.encode())
         keys = [unescape(key) for key in findall("<Key>(.*?)</Key>", self.body.decode())]
         for key in keys:
             self.server.objects.pop(key, None)
         deleted = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
-        self._answer(200, f"<DeleteResult>{deleted}</DeleteResult>".encode())
+        return self._answer(200, f"<DeleteResult>{deleted}</DeleteResult>".encode())
 
     def _listing(self) -> bytes:
         prefix, delimiter = self.query.get("prefix", [""])[0], self.query.get("delimiter", [""])[0]
@@ -144,6 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
+            self.server.sent += len(body)
             self.wfile.write(body)
 
 

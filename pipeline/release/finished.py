@@ -1,12 +1,13 @@
 """The finished objects of a corpus, read from their cells: those that have a row of every stage."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pipeline.commit import Commit
 from pipeline.input.ids import image_of
+from pipeline.release.objects import BECOME_FILES
 from pipeline.release.partition import Partition, read_manifest, sound_commit
 from pipeline.store import Store
 from pipeline.unit import Unit
@@ -17,6 +18,8 @@ from schemas.records import ImageRecord, OriginRecord
 def finished_objects(store: Store, units: Sequence[Unit], seed: int) -> Iterator[ObjectRows]:
     """The finished objects of these units of one shard, in order; the rows of one unit at a time are in memory.
 
+    Of their columns of bytes only those are read that become files.
+
     Raises: DamagedCell if a part is not what its commit says.
     """
     photos = photos_of_units(store, units)
@@ -26,7 +29,7 @@ def finished_objects(store: Store, units: Sequence[Unit], seed: int) -> Iterator
         folders = {stage: unit.inputs[stage].path for stage in OBJECT_RECORDS if stage in unit.inputs}
         commits = {stage: sound_commit(store, folder) for stage, folder in folders.items()}
         licence = unit.inputs["licence"].digest
-        for rows in read_objects(store, commits, unit.ids):
+        for rows in read_objects(store, commits, unit.ids, BECOME_FILES):
             photo = photos[rows.segment.image_id]
             yield replace(rows, origin=origin_of(rows.object_id, commits, licence, seed, photo))
 
@@ -61,11 +64,13 @@ def origin_of(
     )
 
 
-def read_objects(store: Store, commits: Mapping[str, Commit], ids: Sequence[str]) -> list[ObjectRows]:
-    """Every one of `ids` that all commits (by stage) have a row of, in order."""
+def read_objects(
+    store: Store, commits: Mapping[str, Commit], ids: Sequence[str], heavy: Collection[str]
+) -> list[ObjectRows]:
+    """Every one of `ids` that all commits (by stage) have a row of, in order; `heavy` as of `Store.read_part`."""
     tables: dict[str, dict[str, Any]] = {}
     for stage, commit in commits.items():
-        rows: list[Any] = store.read_part(commit.rows, OBJECT_RECORDS[stage], ids)
+        rows: list[Any] = store.read_part(commit.rows, OBJECT_RECORDS[stage], ids, heavy)
         tables[stage] = {row.object_id: row for row in rows}
     return [
         ObjectRows(**{stage: table[item] for stage, table in tables.items()})
@@ -90,7 +95,10 @@ def released_cells(store: Store, partitions: Sequence[Partition]) -> Iterator[di
             yield {"segment": segment, **commits}
 
 
-def released_objects(store: Store, partitions: Sequence[Partition]) -> Iterator[ObjectRows]:
-    """The finished objects of these partitions, without their origin. Raises: as `released_cells`."""
+def released_objects(store: Store, partitions: Sequence[Partition], heavy: Collection[str]) -> Iterator[ObjectRows]:
+    """The finished objects of these partitions, without their origin; `heavy` as of `Store.read_part`.
+
+    Raises: as `released_cells`.
+    """
     for commits in released_cells(store, partitions):
-        yield from read_objects(store, commits, store.read_column(commits["score"].rows, "object_id"))
+        yield from read_objects(store, commits, store.read_column(commits["score"].rows, "object_id"), heavy)

@@ -9,6 +9,8 @@ from typing import Any, BinaryIO
 from anything3d.photo.picture import mask_png
 from schemas.corpus import ObjectRows, metadata, span_names
 
+BECOME_FILES = ("crop_png", "cloud_ply", "glb", "turntable_webp")  # columns of bytes that `asset_files` needs
+
 
 def asset_files(rows: ObjectRows) -> dict[str, bytes]:
     """Suffix -> bytes of one object's files; a stage that did not run has none."""

@@ -20,6 +20,7 @@ SHOWN = {
     "fscore_5pct": "F-score at 5 %",
     "novel_psnr_db": "novel-view PSNR, dB",
 }  # column -> what the page calls it
+PICTURES = ("crop_png", "render_png", "turntable_webp")  # columns of bytes that a page shows
 CLOUD = " <em>The cloud's own surface: distillation had made it worse.</em>"
 
 

@@ -22,7 +22,7 @@ from pipeline.commit import Part
 from pipeline.config import Config, changed
 from pipeline.release.card import LICENSE, README, About, Source, license_file, readme
 from pipeline.release.finished import released_objects
-from pipeline.release.pages import Card, corpus_page
+from pipeline.release.pages import PICTURES, Card, corpus_page
 from pipeline.release.snapshot import Snapshot, newest, numbers
 from pipeline.release.wids import ASSETS_INDEX, wids_index
 from pipeline.store import Store
@@ -123,7 +123,7 @@ def gallery(store: Store, snapshot: Snapshot) -> str:
     cards = list[Card]()
     for shard, partition in snapshot.partitions.items():
         try:
-            objects = islice(released_objects(store, [partition]), GALLERY_OBJECTS - len(cards))
+            objects = islice(released_objects(store, [partition], PICTURES), GALLERY_OBJECTS - len(cards))
             cards += [Card.of(rows) for rows in objects]
         except (DamagedCell, SourceError) as error:
             log.warning("%s does not show the objects of %s: %s; run that shard again", PAGE, shard, error)

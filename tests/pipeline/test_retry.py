@@ -113,7 +113,7 @@ def test_a_retried_item_that_succeeds_is_an_object_and_its_reject_is_history(cor
     tally = after.stages["reconstruct"]
     assert (tally.cells, tally.inputs, tally.rows, tally.failed) == (2, 3, 3, 0)
     assert after.stages["caption"] == before.stages["caption"]
-    assert {rows.object_id for rows in released_objects(corpus.store, [after])} == {*corpus.sound, corpus.fog}
+    assert {rows.object_id for rows in released_objects(corpus.store, [after], ())} == {*corpus.sound, corpus.fog}
 
 
 def test_the_sound_items_keep_their_cells_and_a_later_run_keeps_the_retry(corpus):

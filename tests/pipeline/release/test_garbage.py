@@ -71,7 +71,7 @@ def assert_whole(root, number=2):
     store, snapshot = snapshot_of(str(root), number)
     (partition,) = snapshot.partitions.values()
     assert Corpus(store).is_whole(partition)
-    assert len(list(released_objects(store, [partition]))) == partition.objects > 0
+    assert len(list(released_objects(store, [partition], ()))) == partition.objects > 0
     for row in read_manifest(store, partition)[0]:
         assert row.what != "cell" or store.commit_at(row.path)
     if number == newest(store).number:
