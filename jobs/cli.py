@@ -3,6 +3,7 @@
 import typer
 
 from jobs.ablate import ablate
+from jobs.bench import app as bench
 from jobs.command import CODES
 from jobs.demo import demo
 from jobs.drop import drop
@@ -41,6 +42,7 @@ app.command()(retry)
 app.command()(train)
 app.command(epilog=CODES)(ablate)
 app.add_typer(weights, name="weights")
+app.add_typer(bench, name="bench")
 
 
 if __name__ == "__main__":

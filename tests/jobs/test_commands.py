@@ -25,6 +25,7 @@ COMMANDS = (
     "train",
     "ablate",
     "weights",
+    "bench",
 )
 
 
