@@ -200,7 +200,10 @@ class Method:
         """The surface of every field, or the backend's own mesh."""
         del ids
         self.say("mesh")
-        return [surface(made.shape, self.config.mesh) for made in shapes]
+        return [
+            surface(made.shape.grids(0) if isinstance(made.shape, Field) else made.shape, self.config.mesh)
+            for made in shapes
+        ]
 
     def score(
         self,

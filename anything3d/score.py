@@ -148,14 +148,15 @@ def against_truth(made: Reconstruction, target: Target, config: ScoreConfig, gen
     n = config.points
     turn = frame_turn(made.reference, target)
     true = metrics.normalise_points(subset(target.points, n, generator)[None])
-    surface = metrics.sample_surface(made.mesh.vertices.cpu(), made.mesh.faces.cpu(), n, generator)
+    vertices, faces = torch.from_numpy(made.mesh.vertices), torch.from_numpy(made.mesh.faces)
+    surface = metrics.sample_surface(vertices, faces, n, generator)
     surface = metrics.normalise_points(surface[None] @ turn.T)
     lift_chamfer = None
     if made.cloud is not None:
         cloud = metrics.normalise_points(subset(made.cloud.points[0].cpu(), n, generator)[None] @ turn.T)
         lift_chamfer = float(metrics.chamfer(cloud, true))
 
-    cameras = cameras_around(made.mesh.vertices.cpu(), target.cameras, turn)
+    cameras = cameras_around(vertices, target.cameras, turn)
     seen = render_on_cpu(made, cameras, target.views.shape[-1], config.samples)
     psnr, iou = compare(seen, over(target.views, WHITE), target.views[:, 3])
     return TruthScores(
@@ -174,7 +175,7 @@ def render_on_cpu(made: Reconstruction, camera: Camera, size: int, samples: int)
     Raises: NumericsError("field_not_finite"): as numbers of 8 bits, and in silhouettes, a NaN would not be seen.
     """
     if made.field is None:
-        seen = rasterize(made.mesh, camera.to(made.mesh.vertices.device), size)
+        seen = rasterize(made.mesh, camera.to("cpu"), size)
     else:
         seen = render(made.field, camera.to(made.field.density_grid.device), size, RenderConfig(samples=samples))
     if not bool(seen.color.isfinite().all() and seen.alpha.isfinite().all()):

@@ -161,7 +161,8 @@ def _surface_points(item: TrueObject, surface: bytes) -> Float[Tensor, "N 3"]:
         return from_ply(surface).points[0]
     mesh = from_glb(surface)
     try:
-        return sample_surface(mesh.vertices, mesh.faces, MESH_POINTS, torch.Generator().manual_seed(0))
+        vertices, faces = torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces)
+        return sample_surface(vertices, faces, MESH_POINTS, torch.Generator().manual_seed(0))
     except NumericsError as error:
         raise SourceError("bad_truth", f"{item.surface} has no surface: {len(mesh.faces)} triangles") from error
 

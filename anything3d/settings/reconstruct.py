@@ -43,6 +43,11 @@ class FieldConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
 
+    def raw_level(self, density: float) -> float:
+        """The raw value whose density is `density` > 0."""
+        softplus = density / self.density_scale
+        return softplus + math.log(-math.expm1(-softplus)) - self.density_bias
+
 
 @dataclass(frozen=True, slots=True)
 class RenderConfig:

@@ -7,21 +7,19 @@ Sources: direct voxel-grid optimisation, Sun et al. 2022 (interpolate, then acti
 Jacobian Chaining, Wang et al. 2023.
 """
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from anything3d import seed
-from anything3d.errors import InputError
 from anything3d.settings.reconstruct import EMPTY, FieldConfig
 from anything3d.space.cloud import Cloud
+from anything3d.space.grids import Grids
 
-FORMAT = "anything3d-field-1"
 NEIGHBOURS = 4  # cloud points whose colours are averaged, weighted by 1 / distance^2
 REACH = 2.4  # gap between cloud points that still counts as closed / median distance of a point to its 4th neighbour
 CRISPNESS = 3.0  # rise of softplus' argument per voxel side across the first surface
@@ -100,8 +98,7 @@ class Field(nn.Module):
 
     def raw_level(self, density: float) -> float:
         """The raw value whose density is `density` > 0."""
-        softplus = density / self.config.density_scale
-        return softplus + math.log(-math.expm1(-softplus)) - self.config.density_bias
+        return self.config.raw_level(density)
 
     def activate(self, raw: Float[Tensor, "B N"], points: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N"]:
         """The density of raw values at these points."""
@@ -116,31 +113,21 @@ class Field(nn.Module):
         """The fields as `to_bytes` has them: the raw grids are rounded to float16, and are float32 again."""
         return Field(self.density_grid.detach().half().float(), self.color_grid.detach().half().float(), self.config)
 
-    def to_bytes(self, b: int) -> bytes:
-        """Object `b` as safetensors; raw grids are rounded to float16 (2^-11 relative, 0.1 % of a density)."""
-        from safetensors.torch import save
+    def grids(self, b: int) -> Grids:
+        """The raw grids of object `b` in float32, on the CPU."""
+        density, color = (grid[b].detach().float().cpu().numpy() for grid in (self.density_grid, self.color_grid))
+        return Grids(density, color, self.config, self.latent)
 
-        grids = {"density": self.density_grid[b], "color": self.color_grid[b]}
-        header = json.dumps({"format": FORMAT, "latent": self.latent, **asdict(self.config)}, sort_keys=True)
-        # one key only: safetensors writes several in random order
-        return save({name: grid.detach().half().cpu().contiguous() for name, grid in grids.items()}, {"field": header})
+    def to_bytes(self, b: int) -> bytes:
+        """Object `b` as `Grids.to_bytes` has it: raw grids are rounded to float16."""
+        return self.grids(b).to_bytes()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Field":
         """The object of `to_bytes`, in float32 (B = 1). Raises: InputError("bad_field") if `data` is none."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
-        try:
-            grids = load(data)
-            length = int.from_bytes(data[:8], "little")
-            settings = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["field"])
-            if (version := settings.pop("format")) != FORMAT:
-                raise InputError("bad_field", f"format is {version!r}, this library reads {FORMAT!r}")
-            latent = settings.pop("latent")
-            return cls(grids["density"][None].float(), grids["color"][None].float(), FieldConfig(**settings), latent)
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise InputError("bad_field", f"{len(data)} bytes are not a field of format {FORMAT}: {error}") from error
+        grids = Grids.from_bytes(data)
+        density, color = (torch.from_numpy(grid)[None] for grid in (grids.density, grids.color))
+        return cls(density, color, grids.config, grids.latent)
 
 
 @dataclass(frozen=True, slots=True)

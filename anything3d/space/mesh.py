@@ -1,13 +1,14 @@
-"""Meshes in the canonical frame (camera.py), facts about them, and GLB, the format in which they are stored."""
+"""Meshes in the canonical frame (camera.py), facts about them, and GLB, the format in which they are stored.
+
+Meshes are arrays and not tensors, so that the stage `mesh` works without torch.
+"""
 
 import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
 
 from anything3d.errors import InputError
 
@@ -21,9 +22,9 @@ OWN_COLOR = "_color"  # the name of an attribute that is not glTF's must begin w
 class Mesh:
     """One object's triangles, counter-clockwise seen from outside, in the canonical frame; RGB in [0, 1] (sRGB)."""
 
-    vertices: Float[Tensor, "V 3"]
-    faces: Int[Tensor, "F 3"]
-    colors: Float[Tensor, "V 3"]
+    vertices: Float[np.ndarray, "V 3"]
+    faces: Int[np.ndarray, "F 3"]
+    colors: Float[np.ndarray, "V 3"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ class MeshFacts:
 
 def facts(mesh: Mesh) -> MeshFacts:
     """Counts and soundness of one mesh."""
-    edges = mesh.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).sort(dim=1).values
-    _, uses = edges.unique(dim=0, return_counts=True)
+    edges = np.sort(mesh.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+    _, uses = np.unique(edges[:, 0] * len(mesh.vertices) + edges[:, 1], return_counts=True)
     return MeshFacts(
         vertices=len(mesh.vertices),
         faces=len(mesh.faces),
@@ -78,46 +79,49 @@ def from_glb(data: bytes) -> Mesh:
         linear = np.array(rgba[:, :3], np.float32) / highest
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise InputError("bad_glb", f"{len(data)} bytes are not one coloured mesh: {error!r}") from error
-    return Mesh(torch.from_numpy(vertices), torch.from_numpy(faces), _encode_srgb(torch.from_numpy(linear)))
+    return Mesh(vertices, faces, _encode_srgb(linear))
 
 
-def components(faces: Int[Tensor, "F 3"], n_vertices: int) -> Int[Tensor, "F"]:
+def components(faces: Int[np.ndarray, "F 3"], n_vertices: int) -> Int[np.ndarray, "F"]:
     """Number of the connected component of each face, from 0."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    edges = faces[:, [0, 1, 1, 2]].reshape(-1, 2).numpy()
+    edges = faces[:, [0, 1, 1, 2]].reshape(-1, 2)
     graph = coo_array((np.ones(len(edges), np.uint8), (edges[:, 0], edges[:, 1])), shape=(n_vertices, n_vertices))
     _, labels = connected_components(graph, directed=False)
-    return torch.from_numpy(labels).long()[faces[:, 0]]
+    return labels[faces[:, 0]].astype(np.int64)
 
 
-def signed_volumes(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "F"]:
+def signed_volumes(vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]) -> Float[np.ndarray, "F"]:
     """Volume of the tetrahedron between the origin and each face, positive where the face looks away from it."""
-    a, b, c = vertices.double()[faces].unbind(1)
-    return (a * torch.linalg.cross(b, c)).sum(-1) / 6
+    a, b, c = np.moveaxis(vertices.astype(np.float64)[faces], 1, 0)
+    return (a * np.cross(b, c)).sum(-1) / 6
 
 
 def _trimesh(mesh: Mesh, paint: object) -> "Trimesh":
     import trimesh
 
-    return trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), visual=paint, process=False)
+    return trimesh.Trimesh(mesh.vertices, mesh.faces, visual=paint, process=False)
 
 
-def _decode_srgb(colors: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+def _decode_srgb(colors: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
     """Linear light of sRGB values. Source: IEC 61966-2-1."""
-    return torch.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+    colors = colors.astype(np.float64)
+    return np.where(colors <= 0.04045, colors / 12.92, ((np.maximum(colors, 0) + 0.055) / 1.055) ** 2.4)
 
 
-def _encode_srgb(linear: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-    return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+def _encode_srgb(linear: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
+    linear = linear.astype(np.float64)
+    colors = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * np.maximum(linear, 0) ** (1 / 2.4) - 0.055)
+    return colors.astype(np.float32)
 
 
-def _to_rgba(colors: Float[Tensor, "N 3"], depth: type[np.unsignedinteger]) -> np.ndarray:
+def _to_rgba(colors: Float[np.ndarray, "N 3"], depth: type[np.unsignedinteger]) -> np.ndarray:
     """Opaque colours as integers of a depth, [N, 4]."""
     highest = np.iinfo(depth).max
-    rgb = (colors.double().clamp(0, 1) * highest).round()
-    return nn.functional.pad(rgb, (0, 1), value=highest).numpy().astype(depth)
+    rgb = np.round(colors.astype(np.float64).clip(0, 1) * highest)
+    return np.pad(rgb, ((0, 0), (0, 1)), constant_values=highest).astype(depth)
 
 
 def _name_color(tree: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Rasterization: what cameras see of a mesh, by a z-buffer. It runs on the mesh's device and has no gradient.
+"""Rasterization: what cameras see of a mesh, by a z-buffer. It runs on the cameras' device and has no gradient.
 
 Every pixel is cut into SUBPIXELS^2 parts. A part shows the nearest triangle that covers its centre. Colours lie evenly
 between a triangle's corners in space (perspective-correct), and nothing shades them: they are the object's own.
@@ -41,8 +41,10 @@ def _one(
     mesh: Mesh, camera: Camera, size: int
 ) -> tuple[Float[Tensor, "3 S S"], Float[Tensor, "S S"], Float[Tensor, "S S"]]:
     """Colour, opacity (0 or 1) and depth of every part, seen from one camera; 0 where there is no triangle."""
-    where, depth = (value[0] for value in project(camera, mesh.vertices[None]))
-    corners, depths = (where * size)[mesh.faces], depth[mesh.faces]  # [F 3 2] in parts, [F 3]
+    arrays = (mesh.vertices, mesh.faces, mesh.colors)
+    vertices, triangles, colors = (torch.from_numpy(array).to(camera.pose.device) for array in arrays)
+    where, depth = (value[0] for value in project(camera, vertices[None]))
+    corners, depths = (where * size)[triangles], depth[triangles]  # [F 3 2] in parts, [F 3]
     low, high = corners.amin(1), corners.amax(1)
     first = (low - 0.5).ceil().clamp(min=0, max=size).long()  # the first part whose centre is not left of it
     last = (high - 0.5).floor().clamp(min=-1, max=size - 1).long()
@@ -67,7 +69,7 @@ def _one(
         shares[part[drawn]] = inverse[drawn] * distance[drawn, None]
 
     covered = winner < NOTHING
-    corner_colors = mesh.colors[mesh.faces[winner.where(covered, 0)]]  # [P 3 3]
+    corner_colors = colors[triangles[winner.where(covered, 0)]]  # [P 3 3]
     color = (shares[..., None] * corner_colors).sum(1) * covered[:, None]
     image = (size, size)
     return color.T.reshape(3, *image), covered.float().reshape(image), nearest.where(covered, 0.0).reshape(image)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 class MeshStage:
     name = "mesh"
-    version = 2
+    version = 3
     record = MeshRecord
 
     def __init__(self, config: Config, place: Place) -> None:
@@ -48,10 +48,10 @@ class MeshStage:
     def _mesh(self, row: FieldRecord) -> "Mesh | NumericsError":
         """The surface of the field, or the backend's own mesh."""
         from anything3d.mesh import surface
-        from anything3d.space.field import Field
+        from anything3d.space.grids import Grids
         from anything3d.space.mesh import from_glb
 
         if row.own_mesh is not None:
             return surface(from_glb(row.own_mesh), self._config)
         assert row.field is not None, f"{row.object_id} has neither a field nor a mesh"
-        return surface(Field.from_bytes(row.field), self._config)
+        return surface(Grids.from_bytes(row.field), self._config)

@@ -2,6 +2,7 @@ import io
 import json
 import math
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 import trimesh
 
 from anything3d.errors import InputError, NumericsError
-from anything3d.mesh import checked, extract
+from anything3d.mesh import checked, colors_at, extract, resampled
 from anything3d.settings.mesh import MeshConfig
 from anything3d.settings.reconstruct import FieldConfig
 from anything3d.space.field import Field, nodes
@@ -32,7 +33,7 @@ def ball(radius: float, centre: tuple[float, float, float] = (0.0, 0.0, 0.0)) ->
 
 
 def mesh_of(signed: torch.Tensor, config: MeshConfig = DEFAULT) -> Mesh:
-    (mesh,) = extract(field_of(signed), config)
+    mesh = extract(field_of(signed).grids(0), config)
     assert isinstance(mesh, Mesh), mesh
     return mesh
 
@@ -42,7 +43,7 @@ def volume(mesh: Mesh) -> float:
 
 
 def extents(mesh: Mesh) -> list[float]:
-    return (mesh.vertices.amax(0) - mesh.vertices.amin(0)).tolist()
+    return np.ptp(mesh.vertices, axis=0).tolist()
 
 
 def test_a_ball_has_the_volume_of_a_ball_and_looks_outwards():
@@ -61,13 +62,28 @@ def test_twice_the_size_is_eight_times_the_volume():
 def test_axes_are_those_of_the_field():
     centre = (0.1, -0.2, 0.3)
     mesh = mesh_of(ball(0.2, centre))
-    middle = (mesh.vertices.amin(0) + mesh.vertices.amax(0)) / 2
-    torch.testing.assert_close(middle, torch.tensor(centre), atol=5e-3, rtol=0)
+    middle = (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
+    np.testing.assert_allclose(middle, centre, atol=5e-3)
 
 
 def test_vertex_colours_are_the_fields():
     mesh = mesh_of(ball(0.4))
-    torch.testing.assert_close(mesh.colors, torch.sigmoid(4 * mesh.vertices), atol=2e-3, rtol=0)
+    np.testing.assert_allclose(mesh.colors, 1 / (1 + np.exp(-4 * mesh.vertices)), atol=2e-3)
+
+
+def test_numpy_samples_the_field_as_torch_does():
+    """The grid of the mesh is not that of the field, and vertices lie beyond the cube, where the object touches it."""
+    noise = torch.Generator().manual_seed(0)
+    field = Field(torch.randn(1, 1, 9, 9, 9, generator=noise), torch.randn(1, 3, 9, 9, 9, generator=noise), CONFIG)
+    volume = resampled(field.grids(0).density[0], 14)
+    with torch.no_grad():
+        expected = field.raw_density(nodes(14, CONFIG.half).reshape(1, -1, 3)).reshape(14, 14, 14)
+        np.testing.assert_allclose(volume, expected, atol=5e-6)
+        assert volume.dtype == np.float32
+
+        points = 1.3 * (torch.rand(500, 3, generator=noise) - 0.5)
+        _, colors = field.density_color(points[None].clamp(-CONFIG.half, CONFIG.half))
+        np.testing.assert_allclose(colors_at(field.grids(0), points.numpy()), colors[0], atol=5e-6)
 
 
 def test_specks_and_cavities_are_left_out():
@@ -77,7 +93,7 @@ def test_specks_and_cavities_are_left_out():
     clean = mesh_of(torch.minimum(torch.maximum(big, speck), hollow), MeshConfig(min_component_share=0.05))
     assert facts(clean).components == 1
     assert volume(clean) == pytest.approx(4 / 3 * math.pi * 0.35**3, rel=0.02)
-    assert len(clean.vertices) == facts(clean).vertices == len(clean.faces.unique())
+    assert len(clean.vertices) == facts(clean).vertices == len(np.unique(clean.faces))
 
 
 def test_an_object_that_leaves_the_cube_is_closed_at_its_faces():
@@ -90,7 +106,7 @@ def test_a_thin_field_is_cut_at_half_its_mean_density():
     field = field_of(ball(0.4).clamp(max=0.04))
     with torch.no_grad():
         field.density_grid.sub_(field.density_grid.amax() - field.raw_level(4.0))  # nowhere more than 4, below 6
-    (mesh,) = extract(field, DEFAULT)
+    mesh = extract(field.grids(0), DEFAULT)
     assert isinstance(mesh, Mesh)
     assert facts(mesh).components == 1
 
@@ -99,8 +115,7 @@ def test_each_empty_or_broken_field_has_its_own_error():
     clear, broken, sound = field_of(ball(0.4) - 2), field_of(ball(0.4)), field_of(ball(0.3))
     with torch.no_grad():
         broken.density_grid[0, 0, 3, 4, 5] = torch.nan
-    grids = [torch.cat([f.density_grid for f in (clear, broken, sound)]), torch.cat([clear.color_grid] * 3)]
-    first, second, third = extract(Field(*grids, CONFIG), DEFAULT)
+    first, second, third = (extract(field.grids(0), DEFAULT) for field in (clear, broken, sound))
     assert isinstance(first, NumericsError)
     assert first.reason == "empty_surface"
     assert isinstance(second, NumericsError)
@@ -113,22 +128,22 @@ def test_glb_has_equal_bytes_each_time_and_keeps_the_mesh():
     data = to_glb(mesh)
     assert data == to_glb(mesh_of(ball(0.4)))
     again = from_glb(data)
-    assert torch.equal(again.vertices, mesh.vertices)
-    assert torch.equal(again.faces, mesh.faces)
-    torch.testing.assert_close(again.colors, mesh.colors, atol=1e-4, rtol=0)  # 16 bits of linear light, dark end
+    np.testing.assert_array_equal(again.vertices, mesh.vertices)
+    np.testing.assert_array_equal(again.faces, mesh.faces)
+    np.testing.assert_allclose(again.colors, mesh.colors, atol=1e-4)  # 16 bits of linear light, dark end
 
 
 def test_every_srgb_level_survives_in_a_glb():
-    levels = torch.arange(256)
-    colors = torch.stack([levels, levels.flip(0), levels // 2], dim=1) / 255
-    mesh = Mesh(torch.rand(256, 3), torch.arange(255).view(-1, 3), colors)
-    assert torch.equal((from_glb(to_glb(mesh)).colors * 255).round(), (colors * 255).round())
+    levels = np.arange(256)
+    colors = (np.stack([levels, levels[::-1], levels // 2], axis=1) / 255).astype(np.float32)
+    mesh = Mesh(colors, np.arange(255).reshape(-1, 3), colors)
+    np.testing.assert_array_equal((from_glb(to_glb(mesh)).colors * 255).round(), (colors * 255).round())
 
 
 @pytest.mark.parametrize(("depth", "highest"), [("<u1", 255), ("<u2", 65535), ("<f4", 1)])
 def test_colours_of_a_glb_are_read_in_every_depth_that_gltf_has(depth, highest):
     """The same file with another component type of its colours, as other programs write it."""
-    mesh = Mesh(torch.rand(4, 3), torch.tensor([[0, 1, 2], [1, 3, 2]]), torch.ones(4, 3))
+    mesh = Mesh(np.eye(4, 3, dtype=np.float32), np.array([[0, 1, 2], [1, 3, 2]]), np.ones((4, 3), np.float32))
     data = to_glb(mesh)
     length = int.from_bytes(data[12:16], "little")
     tree, body = json.loads(data[20 : 20 + length]), data[20 + length + 8 :]
@@ -145,13 +160,13 @@ def test_colours_of_a_glb_are_read_in_every_depth_that_gltf_has(depth, highest):
     body += colors
     chunks = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(body), b"BIN\0") + body
     found = from_glb(struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks)
-    expected = torch.tensor([0.5371, 0.7354, 1.0])  # sRGB of 0.25, 0.5, 1
-    torch.testing.assert_close(found.colors, expected.expand(4, 3), atol=0.003, rtol=0)
+    expected = [[0.5371, 0.7354, 1.0]] * 4  # sRGB of 0.25, 0.5, 1
+    np.testing.assert_allclose(found.colors, expected, atol=0.003)
 
 
 def test_glb_colours_are_linear_light_on_a_matte_material():
-    vertices = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]])
-    mesh = Mesh(vertices, torch.tensor([[0, 1, 2]]), torch.tensor([[0.5, 1.0, 0.0]]).expand(3, 3))
+    vertices = np.float32([[0, 0, 0], [1, 0, 0], [0, 1, 0]])
+    mesh = Mesh(vertices, np.array([[0, 1, 2]]), np.float32([[0.5, 1.0, 0.0]] * 3))
     (loaded,) = trimesh.load_scene(io.BytesIO(to_glb(mesh)), file_type="glb").geometry.values()
     linear = round(((0.5 + 0.055) / 1.055) ** 2.4 * 65535)
     assert loaded.visual.vertex_attributes["color"][0].tolist() == [linear, 65535, 0, 65535]
@@ -166,8 +181,9 @@ def test_bytes_that_are_no_mesh_are_refused():
 
 def tetrahedron(side: float = 1.0, shift: float = 0.0) -> Mesh:
     """The corners of a cube of this side, every second one; its bounding box is the cube."""
-    corners = torch.tensor([[1.0, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]]) * side / 2 + shift
-    return Mesh(corners, torch.tensor([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]]), torch.full((4, 3), 0.5))
+    corners = np.float32([[1, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]]) * side / 2 + shift
+    faces = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+    return Mesh(corners.astype(np.float32), faces, np.full((4, 3), 0.5, np.float32))
 
 
 @pytest.mark.parametrize(
@@ -177,12 +193,12 @@ def tetrahedron(side: float = 1.0, shift: float = 0.0) -> Mesh:
         (tetrahedron(1.015), None),
         (tetrahedron(1.5), "mesh_frame"),
         (tetrahedron(shift=0.1), "mesh_frame"),
-        (Mesh(tetrahedron().vertices, torch.zeros(0, 3, dtype=torch.long), torch.ones(4, 3)), "empty_surface"),
-        (Mesh(tetrahedron().vertices, torch.tensor([[0, 1, 4]]), torch.ones(4, 3)), "mesh_broken"),
-        (Mesh(tetrahedron().vertices, torch.tensor([[0, 1, -1]]), torch.ones(4, 3)), "mesh_broken"),
-        (Mesh(tetrahedron().vertices * torch.nan, torch.tensor([[0, 1, 2]]), torch.ones(4, 3)), "mesh_broken"),
-        (Mesh(tetrahedron().vertices, torch.tensor([[0, 1, 2]]), torch.full((4, 3), torch.inf)), "mesh_broken"),
-        (Mesh(tetrahedron().vertices, torch.tensor([[0, 1, 2]]), torch.full((4, 3), 1.5)), "mesh_broken"),
+        (replace(tetrahedron(), faces=np.zeros((0, 3), int)), "empty_surface"),
+        (replace(tetrahedron(), faces=np.array([[0, 1, 4]])), "mesh_broken"),
+        (replace(tetrahedron(), faces=np.array([[0, 1, -1]])), "mesh_broken"),
+        (replace(tetrahedron(), vertices=tetrahedron().vertices * np.float32(np.nan)), "mesh_broken"),
+        (replace(tetrahedron(), colors=np.full((4, 3), np.inf, np.float32)), "mesh_broken"),
+        (replace(tetrahedron(), colors=np.full((4, 3), 1.5, np.float32)), "mesh_broken"),
     ],
 )
 def test_a_given_mesh_is_taken_as_it_is_or_refused(given, reason):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -75,7 +76,7 @@ def reconstruction(turn_deg: float) -> Reconstruction:
     """The slab in a canonical frame turned by `turn_deg` from the true one, with its reference camera turned along."""
     cloud = slab(turn_deg)
     field = Field.from_cloud(cloud, FieldConfig(resolution=40, half=0.7))
-    mesh = extract(field, MeshConfig())[0]
+    mesh = extract(field.grids(0), MeshConfig())
     assert isinstance(mesh, Mesh)
     reference = camera(AZIMUTH + turn_deg)
     return Reconstruction(rgba(field, reference)[0], reference, cloud, field, mesh)
@@ -90,7 +91,9 @@ def made() -> Reconstruction:
 def target(made: Reconstruction) -> Target:
     angles = torch.tensor([0.0, 90.0, 180.0, 270.0]) + AZIMUTH
     cameras = orbit(angles, *(torch.full((4,), value) for value in (20.0, 2.7, 39.6)))
-    seen = cameras_around(made.mesh.vertices, cameras, torch.eye(3))  # of a truth whose box is that of the mesh
+    seen = cameras_around(
+        torch.from_numpy(made.mesh.vertices), cameras, torch.eye(3)
+    )  # of a truth whose box is that of the mesh
     return Target(slab(0.0, seed=1).points[0], rgba(made.field, seen), cameras, AZIMUTH, ELEVATION, 360.0)
 
 
@@ -156,7 +159,7 @@ def test_the_truths_numbers_alone_are_those_of_the_whole_score(scorer: Scorer, m
 
 
 def test_size_and_place_of_the_mesh_do_not_count(scorer: Scorer, made: Reconstruction, target: Target):
-    mesh = replace(made.mesh, vertices=made.mesh.vertices * 3 + torch.tensor([1.0, -2.0, 0.5]))
+    mesh = replace(made.mesh, vertices=made.mesh.vertices * 3 + np.float32([1.0, -2.0, 0.5]))
     one, two = (score(scorer, item, target).truth for item in (made, replace(made, mesh=mesh)))
     assert one is not None
     assert two is not None
@@ -183,9 +186,7 @@ def test_a_mesh_without_field_and_cloud_is_what_is_rendered(scorer: Scorer, made
     assert alone.truth.novel_psnr_db > 20
     assert alone.reference_mask_iou > 0.8  # the surface lies within the soft edge of a field of 40 voxels
     assert alone.clip_similarity > 0.9 * whole.clip_similarity
-    blue = replace(
-        made, field=None, mesh=replace(made.mesh, colors=torch.tensor([[0.0, 0, 1]]).expand(len(made.mesh.vertices), 3))
-    )
+    blue = replace(made, field=None, mesh=replace(made.mesh, colors=np.float32([[0, 0, 1]] * len(made.mesh.vertices))))
     assert score(scorer, blue, target).reference_psnr_db < alone.reference_psnr_db - 5
 
 

@@ -203,11 +203,11 @@ def run_reconstruct(config):
 
 
 def run_mesh(config):
-    return extract(solid(), config)
+    return [extract(solid().grids(0), config)]
 
 
 def run_score(config):
-    made = Reconstruction(crop()[0], camera(), ball(), solid(), extract(solid(), Config().mesh)[0])
+    made = Reconstruction(crop()[0], camera(), ball(), solid(), extract(solid().grids(0), Config().mesh))
     return Scorer(config, network(load_clip, "clip"))([made], [None], generators())
 
 

@@ -188,7 +188,7 @@ class Tetrahedra:
     def __call__(self, evidence, generators, again, saved=None, save=None):
         corners = torch.tensor([[1.0, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]]) / 2
         faces = torch.tensor([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
-        meshes = [Mesh(corners, faces, torch.full((4, 3), color)) for color in self._colors]
+        meshes = [Mesh(corners.numpy(), faces.numpy(), torch.full((4, 3), color).numpy()) for color in self._colors]
         return [FinishedMesh(mesh, ReferenceCamera(0.0, 0.0, 3.5, (3.5, 3.5, 0.5, 0.5))) for mesh in meshes]
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -233,7 +234,7 @@ def test_a_mesh_and_cameras_of_its_own_make_a_target_too():
     assert (item.surface, item.surface_kind) == ("meshes/a.glb", "mesh")
     # a triangle in the plane z = 0.25 with legs 1 and 0.5
     corners = torch.tensor([[0.0, 0, 0.25], [1, 0, 0.25], [0, 0.5, 0.25]])
-    glb = to_glb(Mesh(corners, torch.tensor([[0, 1, 2]]), torch.full((3, 3), 0.5)))
+    glb = to_glb(Mesh(corners.numpy(), np.array([[0, 1, 2]]), np.full((3, 3), 0.5, np.float32)))
     strip = torch.zeros(16, 32, 4, dtype=torch.uint8)
     made = target(found, item, glb, encode_png(strip))
     assert made.points.shape == (truth.MESH_POINTS, 3)
@@ -244,6 +245,6 @@ def test_a_mesh_and_cameras_of_its_own_make_a_target_too():
     torch.testing.assert_close(made.cameras.intrinsics, eyes.intrinsics)
     with pytest.raises(SourceError, match=r"expected \(16, 32, 4\)"):
         target(found, item, glb, encode_png(torch.zeros(16, 64, 4, dtype=torch.uint8)))
-    flat = to_glb(Mesh(corners[[0, 0, 0]], torch.tensor([[0, 1, 2]]), torch.full((3, 3), 0.5)))
+    flat = to_glb(Mesh(corners[[0, 0, 0]].numpy(), np.array([[0, 1, 2]]), np.full((3, 3), 0.5, np.float32)))
     with pytest.raises(SourceError, match=r"a\.glb has no surface"):
         target(found, item, flat, encode_png(strip))

@@ -1,5 +1,9 @@
 """Meshes seen through cameras: squares whose pixels can be counted, and a ball beside its own field."""
 
+from dataclasses import replace
+from itertools import accumulate
+
+import numpy as np
 import pytest
 import torch
 
@@ -14,17 +18,21 @@ FRONT = Camera(
 )  # at z = 2, looks at the origin; a square of side 2 there fills the image
 
 
+def mesh_of(vertices: torch.Tensor, faces: torch.Tensor, colors: torch.Tensor) -> Mesh:
+    return Mesh(vertices.numpy(), faces.numpy(), colors.numpy())
+
+
 def square(z: float, color: list[float], half: float = 0.5) -> Mesh:
     corners = [[-half, -half, z], [half, -half, z], [half, half, z], [-half, half, z]]
-    return Mesh(torch.tensor(corners), torch.tensor([[0, 1, 2], [0, 2, 3]]), torch.tensor([color]).expand(4, 3))
+    return mesh_of(torch.tensor(corners), torch.tensor([[0, 1, 2], [0, 2, 3]]), torch.tensor([color] * 4))
 
 
 def joined(*meshes: Mesh) -> Mesh:
-    counts = [0, *torch.tensor([len(mesh.vertices) for mesh in meshes]).cumsum(0).tolist()]
+    counts = [0, *accumulate(len(mesh.vertices) for mesh in meshes)]
     return Mesh(
-        torch.cat([mesh.vertices for mesh in meshes]),
-        torch.cat([mesh.faces + start for mesh, start in zip(meshes, counts, strict=False)]),
-        torch.cat([mesh.colors for mesh in meshes]),
+        np.concatenate([mesh.vertices for mesh in meshes]),
+        np.concatenate([mesh.faces + start for mesh, start in zip(meshes, counts, strict=False)]),
+        np.concatenate([mesh.colors for mesh in meshes]),
     )
 
 
@@ -37,7 +45,7 @@ def ball(rings: int) -> Mesh:
     i, j = (grid.flatten() for grid in torch.meshgrid(torch.arange(rings), torch.arange(2 * rings), indexing="ij"))
     corner = [(i + di) * 2 * rings + (j + dj) % (2 * rings) for di, dj in ((0, 0), (1, 0), (1, 1), (0, 1))]
     faces = torch.cat([torch.stack([corner[k] for k in three], 1) for three in ((0, 1, 2), (0, 2, 3))])
-    return Mesh(vertices, faces, vertices + 0.5)
+    return mesh_of(vertices, faces, vertices + 0.5)
 
 
 def test_a_square_covers_its_share_of_the_pixels_and_no_more():
@@ -53,7 +61,7 @@ def test_a_square_covers_its_share_of_the_pixels_and_no_more():
 
 def test_half_a_pixel_is_half_opaque():
     shifted = square(0.0, [0.0, 1.0, 0.0])
-    seen = rasterize(Mesh(shifted.vertices + torch.tensor([1 / 16, 0, 0]), shifted.faces, shifted.colors), FRONT, 16)
+    seen = rasterize(replace(shifted, vertices=shifted.vertices + np.float32([1 / 16, 0, 0])), FRONT, 16)
     assert seen.alpha[0, 8, 3:13].tolist() == [0.0, 0.5, 1, 1, 1, 1, 1, 1, 1, 0.5]
     assert seen.color[0, 1, 8, 4] == 0.5  # premultiplied
 
@@ -71,7 +79,7 @@ def test_colours_lie_evenly_in_space_and_not_on_the_screen():
     # a square that leans away from the eye: red grows from 0 at its near edge (depth 1) to 1 at its far one (depth 3)
     corners = torch.tensor([[-0.5, -0.2, 1.0], [0.5, -0.2, 1.0], [0.5, 0.2, -1.0], [-0.5, 0.2, -1.0]])
     colors = torch.tensor([[0.0, 0, 0], [0, 0, 0], [1, 0, 0], [1, 0, 0]])
-    seen = rasterize(Mesh(corners, torch.tensor([[0, 1, 2], [0, 2, 3]]), colors), FRONT, 64)
+    seen = rasterize(mesh_of(corners, torch.tensor([[0, 1, 2], [0, 2, 3]]), colors), FRONT, 64)
     inside = seen.alpha[0, :, 32] == 1
     depth = seen.depth[0, :, 32][inside]
     assert torch.allclose(seen.color[0, 0, :, 32][inside], (depth - 1) / 2, atol=0.01)
@@ -99,7 +107,7 @@ def test_pieces_of_any_size_give_the_same_picture(monkeypatch):
 
 
 def test_what_is_behind_the_camera_or_without_area_is_not_drawn():
-    flat = Mesh(torch.tensor([[0.0, 0, 0], [0.1, 0, 0], [0.2, 0, 0]]), torch.tensor([[0, 1, 2]]), torch.zeros(3, 3))
+    flat = mesh_of(torch.tensor([[0.0, 0, 0], [0.1, 0, 0], [0.2, 0, 0]]), torch.tensor([[0, 1, 2]]), torch.zeros(3, 3))
     for mesh in (square(3.0, [1.0, 1.0, 1.0]), flat):
         assert not rasterize(mesh, FRONT, 16).alpha.any()
 
