@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from time import time
 from typing import Any
@@ -110,12 +110,13 @@ def make(recipe: Recipe, unit: Unit, store: Store, load: Loader, attempt: Attemp
         log.warning("%s", told_late(recipe, unit, late, limit))
         attempt.says(over_time_s=limit)
 
+    saved: set[str] = set()
     outcomes, tries = batch.compute(
         load,
         ids,
         items,
         unit,
-        partial(StoredCheckpoint, store, folder),
+        partial(StoredCheckpoint, store, folder, saved),
         apart=len(attempt.dead) >= DEATHS_BEFORE_ISOLATION
         or any("over_time_s" in says for says in attempt.dead.values()),
         limit=Limit(recipe.max_seconds_per_item, tell),
@@ -138,19 +139,21 @@ def make(recipe: Recipe, unit: Unit, store: Store, load: Loader, attempt: Attemp
         gpu_seconds=seconds * recipe.num_gpus,
         versions=versions(),
         backend=recipe.backend,
-        weights=dict(recipe.weights),
-        licences=list(recipe.licences),
+        weights=recipe.weights,
+        licences=recipe.licences,
     )
     commit = replace(commit, digest=content_digest(commit.rows, rejects))
     winner = store.create_commit(folder, commit)
     if winner.digest != commit.digest:
         log.warning("%s: another attempt (%s) committed other rows first. Its rows are kept.", folder, winner.attempt)
-    store.delete(store.paths(f"{folder}/checkpoints"))
+    if saved or attempt.left:
+        store.delete(store.paths(f"{folder}/checkpoints"))
     attempt.close_the_dead()
     return winner, winner.attempt == attempt.name
 
 
-def versions() -> dict[str, str]:
+@cache
+def versions() -> Mapping[str, str]:
     """Of the packages that made a cell; a Ray job brings this one as plain files, which have none."""
     named = {}
     for name in VERSIONS:
@@ -228,11 +231,14 @@ def content_digest(rows: Part, rejects: Sequence[RejectRecord]) -> str:
 
 
 class StoredCheckpoint:
-    """The checkpoint of the items with these ids, in the cell's folder. A torn or foreign one reads as none."""
+    """The checkpoint of the items with these ids, in the cell's folder. A torn or foreign one reads as none.
 
-    def __init__(self, store: Store, folder: str, ids: Sequence[str]) -> None:
+    `saved` is told the paths that have been written in this process.
+    """
+
+    def __init__(self, store: Store, folder: str, saved: set[str], ids: Sequence[str]) -> None:
         name = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:10]
-        self._store, self._path = store, f"{folder}/checkpoints/{name}"
+        self._store, self._path, self._saved = store, f"{folder}/checkpoints/{name}", saved
 
     def load(self) -> bytes | None:
         data = self._store.find(self._path) or b""
@@ -240,6 +246,7 @@ class StoredCheckpoint:
         return state if digest == hashlib.sha256(state).digest() and state else None
 
     def save(self, state: bytes) -> None:
+        self._saved.add(self._path)
         self._store.write(self._path, hashlib.sha256(state).digest() + state)
 
 

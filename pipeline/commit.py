@@ -4,9 +4,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from sys import intern
 from typing import Any
 
 SEAL = "sha256"  # key of a JSON file's digest of itself
+REPEATED = ("stage", "unit", "fingerprint", "digest", "backend")  # texts that several commits or units have
+SHARED = ("inputs", "counts", "versions", "weights")  # what a commit has as a dict
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +36,20 @@ class Commit:
     digest: str
     rows: Part
     rejects: Part | None  # None: there are none
-    inputs: dict[str, str]  # what was read -> its digest
-    counts: dict[str, int]  # inputs, rows, skipped, failed, crashed
+    inputs: Mapping[str, str]  # what was read -> its digest
+    counts: Mapping[str, int]  # inputs, rows, skipped, failed, crashed
     attempt: str
     attempts: int
     seconds: float
     gpu_seconds: float
-    versions: dict[str, str]
+    versions: Mapping[str, str]
     backend: str = ""  # the setting <stage>.backend; "" where a stage has none
-    weights: dict[str, str] = field(default_factory=dict)  # name -> digest of all its files
-    licences: list[str] = field(default_factory=list)  # of the weights and of the backend's own code
+    weights: Mapping[str, str] = field(default_factory=dict)  # name -> digest of all its files
+    licences: tuple[str, ...] = ()  # of the weights and of the backend's own code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As its file: where it arrives, too, what several commits say alike is in memory once."""
+        return Commit.from_json, (self.to_json(),)
 
     @property
     def folder(self) -> str:
@@ -49,21 +57,47 @@ class Commit:
         return self.rows.path.rsplit("/", 1)[0]
 
     def to_json(self) -> bytes:
-        """With a digest of itself, so that damage is seen."""
-        return sealed(dict(sorted(asdict(self).items())))
+        """One line, with a digest of itself, so that damage is seen."""
+        values = {column: getattr(self, column) for column in sorted(self.__dataclass_fields__)}
+        rejects = None if self.rejects is None else asdict(self.rejects)
+        return sealed({**values, "rows": asdict(self.rows), "rejects": rejects}, indent=None)
 
     @classmethod
     def from_json(cls, data: bytes) -> "Commit":
-        """Raises: ValueError if `data` is not, bit for bit, what `to_json` has made."""
+        """What several commits say alike is in memory once: a run has thousands of commits.
+
+        Raises: ValueError if `data` is not, bit for bit, what `to_json` has made.
+        """
         try:
             values = unsealed(data)
-            rejects = None if values["rejects"] is None else Part(**values["rejects"])
-            commit = cls(**{**values, "rows": Part(**values["rows"]), "rejects": rejects})
-        except (KeyError, TypeError) as error:
+            known: dict[str, Any] = {**values, **{name: _once(values[name]) for name in REPEATED if name in values}}
+            known |= {name: _one(tuple(values[name].items())) for name in SHARED if name in values}
+            known["rows"] = Part(**values["rows"])
+            known["rejects"] = None if values["rejects"] is None else Part(**values["rejects"])
+            known["licences"] = _these(tuple(values.get("licences", ())))
+            commit = cls(**known)
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no commit: {error!r}") from error
-        if sealed(values) != data:
+        if data not in (sealed(values, indent=None), sealed(values)):
             raise ValueError("its layout has been changed")
         return commit
+
+
+@lru_cache(256)
+def _one(items: tuple[tuple[str, Any], ...]) -> Mapping[str, Any]:
+    """Equal small dicts as one, of the last ones."""
+    return {intern(name): _once(value) for name, value in items}
+
+
+@lru_cache(256)
+def _these(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Equal short lists of texts as one, of the last ones."""
+    return tuple(map(intern, texts))
+
+
+def _once(value: Any) -> Any:  # noqa: ANN401 - whatever JSON has
+    """Equal texts as one."""
+    return intern(value) if isinstance(value, str) else value
 
 
 def sealed(body: Mapping[str, Any], indent: int | None = 1) -> bytes:

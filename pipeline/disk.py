@@ -5,12 +5,13 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 COPIED_BYTES = 8 << 20  # at once, of an open file
+TRIES = 5  # to open a file whose folder others remove
 DRAFT = re.compile(r"draft#\d+")
 
 
@@ -21,10 +22,10 @@ def write_local(path: Path, data: bytes | BinaryIO, *, replace: bool) -> None:
 
     Raises: FileExistsError if there is one and it is not to be replaced.
     """
-    _make_folder(path.parent)
     draft = path.with_name(f"draft#{secrets.randbelow(10**12)}")
+    file = _open_new(draft)
     try:
-        with draft.open("xb") as file:
+        with file:
             if isinstance(data, bytes):
                 file.write(data)
             else:
@@ -38,6 +39,16 @@ def write_local(path: Path, data: bytes | BinaryIO, *, replace: bool) -> None:
     finally:
         draft.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def _open_new(path: Path) -> BinaryIO:
+    """A new file. Another process may remove its folder while that is empty; then the folder is made again."""
+    for _ in range(TRIES - 1):
+        with suppress(FileNotFoundError):
+            _make_folder(path.parent)
+            return path.open("xb")
+    _make_folder(path.parent)
+    return path.open("xb")
 
 
 def _make_folder(folder: Path) -> None:
@@ -65,16 +76,26 @@ def drafts(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in names if DRAFT.fullmatch(name))
 
 
+def remove(root: Path, paths: Sequence[str]) -> None:
+    """Remove files below a folder, and then the folders in which they lay, if these are empty."""
+    for path in paths:
+        (root / path).unlink(missing_ok=True)
+    for folder in {path.rpartition("/")[0] for path in paths} - {""}:
+        with suppress(OSError):  # has gone, or is in use
+            (root / folder).rmdir()
+
+
 def remove_empty(root: Path, folder: str) -> None:
     """Remove a folder with the empty ones in it, and those that lead to it, as far as nothing lies in them.
 
     The folders at the root stay.
     """
     place = root / folder
-    with suppress(OSError):  # has gone, or is in use
-        for inner in place.iterdir():
+    with suppress(OSError):  # is in use
+        for inner in place.iterdir() if place.exists() else ():
             with suppress(OSError):
                 inner.rmdir()
         while place.parent != root:
-            place.rmdir()
+            with suppress(FileNotFoundError):
+                place.rmdir()
             place = place.parent

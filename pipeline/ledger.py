@@ -11,9 +11,12 @@ import logging
 import os
 import socket
 import threading
+import time
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,8 @@ log = logging.getLogger(__name__)
 class Attempt:
     """An attempt on a cell, as a context. `dead` and `living` are the files of others that it has found.
 
-    `dead` also has what these files say.
+    `dead` also has what these files say. `left` are the paths of all that others have left in the folder, these files
+    among them.
 
     With `leave_on_error` the file of an attempt that ends in an error stays, for those who come after it.
     """
@@ -40,20 +44,21 @@ class Attempt:
         self.name = uuid.uuid4().hex
         self.dead: dict[str, dict[str, Any]] = {}
         self.living: list[str] = []
-        self._store, self._folder, self._leave_on_error = store, f"{folder}/attempts", leave_on_error
-        self._path = f"{self._folder}/{self.name}.json"
+        self.left: list[str] = []
+        self._store, self._folder, self._leave_on_error = store, folder, leave_on_error
+        self._path = f"{folder}/attempts/{self.name}.json"
         self._said = whoami()
-        self._ended = threading.Event()
-        self._beating = threading.Lock()  # no beat writes the file again after the end has removed it
+        self._beating = threading.Lock()  # no heartbeat writes the file again after the end has removed it
 
     def __enter__(self) -> "Attempt":
         self.look()
-        threading.Thread(target=self._beat, daemon=True).start()
+        _at_work.add(self)
+        _start_heart(os.getpid())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         with self._beating:
-            self._ended.set()
+            _at_work.discard(self)
         if kind is None or not self._leave_on_error:
             with suppress(BaseError, OSError):  # the storage may be what ended it; a file that stays is one more death
                 self._store.delete([self._path])
@@ -61,7 +66,19 @@ class Attempt:
     def look(self) -> None:
         """Find the others once more."""
         self.says()
-        self.dead, self.living = others(self._store, self._folder, self._path)
+        entries = self._store.entries(self._folder)
+        own = entries.pop(self._path, None)
+        self.left, self.dead, self.living = list(entries), {}, []
+        if own is None:  # somebody has cleaned up meanwhile
+            return
+        for path, entry in entries.items():
+            if not path.startswith(f"{self._folder}/attempts/"):
+                continue
+            says = read(self._store, path)
+            if lives(says, own.modified - entry.modified):
+                self.living.append(path)
+            else:
+                self.dead[path] = says
 
     def says(self, **more: object) -> None:
         """Write the file, with more in it from now on."""
@@ -76,34 +93,30 @@ class Attempt:
         """Remove the files of the dead: what they were at has been done, nobody asks for them again."""
         self._store.delete(list(self.dead))
 
-    def _beat(self) -> None:
-        while not self._ended.wait(HEARTBEAT_S):
-            try:
-                with self._beating:
-                    if not self._ended.is_set():
-                        self.says()
-            except (BaseError, OSError) as error:  # the next beat tries again; a death too many changes no row
-                log.warning("no heartbeat at %s: %s", self._path, error)
+    def beat(self) -> None:
+        """Write the file again, if this process is at work on it: a forked one knows the attempts of its parent."""
+        try:
+            with self._beating:
+                if self in _at_work and self._said["pid"] == os.getpid():
+                    self.says()
+        except (BaseError, OSError) as error:  # the next one tries again; a death too many changes no row
+            log.warning("no heartbeat at %s: %s", self._path, error)
 
 
-def others(store: Store, folder: str, own: str) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The attempts in `folder` whose writers are dead, by path, and the paths of those who live.
+_at_work: set[Attempt] = set()
 
-    `own` has just been written.
-    """
-    entries = store.entries(folder)
-    if own not in entries:  # somebody has cleaned up meanwhile
-        return {}, []
-    now = entries.pop(own).modified
-    dead: dict[str, dict[str, Any]] = {}
-    living: list[str] = []
-    for path, entry in entries.items():
-        says = read(store, path)
-        if lives(says, now - entry.modified):
-            living.append(path)
-        else:
-            dead[path] = says
-    return dead, living
+
+@cache
+def _start_heart(pid: int) -> None:
+    """Start the thread that writes the files of all attempts of this process again, once for each process."""
+    threading.Thread(target=_beat, name=f"heartbeats of {pid}", daemon=True).start()
+
+
+def _beat() -> None:
+    while True:
+        time.sleep(HEARTBEAT_S)
+        for attempt in list(_at_work):
+            attempt.beat()
 
 
 def lives(says: dict[str, Any], age: timedelta) -> bool:
@@ -115,10 +128,15 @@ def lives(says: dict[str, Any], age: timedelta) -> bool:
 
 def whoami() -> dict[str, Any]:
     """What the ledger keeps of an attempt, also for those who ask which process on which machine died."""
-    pid = os.getpid()
+    return dict(_process(os.getpid()))
+
+
+@cache
+def _process(pid: int) -> Mapping[str, Any]:
     return {"machine": machine(), "host": socket.gethostname(), "pid": pid, "process_started": started(pid)}
 
 
+@cache
 def machine() -> str:
     """The running system and the process numbers in it: a container has numbers of its own."""
     try:

@@ -28,7 +28,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 
 from anything3d.errors import DamagedCell, SourceError, StorageError
 from pipeline.commit import Commit, Part
-from pipeline.disk import write_local
+from pipeline.disk import remove, write_local
 from pipeline.excerpt import WRONG, excerpt
 from pipeline.location import local_folder, open_store
 from schemas.arrow import footer_bytes, from_table, heavy_columns, parquet_bytes, to_table
@@ -65,7 +65,7 @@ class Store:
     # plain objects
 
     def read(self, path: str) -> bytes:
-        return bytes(obstore.get(self._store, path).bytes())
+        return (self._folder / path).read_bytes() if self._folder else bytes(obstore.get(self._store, path).bytes())
 
     def ranges(self, path: str, starts: Sequence[int], sizes: Sequence[int], gap: int = 1 << 20) -> list[bytes]:
         """Some ranges of bytes of the file at `path`. Those that are at most `gap` bytes apart take one request.
@@ -109,8 +109,10 @@ class Store:
         return data if self._put_if_absent(path, data) else self.read(path)
 
     def delete(self, paths: Sequence[str]) -> None:
-        """Delete the files; those that have gone already are no error."""
-        if not paths:
+        """Delete the files; those that have gone already are no error. On a local disk, empty folders go with them."""
+        if self._folder:
+            remove(self._folder, paths)
+        if self._folder or not paths:
             return
         try:
             obstore.delete(self._store, list(paths))
@@ -271,8 +273,9 @@ class Store:
 
     def create_commit(self, folder: str, commit: Commit) -> Commit:
         """Put the commit if there is none; the one that stands."""
-        path = f"{folder}/commit.json"
-        stands = self.create(path, commit.to_json())
+        path, data = f"{folder}/commit.json", commit.to_json()
+        if (stands := self.create(path, data)) == data:
+            return commit
         try:
             return Commit.from_json(stands)
         except ValueError as error:

@@ -6,7 +6,7 @@ The class of a record gives a schema, rows give a table, and a table gives rows 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
-from functools import reduce
+from functools import cache, reduce
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -28,11 +28,7 @@ ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(
 
 def schema_of(record: type[Any]) -> pa.Schema:
     """The Arrow schema of a record class; each field's metadata says its unit or meaning."""
-    hints = get_type_hints(record, include_extras=True)
-    return pa.schema(
-        [_field(column.name, hints[column.name]) for column in fields(record)],
-        metadata={"record": record.__name__, "about": (record.__doc__ or "").strip()},
-    )
+    return _known(record)[0]  # type: ignore[arg-type]  # mypy takes no class for hashable
 
 
 def to_table(rows: Sequence[Any], record: type[Any], *, whole: bool = False) -> pa.Table:
@@ -40,7 +36,7 @@ def to_table(rows: Sequence[Any], record: type[Any], *, whole: bool = False) -> 
 
     A column that is marked with IF_ANY is left out if all rows have its default, unless the table has to be `whole`.
     """
-    schema, hints = schema_of(record), get_type_hints(record, include_extras=True)
+    schema, hints = _known(record)  # type: ignore[arg-type]  # as above
     values = {column.name: [getattr(row, column.name) for row in rows] for column in fields(record)}
     for index, column in reversed(list(enumerate(fields(record)))):
         marked = IF_ANY in getattr(hints[column.name], "__metadata__", ())
@@ -150,6 +146,17 @@ def _object_field(column: Column) -> pa.Field:
         f" or {column.about.removeprefix('null if ')}" if column.about.startswith("null if ") else f"; {column.about}"
     )
     return _typed(column.name, column.type | None, f"null if {column.stage} did not run{or_else}")
+
+
+@cache
+def _known(record: type[Any]) -> tuple[pa.Schema, Mapping[str, Any]]:
+    """The schema of a record class, and its columns' annotations."""
+    hints = get_type_hints(record, include_extras=True)
+    schema = pa.schema(
+        [_field(column.name, hints[column.name]) for column in fields(record)],
+        metadata={"record": record.__name__, "about": (record.__doc__ or "").strip()},
+    )
+    return schema, hints
 
 
 def _field(name: str, hint: Any) -> pa.Field:  # noqa: ANN401 - whatever stands behind a column's name

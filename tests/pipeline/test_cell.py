@@ -25,6 +25,7 @@ from pipeline.cell import Recipe
 from pipeline.store import Store
 from pipeline.unit import Input, Unit, slices
 from schemas.records import ImageRecord, ObjectRecord, RejectRecord
+from tests import s3
 
 ROOT = Path(__file__).parent.parent.parent
 SHARD = Unit("s", ("s",), {"shard": Input("s.tar", "d0")})
@@ -349,6 +350,42 @@ def test_the_living_and_those_just_heard_of_elsewhere_are_not_dead(store, tmp_pa
     assert store.paths("cells/x/attempts") == [f"cells/x/attempts/{name}.json" for name in ("fresh", "own", "torn")]
 
 
+def test_a_heartbeat_writes_what_is_new_and_nothing_after_the_end(store):
+    with ledger.Attempt(store, "cells/x") as attempt:
+        attempt.will_say(cells=3)
+        attempt.beat()
+        (path,) = store.paths("cells/x/attempts")
+        assert ledger.read(store, path) == {**ledger.whoami(), "cells": 3}
+        (heart,) = [thread for thread in threading.enumerate() if thread.name.startswith("heartbeats of ")]
+    attempt.beat()
+    assert store.paths("cells/x") == []
+    with ledger.Attempt(store, "cells/y"):
+        assert [heart] == [thread for thread in threading.enumerate() if thread.name.startswith("heartbeats of ")]
+
+
+def test_a_finished_cell_is_two_files_in_one_folder(store, tmp_path):
+    commit, _ = run(store)
+    assert sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / commit.folder).rglob("*")) == sorted(
+        [commit.rows.path, f"{commit.folder}/commit.json"]
+    )
+
+
+def test_a_cell_costs_six_requests_to_make_and_one_to_find():
+    with s3.serve() as server:
+        store = Store("s3://b/corpus")
+        cell.run(WORDS, SHARD, store, Words)  # the first commit of a process also tries the storage
+        server.asked.clear()
+        other = replace(SHARD, name="t")
+        commit, _ = cell.run(WORDS, other, store, Words)
+        asked = [f"{method} {path.removeprefix(f'/b/corpus/{commit.folder}')}" for method, path, _ in server.asked]
+        own = f"/attempts/{commit.attempt}.json"
+        part = commit.rows.path.removeprefix(commit.folder)
+        assert asked == ["GET /commit.json", f"PUT {own}", "GET /b", f"PUT {part}", "PUT /commit.json", "POST /b"]
+        server.asked.clear()
+        assert cell.run(WORDS, other, store, Words) == (commit, False)
+        assert len(server.asked) == 1
+
+
 def test_an_attempt_that_is_seen_to_fail_is_no_death(store):
     unit = after_words(store)
 
@@ -512,11 +549,11 @@ def test_of_two_writers_one_wins_and_the_other_adopts(store):
 
 
 def test_a_checkpoint_survives_and_a_torn_one_reads_as_none(store):
-    checkpoint = cell.StoredCheckpoint(store, "cells/x", ["ant", "bee"])
+    checkpoint = cell.StoredCheckpoint(store, "cells/x", set(), ["ant", "bee"])
     assert checkpoint.load() is None
     checkpoint.save(b"step 50")
     assert checkpoint.load() == b"step 50"
-    assert cell.StoredCheckpoint(store, "cells/x", ["ant"]).load() is None  # of another batch
+    assert cell.StoredCheckpoint(store, "cells/x", set(), ["ant"]).load() is None  # of another batch
     (path,) = store.paths("cells/x/checkpoints")
     store.write(path, store.read(path)[:-1])
     assert checkpoint.load() is None

@@ -1,12 +1,17 @@
 """The store on local disk and on S3 (a real server on loopback): put-if-absent, parts, partial reads."""
 
+import gc
 import http.server
 import json
 import logging
 import os
+import pickle
 import socket
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
 
 import pytest
 
@@ -213,6 +218,21 @@ def test_a_file_reaches_the_disk_whole_or_not_at_all_and_its_folder_with_it(tmp_
     assert [path.name for path in (tmp_path / "a/b").iterdir()] == ["file"]
 
 
+def test_a_folder_that_another_process_has_removed_meanwhile_is_made_again(tmp_path, monkeypatch):
+    """An attempt that ends removes its folder while it is empty, and the next one may be about to write there."""
+    store, open_file, removed = Store(str(tmp_path)), Path.open, []
+
+    def open_late(path, mode):
+        if not removed:
+            path.parent.rmdir()
+            removed.append(path.parent)
+        return open_file(path, mode)
+
+    monkeypatch.setattr(Path, "open", open_late)
+    store.write("a/b/file", b"data")
+    assert (store.read("a/b/file"), removed) == (b"data", [tmp_path / "a/b"])
+
+
 def full(handle):
     raise OSError(28, "disk full")
 
@@ -330,6 +350,63 @@ def test_a_commit_from_before_backends_is_read_as_it_is(store):
     body = unsealed(commit.to_json())
     older = {name: value for name, value in body.items() if name not in ("backend", "weights", "licences")}
     assert Commit.from_json(sealed(older)) == commit
+
+
+def test_a_commit_from_when_they_had_many_lines_is_read_and_is_set_aside_if_its_part_is_damaged(tmp_path):
+    store = Store(str(tmp_path))
+    commit = committed(store)
+    store.write("cells/x/commit.json", sealed(unsealed(commit.to_json())))
+    assert store.commit_at("cells/x") == commit
+    store.write(commit.rows.path, b"")
+    with pytest.raises(DamagedCell):
+        store.read_part(commit.rows, CaptionRecord)
+    assert store.commit_at("cells/x") is None
+
+
+READS = {
+    "caption": ("segment",),
+    "invert": ("segment", "caption"),
+    "lift": ("segment",),
+    "reconstruct": ("segment", "caption", "invert", "lift"),
+    "mesh": ("reconstruct",),
+    "score": ("segment", "reconstruct", "mesh", "lift"),
+}
+
+
+def commits_of(units):
+    """The commits of so many units of one shard, as files."""
+    versions = dict.fromkeys(("anything3d", "torch", "transformers", "diffusers"), "1.2.3")
+    weights = {f"network {n}": sha256(b"%d" % n).hexdigest() for n in range(3)}
+    counts = {"inputs": 8, "rows": 8, "skipped": 0, "failed": 0, "crashed": 0}
+    for unit in range(units):
+        name, digests = f"sa_{unit:06d}-0000+8-01234567", {"segment": sha256(b"%d" % (unit // 16)).hexdigest()}
+        for stage, reads in READS.items():
+            digests[stage] = digest = sha256(f"{stage} {unit}".encode()).hexdigest()
+            path = f"cells/{stage}/0123456789ab/{name}-0123456789/rows-{digest[:32]}.parquet"
+            rows, inputs = Part(path, 10_000 + unit, digest[::-1], 8), {read: digests[read] for read in reads}
+            made = (digest[32:], 1, unit / 7, unit / 14, versions, "sds", weights, ("MIT", "Apache-2.0"))
+            yield Commit(stage, name, "0123456789ab", digest, rows, None, inputs, counts, *made).to_json()
+
+
+def weight(things):
+    """Bytes of all objects that these are made of, each counted once."""
+    sizes, todo = {}, list(things)
+    while todo:
+        one = todo.pop()
+        if id(one) not in sizes and not isinstance(one, type):
+            sizes[id(one)] = sys.getsizeof(one)
+            todo += gc.get_referents(one)
+    return sum(sizes.values())
+
+
+@pytest.mark.parametrize("arrive", ["from files", "from another process"])
+def test_a_hundred_thousand_commits_have_room_in_a_hundred_megabytes(arrive):
+    files = list(commits_of(200))
+    kept = [Commit.from_json(data) for data in files]
+    if arrive == "from another process":
+        kept = [pickle.loads(pickle.dumps(commit)) for commit in kept]
+    assert weight(kept) / len(kept) < 1000
+    assert [commit.to_json() for commit in kept] == files
 
 
 @pytest.mark.parametrize("ids", [None, ["sa_001"]])
