@@ -15,14 +15,19 @@ SHARED = ("inputs", "counts", "versions", "weights")  # what a commit has as a d
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """An immutable file: the rows or the rejects of one cell, or what is published of a shard."""
+    """An immutable file: what is published of a shard, or a part of a cell."""
 
     path: str
     bytes: int
     sha256: str
     rows: int
-    # Of a large part of a cell, of which a reader reads the footer first. 0 and "": it is read as a whole.
-    footer_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CellPart(Part):
+    """The rows or the rejects of one cell. Of a large one, a reader reads the footer first."""
+
+    footer_bytes: int = 0  # 0: it is small, and read as a whole
     footer_sha256: str = ""
 
 
@@ -34,8 +39,8 @@ class Commit:
     unit: str
     fingerprint: str
     digest: str
-    rows: Part
-    rejects: Part | None  # None: there are none
+    rows: CellPart
+    rejects: CellPart | None  # None: there are none
     inputs: Mapping[str, str]  # what was read -> its digest
     counts: Mapping[str, int]  # inputs, rows, skipped, failed, crashed
     attempt: str
@@ -72,8 +77,8 @@ class Commit:
             values = unsealed(data)
             known: dict[str, Any] = {**values, **{name: _once(values[name]) for name in REPEATED if name in values}}
             known |= {name: _one(tuple(values[name].items())) for name in SHARED if name in values}
-            known["rows"] = Part(**values["rows"])
-            known["rejects"] = None if values["rejects"] is None else Part(**values["rejects"])
+            known["rows"] = CellPart(**values["rows"])
+            known["rejects"] = None if values["rejects"] is None else CellPart(**values["rejects"])
             known["licences"] = _these(tuple(values.get("licences", ())))
             commit = cls(**known)
         except (KeyError, TypeError, AttributeError) as error:

@@ -3,8 +3,8 @@
 The footer has the ids of all rows. So only row groups with a wanted row are read, and ids cost one request.
 
 Parquet gives pages a CRC-32, which is verified, but the footer has none. So the commit has the size and the SHA-256 of
-the footer (`Part`). The footer alone says which rows there are and where they lie. If it is the one that was written,
-no row can be lost in silence. If a page is damaged, its checksum or its header says so.
+the footer (`CellPart`). The footer alone says which rows there are and where they lie. If it is the one that was
+written, no row can be lost in silence. If a page is damaged, its checksum or its header says so.
 """
 
 import hashlib
@@ -16,14 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from obstore.exceptions import BaseError
 
-from pipeline.commit import Part
+from pipeline.commit import CellPart
 from schemas.arrow import IDS
 
 Ranges = Callable[[Sequence[int], Sequence[int]], list[bytes]]  # first bytes and sizes -> the bytes there
 WRONG = (pa.ArrowException, BaseError, OSError, ValueError, LookupError)  # what damaged or missing bytes raise
 
 
-def excerpt(part: Part, ranges: Ranges, columns: Sequence[str], ids: Collection[str] | None) -> pa.Table:
+def excerpt(part: CellPart, ranges: Ranges, columns: Sequence[str], ids: Collection[str] | None) -> pa.Table:
     """The `columns` of the row groups that have a row whose id, its first column, is in `ids`; None: of all.
 
     A column that the part lacks is left out.

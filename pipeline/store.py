@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from obstore.exceptions import AlreadyExistsError, BaseError
 
 from anything3d.errors import DamagedCell, SourceError, StorageError
-from pipeline.commit import Commit, Part
+from pipeline.commit import CellPart, Commit, Part
 from pipeline.disk import remove, write_local
 from pipeline.excerpt import WRONG, excerpt
 from pipeline.location import local_folder, open_store
@@ -180,10 +180,10 @@ class Store:
 
     # parts
 
-    def write_part(self, folder: str, kind: str, rows: Sequence[Any], record: type[Any]) -> Part:
+    def write_part(self, folder: str, kind: str, rows: Sequence[Any], record: type[Any]) -> CellPart:
         """A new immutable Parquet file in `folder`; equal rows give equal bytes."""
         data = parquet_bytes(to_table(rows, record))
-        part = Part(f"{folder}/{kind}-{uuid.uuid4().hex}.parquet", len(data), _sha256(data), len(rows))
+        part = CellPart(f"{folder}/{kind}-{uuid.uuid4().hex}.parquet", len(data), _sha256(data), len(rows))
         if len(data) > WHOLE_BYTES:
             footer = data[-footer_bytes(data) :]
             part = replace(part, footer_bytes=len(footer), footer_sha256=_sha256(footer))
@@ -191,7 +191,7 @@ class Store:
         return part
 
     def read_part(
-        self, part: Part, record: type[R], ids: Iterable[str] | None = None, heavy: Collection[str] | None = None
+        self, part: CellPart, record: type[R], ids: Iterable[str] | None = None, heavy: Collection[str] | None = None
     ) -> list[R]:
         """The rows of a part as `record`s: all, or those whose first column is in `ids`.
 
@@ -214,11 +214,11 @@ class Store:
             says = f"{self.root}/{part.path} was written by another version: {error}; run with another --out"
             raise SourceError("corpus_format", says) from error
 
-    def read_part_table(self, part: Part) -> pa.Table:
+    def read_part_table(self, part: CellPart) -> pa.Table:
         """All columns of a part. Raises: DamagedCell as `read_part`."""
         return self._sound(part).read()
 
-    def read_column(self, part: Part, column: str) -> list[Any]:
+    def read_column(self, part: CellPart, column: str) -> list[Any]:
         """One column of a part. Of a large part only that column is read, or of the ids only the footer.
 
         Raises: DamagedCell as `read_part`.
@@ -237,7 +237,7 @@ class Store:
         """A Parquet file that belongs to no cell."""
         return pq.ParquetFile(pa.BufferReader(self.read(path)), page_checksum_verification=True).read()
 
-    def _table(self, part: Part, columns: list[str], ids: set[str] | None, some: bool) -> pa.Table:
+    def _table(self, part: CellPart, columns: list[str], ids: set[str] | None, some: bool) -> pa.Table:
         """As `excerpt`, if only `some` of a large part is wanted; otherwise these columns of all its rows."""
         if some and part.footer_bytes:
             try:
@@ -246,7 +246,7 @@ class Store:
                 log.warning("%s/%s: %s; reading all of it", self.root, part.path, error)
         return self._sound(part).read(columns=columns)
 
-    def _sound(self, part: Part) -> pq.ParquetFile:
+    def _sound(self, part: CellPart) -> pq.ParquetFile:
         """A part whose bytes are those that the commit states."""
         data = self.read_whole(part)
         if data is not None:
@@ -282,7 +282,7 @@ class Store:
             self._set_aside(path, stands)
             raise DamagedCell("damaged_commit", f"{self.root}/{path}: {error}") from error
 
-    def _set_commit_aside(self, folder: str, part: Part) -> None:
+    def _set_commit_aside(self, folder: str, part: CellPart) -> None:
         """If the commit still names the damaged part: somebody else may have computed the cell again."""
         path = f"{folder}/commit.json"
         data, commit = self.find(path), self.commit_at(folder)

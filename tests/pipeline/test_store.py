@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from anything3d.errors import ConfigError, DamagedCell, SourceError, StorageError
-from pipeline.commit import Commit, Part, sealed, unsealed
+from pipeline.commit import CellPart, Commit, sealed, unsealed
 from pipeline.config import Config
 from pipeline.input import source
 from pipeline.location import open_store
@@ -96,7 +96,7 @@ def test_what_is_not_there_is_none_or_an_error(store):
     assert store.find("nothing") is None
     assert store.commit_at("nowhere") is None
     with pytest.raises(DamagedCell, match=r"nowhere\.parquet has gone"):
-        store.read_part(Part("nowhere.parquet", 0, "", 0), CaptionRecord)
+        store.read_part(CellPart("nowhere.parquet", 0, "", 0), CaptionRecord)
 
 
 def committed(store):
@@ -383,7 +383,7 @@ def commits_of(units):
         for stage, reads in READS.items():
             digests[stage] = digest = sha256(f"{stage} {unit}".encode()).hexdigest()
             path = f"cells/{stage}/0123456789ab/{name}-0123456789/rows-{digest[:32]}.parquet"
-            rows, inputs = Part(path, 10_000 + unit, digest[::-1], 8), {read: digests[read] for read in reads}
+            rows, inputs = CellPart(path, 10_000 + unit, digest[::-1], 8), {read: digests[read] for read in reads}
             made = (digest[32:], 1, unit / 7, unit / 14, versions, "sds", weights, ("MIT", "Apache-2.0"))
             yield Commit(stage, name, "0123456789ab", digest, rows, None, inputs, counts, *made).to_json()
 
