@@ -45,6 +45,7 @@ class Session:
     private: bool
     vital: dict[str, psutil.Process] = field(default_factory=dict)
     seen: set[psutil.Process] = field(default_factory=set)  # of a private Ray, whoever started them
+    leaving: bool = False
 
     def look(self) -> set[psutil.Process]:
         """Every process of a private Ray: those that this process started for it, what they started, and orphans."""
@@ -99,15 +100,17 @@ def connect() -> None:
 def disconnect() -> None:
     """Leave Ray; a private one ends with every process of it, within seconds, whatever hangs."""
     global _session
-    if _session is None:
+    if _session is None or _session.leaving:
         return
-    own, _session = _session, None
+    own = _session
+    own.leaving = True
     processes = own.look_everywhere()
     leaving = threading.Thread(target=ray.shutdown, daemon=True)
     leaving.start()
     leaving.join(LEAVE_S)
-    _kill(processes)
+    _kill(processes | own.look_everywhere())
     shutil.rmtree(own.folder, ignore_errors=True)
+    _session = None  # not before: a signal may come meanwhile, and `abandon` has to find them
 
 
 def abandon() -> bool:
