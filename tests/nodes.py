@@ -1,4 +1,8 @@
-"""A run on a cluster of four nodes with two GPUs each, which are only counted: one node is lost, and another comes."""
+"""A run on a cluster of four nodes with two GPUs each, which are only counted: one node is lost, and another comes.
+
+`pytest -s tests/nodes.py` runs it in 2 minutes. It is not part of the suite yet: in a process that has had another Ray
+before, the board dies before it starts. Why is not known.
+"""
 
 import sys
 import time
