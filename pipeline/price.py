@@ -45,7 +45,7 @@ def spent(stage: str, seconds: float, gpu_seconds: float, config: "Config") -> S
 
 @dataclass(slots=True)
 class Spending:
-    """What a run may use, and what the cells that it has made took. It lives in the driver, and a copy on the board."""
+    """What a run may use, and what the cells that it has made took."""
 
     max_gpu_hours: float | None = None
     max_cost: float | None = None  # currency

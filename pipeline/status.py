@@ -40,7 +40,7 @@ class Running:
     host: str
     pid: int
     silent_s: float  # since its last sign
-    stages: Mapping[str, Mapping[str, float]]  # stage of its stream -> items, done, per_minute
+    stages: Mapping[str, Mapping[str, float]]  # stage -> items, done, per_minute
     seconds_left: float | None
     spent: Mapping[str, float]  # seconds, gpu_seconds, cost of its cells
     at_work: tuple[Work, ...]

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 
 import pytest
 import ray
@@ -109,7 +110,15 @@ class Unready:
         os._exit(1)
 
 
-def test_actors_that_die_while_they_start_end_the_run(unit, tmp_path):
+@pytest.fixture
+def by_value():
+    """What this file defines goes to the actors as it is. They cannot import the tests."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def test_actors_that_die_while_they_start_end_the_run(unit, tmp_path, by_value):
     config = load([])
     only = {"index": recipes(config)["index"]}
     own = Actors(config, only, Store(str(tmp_path)), Progress([].append), Spending(), Measured(), load=Unready)
