@@ -29,7 +29,9 @@ def engine(
         str | None,
         typer.Option(help="Empty folder or s3://bucket/prefix for the corpora; without it, a folder that is removed."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the figures here, as JSON.", dir_okay=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the figures here, as JSON, after each size.", dir_okay=False)
+    ] = None,
     settings: Settings = None,
     verbose: Verbose = False,
     log_file: LogFile = None,
@@ -55,16 +57,16 @@ def engine(
         place = source.absolute(corpus) if corpus else tempfile.mkdtemp(prefix=PREFIX)
         if out:
             out.parent.mkdir(parents=True, exist_ok=True)
-        print(f"corpora in {place}", flush=True)
+        print(f"corpora in {place}" + ("" if corpus else "; a signal leaves them there"), flush=True)
         try:
-            measured = bench(config, sizes, per_shard, place, say=partial(print, flush=True))
+            for measured in bench(config, sizes, per_shard, place, say=partial(print, flush=True)):
+                if out:
+                    out.write_text(json.dumps(asdict(measured), indent=1) + "\n")
         finally:
             if not corpus:
                 shutil.rmtree(place)
         for line in lines(measured):
             print(line)
-        if out:
-            out.write_text(json.dumps(asdict(measured), indent=1) + "\n")
 
 
 def read_sizes(text: str) -> list[int]:

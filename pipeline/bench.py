@@ -16,7 +16,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -111,20 +111,22 @@ def silent(line: str) -> None:
 
 def bench(
     config: Config, sizes: Sequence[int], per_shard: int, root: str, say: Callable[[str], None] = silent
-) -> Bench:
+) -> Iterator[Bench]:
     """Measure every size, in units of `config.units.objects` objects, of which a shard has at most `per_shard`.
 
-    The shards and the corpora are written to `root`/units-<size>, and stay there. `say` has to survive pickling.
+    After each size, the figures of all sizes so far are given. The shards and the corpora are written to
+    `root`/units-<size>, and stay there. `say` has to survive pickling.
 
     Raises: ConfigError if something lies there already; what a run raises.
     """
-    measured = []
+    settings = {"units.objects": config.units.objects, "units.images": config.units.images, "per_shard": per_shard}
+    measured: list[Size] = []
     for units in sizes:
         say(f"{units} units")
         measured.append(measure(config, units, per_shard, f"{root.rstrip('/')}/units-{units}", say))
-    growth = {name: grow([size.units for size in measured], list(map(of, measured))) for name, of in GROWING.items()}
-    settings = {"units.objects": config.units.objects, "units.images": config.units.images, "per_shard": per_shard}
-    return Bench(os.cpu_count() or 1, settings, measured, growth)
+        done = [size.units for size in measured]
+        growth = {name: grow(done, list(map(of, measured))) for name, of in GROWING.items()}
+        yield Bench(os.cpu_count() or 1, settings, tuple(measured), growth)
 
 
 def measure(config: Config, units: int, per_shard: int, place: str, say: Callable[[str], None]) -> Size:

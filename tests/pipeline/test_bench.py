@@ -69,7 +69,7 @@ def test_a_place_that_has_something_is_left_as_it_is(tmp_path):
     (tmp_path / "units-4").mkdir()
     (tmp_path / "units-4" / "letter.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"place_in_use: .*units-4 is not empty: it has letter\.txt"):
-        bench.bench(load([]), [4], 10, str(tmp_path))
+        list(bench.bench(load([]), [4], 10, str(tmp_path)))
     assert [path.name for path in (tmp_path / "units-4").iterdir()] == ["letter.txt"]
 
 
