@@ -1,10 +1,13 @@
 """This is the command `anything3d` with its list of commands."""
 
+from typing import Annotated
+
 import typer
 
 from jobs.ablate import ablate
 from jobs.bench import app as bench
 from jobs.command import CODES
+from jobs.config import app as config
 from jobs.demo import demo
 from jobs.drop import drop
 from jobs.evaluate import evaluate
@@ -24,9 +27,28 @@ app = typer.Typer(
     help="Photographs (SA-1B shards) in, a corpus of 3D objects out.",
     epilog=CODES,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,  # plain text: markup would take [[variant]] for a style
 )
+
+
+def say_version(wanted: bool) -> None:
+    """Print the version of this package, and end."""
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"anything3d {version('anything3d')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version of this package.", callback=say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options that stand before the name of a command."""
+
+
 app.command(epilog=CODES)(run)
 app.command()(plan)
 app.command()(lift_image)
@@ -43,6 +65,7 @@ app.command()(train)
 app.command(epilog=CODES)(ablate)
 app.add_typer(weights, name="weights")
 app.add_typer(bench, name="bench")
+app.add_typer(config, name="config")
 
 
 if __name__ == "__main__":
