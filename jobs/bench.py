@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.command import CODES, LogFile, Settings, Verbose, errors_as_one_line, logs
+from jobs.examples import ending
 
 if TYPE_CHECKING:
     from pipeline.bench import Bench, Growth, Size
@@ -20,7 +21,7 @@ def _group() -> None:
     """Keeps `engine` a command with a name: typer takes a single command for the group itself."""
 
 
-@app.command(epilog=CODES)
+@app.command(epilog=ending("bench engine", CODES))
 def engine(
     units: Annotated[str, typer.Option(help="Sizes in units, with commas between them.")] = "100,1000,10000",
     objects: Annotated[int, typer.Option(min=1, help="Objects of a unit.")] = 8,

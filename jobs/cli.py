@@ -11,6 +11,7 @@ from jobs.config import app as config
 from jobs.demo import demo
 from jobs.drop import drop
 from jobs.evaluate import evaluate
+from jobs.examples import ending
 from jobs.export import export
 from jobs.gc import gc
 from jobs.lift_image import lift_image
@@ -49,20 +50,20 @@ def _top(
     """Options that stand before the name of a command."""
 
 
-app.command(epilog=CODES)(run)
-app.command()(plan)
-app.command()(lift_image)
-app.command()(world)
-app.command()(demo)
-app.command()(evaluate)
-app.command()(status)
-app.command()(drop)
-app.command()(export)
-app.command()(gc)
-app.command(epilog=CODES)(nightly)
-app.command()(retry)
-app.command()(train)
-app.command(epilog=CODES)(ablate)
+app.command(epilog=ending("run", CODES))(run)
+app.command(epilog=ending("plan"))(plan)
+app.command(epilog=ending("lift-image"))(lift_image)
+app.command(epilog=ending("world"))(world)
+app.command(epilog=ending("demo"))(demo)
+app.command(epilog=ending("evaluate"))(evaluate)
+app.command(epilog=ending("status"))(status)
+app.command(epilog=ending("drop"))(drop)
+app.command(epilog=ending("export"))(export)
+app.command(epilog=ending("gc"))(gc)
+app.command(epilog=ending("nightly", CODES))(nightly)
+app.command(epilog=ending("retry"))(retry)
+app.command(epilog=ending("train"))(train)
+app.command(epilog=ending("ablate", CODES))(ablate)
 app.add_typer(weights, name="weights")
 app.add_typer(bench, name="bench")
 app.add_typer(config, name="config")

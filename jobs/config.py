@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.command import ConfigFile, Preset, Settings, errors_as_one_line
+from jobs.examples import ending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -16,10 +17,7 @@ app = typer.Typer(help="Show settings, and say what they mean.", no_args_is_help
 WIDTH = 100  # characters of a line of comment
 
 
-@app.command(
-    epilog="Examples: `anything3d config show --preset default > mine.toml` and then"
-    " `anything3d run ... --config mine.toml`; `anything3d config show --preset paper --changed`."
-)
+@app.command(epilog=ending("config show"))
 def show(
     preset: Preset = "mini",
     config: ConfigFile = None,
@@ -39,9 +37,7 @@ def show(
             print(line)
 
 
-@app.command(
-    epilog="Examples: `anything3d config explain reconstruct.sds.cfg_scale`, `anything3d config explain lift`."
-)
+@app.command(epilog=ending("config explain"))
 def explain(key: Annotated[str, typer.Argument(help="A setting, or a section of settings.")]) -> None:
     """Say what a setting means, which values it may have, and what is computed again if it changes."""
     with errors_as_one_line():

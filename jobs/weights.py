@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.command import ConfigFile, Preset, Settings, errors_as_one_line, read_settings
+from jobs.examples import ending
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -24,7 +25,7 @@ Names = Annotated[
 ]
 
 
-@app.command("list")
+@app.command("list", epilog=ending("weights list"))
 def list_weights(
     names: Names = None, preset: Preset = "mini", config: ConfigFile = None, settings: Settings = None
 ) -> None:
@@ -38,7 +39,7 @@ def list_weights(
             print(line)
 
 
-@app.command()
+@app.command(epilog=ending("weights verify"))
 def verify(names: Names = None, preset: Preset = "mini", config: ConfigFile = None, settings: Settings = None) -> None:
     """Read every file and check it.
 
@@ -65,7 +66,7 @@ def verify(names: Names = None, preset: Preset = "mini", config: ConfigFile = No
     raise typer.Exit(0 if sound else 1)
 
 
-@app.command()
+@app.command(epilog=ending("weights where"))
 def where(names: Names = None, preset: Preset = "mini", config: ConfigFile = None, settings: Settings = None) -> None:
     """Print commands that fetch what is missing.
 

@@ -1,0 +1,52 @@
+"""The examples that `anything3d <command> --help` ends with. Every one of them is parsed by a test."""
+
+from collections.abc import Mapping
+
+EXAMPLES: Mapping[str, tuple[str, ...]] = {  # command -> calls of it
+    "run": (
+        "anything3d run world.tar --out corpus",
+        "anything3d run 'sa_0000{00..09}.tar' --out corpus --preset default",
+        "anything3d run s3://bucket/sa_000020.tar --out s3://bucket/corpus --preset default --max-objects 500",
+        "anything3d run photos --out corpus --preset default --set segment.source=sam-grid",
+    ),
+    "plan": (
+        "anything3d plan 'sa_*.tar' --out corpus --preset default",
+        "anything3d plan 'sa_*.tar' --out corpus --preset default --set caption.beams=5",
+    ),
+    "lift-image": (
+        "anything3d lift-image photo.jpg --out photo --preset default",
+        "anything3d lift-image photo.jpg --point 290 220 --out photo --preset default",
+    ),
+    "world": ("anything3d world world.tar --scenes 20 --seed 3",),
+    "demo": ("anything3d demo", "anything3d demo somewhere"),
+    "evaluate": ("anything3d evaluate corpus --truth world.truth --json summary.json",),
+    "status": ("anything3d status corpus", "anything3d status s3://bucket/corpus --watch"),
+    "drop": ("anything3d drop corpus sa_000020",),
+    "export": (
+        "anything3d export corpus --format hf --out hub",
+        "anything3d export corpus --format lance --out table --where 'clip_similarity > 0.25'",
+    ),
+    "gc": ("anything3d gc corpus", "anything3d gc corpus --older-than 7 --keep-last 3 --apply"),
+    "nightly": ("anything3d nightly --config night.toml",),
+    "retry": ("anything3d retry corpus", "anything3d retry corpus --reason timeout"),
+    "train": ("anything3d train sam",),
+    "ablate": ("anything3d ablate world.tar --truth world.truth --out ablation",),
+    "weights list": ("anything3d weights list --preset default",),
+    "weights where": ("anything3d weights where --preset default --set resources.weights_root=$HOME/weights | sh",),
+    "weights verify": ("anything3d weights verify --preset default --set resources.weights_root=$HOME/weights",),
+    "bench engine": ("anything3d bench engine --units 100,1000 --out engine.json",),
+    "config show": (
+        "anything3d config show --preset default > mine.toml",
+        "anything3d config show --preset paper --changed",
+    ),
+    "config explain": (
+        "anything3d config explain reconstruct.sds.cfg_scale",
+        "anything3d config explain lift",
+    ),
+}
+
+
+def ending(command: str, more: str = "") -> str:
+    """The end of a command's help: its examples, each on a line of its own, and then `more`."""
+    lines = "\n".join(f"  {line}" for line in EXAMPLES[command])
+    return f"\b\nExamples:\n{lines}" + (f"\n\n{more}" if more else "")
