@@ -31,12 +31,16 @@ class Prompt:
 
 
 def sample_timesteps(
-    limits: tuple[float, float], n_steps: int, generators: Sequence[torch.Generator], views: int = 1
+    limits: tuple[float, float],
+    n_steps: int,
+    generators: Sequence[torch.Generator],
+    views: int = 1,
+    device: torch.device | str = "cpu",
 ) -> Int[Tensor, "BV"]:
     """Timesteps of `views` views of each object, uniform between the limits, which are shares of all timesteps."""
     low, high = (round(limit * (n_steps - 1)) for limit in limits)
     span = max(high - low, 0) + 1
-    return low + (seed.rand((views,), generators).flatten() * span).long().clamp(max=span - 1)
+    return low + (seed.rand((views,), generators, device).flatten() * span).long().clamp(max=span - 1)
 
 
 def weight(weighting: Weighting, alpha_bar: Float[Tensor, "B"]) -> Float[Tensor, "B"]:

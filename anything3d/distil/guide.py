@@ -21,15 +21,15 @@ RIM = 0.05  # of the image side
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """What every step needs of the evidence, on the denoiser's device."""
+    """What every step needs of B objects' evidence, on the denoiser's device. V is the number of random views."""
 
-    cloud: Cloud
-    camera: Camera
+    cloud: Cloud  # a row for each random view
+    camera: Camera  # the one from which the crop sees the cloud
     target: Float[Tensor, "B 4 s s"]  # the crop at render size, premultiplied
     known: Float[Tensor, "B s s"]  # 0 where something may stand before the object, else 1
-    texts: Float[Tensor, "4 B L D"]  # the concept behind each view prefix
-    no_text: Float[Tensor, "B L D"]
-    adapter: Adapter | None  # a row for each view
+    texts: Float[Tensor, "4 BV L D"]  # the concept behind each view prefix
+    no_text: Float[Tensor, "BV L D"]
+    adapter: Adapter | None  # a row for each random view
 
     def halved(self) -> "Guide":
         """The photo at half the size."""
@@ -45,15 +45,19 @@ def prepare(evidence: Evidence, config: ReconstructConfig, denoiser: Denoiser, s
     cloud, camera = evidence.seen_cloud(device)
     target = shrink(evidence.crops.to(device), size)
     no_words = dataclasses.replace(denoiser.embed_prompts([""] * len(concept)), adapter=concept.adapter)
-    n_views = config.views.count
+
+    def of_views(of_objects: Tensor) -> Tensor:
+        """A row for each random view."""
+        return of_objects.repeat_interleave(config.views.count, 0)
+
     return Guide(
-        cloud=cloud,
+        cloud=Cloud(of_views(cloud.points), of_views(cloud.colors)),
         camera=camera,
         target=target,
         known=where_known(cloud, camera, target[:, 3], config.disc),
-        texts=torch.stack(texts),
-        no_text=denoiser.encode_text(no_words),
-        adapter=concept.adapter and concept.adapter.each(lambda factor: factor.repeat_interleave(n_views, 0)),
+        texts=torch.stack([of_views(text) for text in texts]),
+        no_text=of_views(denoiser.encode_text(no_words)),
+        adapter=concept.adapter and concept.adapter.each(lambda factor: of_views(factor).to(denoiser.dtype)),
     )
 
 

@@ -48,7 +48,8 @@ class Sds:
         """Density and colour have rates of their own."""
         config = self.shared.config.sds
         rates = ((field.density_grid, config.lr_density), (field.color_grid, config.lr_color))
-        return torch.optim.Adam([{"params": grid, "lr": rate} for grid, rate in rates])
+        groups = [{"params": grid, "lr": rate} for grid, rate in rates]
+        return torch.optim.Adam(groups, fused=field.density_grid.is_cuda)  # the CPU's is left as it rounds
 
     def update(
         self,
@@ -88,7 +89,7 @@ class Sds:
         image = shared.over_greys(seen.random, config.background, generators)
         latents = denoiser.encode_image(image).float()
         n_steps, n_views = len(denoiser.alphas_cumprod), shared.config.views.count
-        t = sample_timesteps(config.t_limits(progress), n_steps, generators, n_views)
+        t = sample_timesteps(config.t_limits(progress), n_steps, generators, n_views, denoiser.device)
         prompt = shared.prompt(guide, seen, config.cfg_scale)
         sds, lost = shared.pull(latents, prompt, t, config.weighting, generators)
         return sds, shared.count_lost(lost, image, len(generators))

@@ -68,7 +68,7 @@ class Sjc:
         seen = shared.see(field, guide, "area", generators, jitter=False)
         latents = shared.over_greys(seen.random, (BACKGROUND, BACKGROUND), generators)
         n_steps, n_views = len(denoiser.alphas_cumprod), shared.config.views.count
-        t = sample_timesteps((config.t_min, config.t_max), n_steps, generators, n_views)
+        t = sample_timesteps((config.t_min, config.t_max), n_steps, generators, n_views, denoiser.device)
         prompt = shared.prompt(guide, seen, config.cfg_scale)
         sds, lost = shared.pull(latents, prompt, t, "uniform", generators)
         terms = shared.measure(field, seen, guide, sds, generators)

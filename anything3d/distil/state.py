@@ -49,16 +49,18 @@ class State:
         losses: Float[Tensor, "B L"],
         dropped: Int[Tensor, "B"],
     ) -> "State":
-        """A copy of everything that the next step depends on."""
-        grids = (field.density_grid, field.color_grid)
+        """A copy of everything that the next step depends on. A GPU is waited for once."""
+        grids = (field.density_grid.detach(), field.color_grid.detach())
         names = _moments(optimizer)
-        density_moments, color_moments = (
-            torch.stack([optimizer.state[grid][name] for name in names]) for grid in grids
-        )
-        density, color = (grid.detach().clone() for grid in grids)
-        moments = (density_moments, color_moments)
-        tensors = (density, color, *moments, _randomness(generators), losses.clone(), dropped.clone())
-        return cls(step, *(tensor.cpu() for tensor in tensors))
+        moments = [
+            torch.stack([optimizer.state[grid][name] for name in names])
+            for grid in (field.density_grid, field.color_grid)
+        ]
+        tensors = (*grids, *moments, _randomness(generators), losses, dropped)
+        copies = [tensor.to("cpu", copy=True, non_blocking=True) for tensor in tensors]  # into pinned memory
+        if losses.is_cuda:
+            torch.cuda.current_stream(losses.device).synchronize()
+        return cls(step, *copies)
 
     def field(self, config: FieldConfig, latent: bool = False) -> Field:
         """The field in this state."""
@@ -67,8 +69,9 @@ class State:
     def restore(self, field: Field, optimizer: Optimizer, generators: Sequence[torch.Generator]) -> None:
         """Put moments and randomness back into a fresh optimiser of `field`, and into `generators`."""
         for grid, moments in ((field.density_grid, self.density_moments), (field.color_grid, self.color_moments)):
-            named = zip(_moments(optimizer), moments.to(grid.device).clone(), strict=True)
-            optimizer.state[grid] = {"step": torch.tensor(float(self.step)), **dict(named)}
+            named = zip(_moments(optimizer), moments.to(grid.device, copy=True), strict=True)
+            where = grid.device if optimizer.defaults.get("fused") else "cpu"
+            optimizer.state[grid] = {"step": torch.tensor(float(self.step), device=where), **dict(named)}
         for generator, row in zip(generators, self.randomness, strict=True):
             generator.set_state(row.clone())
 

@@ -16,7 +16,6 @@ from anything3d.distil.views import NamedViews, Spread, sample_views
 from anything3d.models.diffusion import Denoiser
 from anything3d.settings.reconstruct import ReconstructConfig, Weighting
 from anything3d.space.camera import Camera
-from anything3d.space.cloud import Cloud
 from anything3d.space.depth import depth_hint, splat
 from anything3d.space.field import Field
 from anything3d.space.render import Rendering, composite, render
@@ -51,12 +50,10 @@ class Step:
         rendering = render(field, cameras, size, config.render, generators if jitter else None, self.max_points)
         random, reference = _separate(rendering, n_objects)
 
-        n_views = config.views.count
-        cloud = Cloud(*(value.repeat_interleave(n_views, 0) for value in (guide.cloud.points, guide.cloud.colors)))
-        radius = config.disc / cloud.points.shape[1] ** 0.5
-        depth, _, silhouette = splat(cloud, views.camera, size, radius)
+        radius = config.disc / guide.cloud.points.shape[1] ** 0.5
+        depth, _, silhouette = splat(guide.cloud, views.camera, size, radius)
         if self.denoiser.image_size != size:  # a hint is as sharp as the denoiser can read it
-            depth, _, _ = splat(cloud, views.camera, self.denoiser.image_size, radius)
+            depth, _, _ = splat(guide.cloud, views.camera, self.denoiser.image_size, radius)
         return Seen(views, random, reference, silhouette, depth_hint(depth))
 
     def over_greys(
@@ -70,11 +67,10 @@ class Step:
 
     def prompt(self, guide: Guide, seen: Seen, cfg_scale: float) -> Prompt:
         """What the denoiser is told of the random views: the object's words behind those of the view, and the hint."""
-        n_objects, n_views = len(guide.target), self.config.views.count
-        owner = torch.arange(n_objects, device=guide.target.device).repeat_interleave(n_views)
+        rows = torch.arange(len(guide.no_text), device=guide.no_text.device)
         return Prompt(
-            guide.texts[seen.views.prefix, owner],
-            guide.no_text[owner],
+            guide.texts[seen.views.prefix, rows],
+            guide.no_text,
             cfg_scale,
             seen.hint if self.config.hint_scale else None,
             self.config.hint_scale,
@@ -95,7 +91,7 @@ class Step:
         prediction was dropped (1, else 0).
         """
         noise = seed.randn((self.config.views.count, *latents.shape[1:]), generators, latents.device).flatten(0, 1)
-        gradient, lost = sds_gradient(latents.detach(), self.denoiser, prompt, t.to(latents.device), noise, weighting)
+        gradient, lost = sds_gradient(latents.detach(), self.denoiser, prompt, t, noise, weighting)
         goal = (latents - gradient).detach()
         return (latents - goal).square().reshape(len(generators), -1).mean(1) / 2, lost.long()
 
