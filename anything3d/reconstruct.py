@@ -12,6 +12,7 @@ Source: Anything-3D (arXiv 2304.10261) and 3DFuse, Seo et al. 2023, for distilla
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -72,12 +73,16 @@ class Distiller:
 
         `generators` and `again` are one per object, for the first attempt and for the second. The first attempt begins
         with the state `saved`, if there is one, and gives its state to `save` every `checkpoint_every` steps and at the
-        end. The second attempt saves nothing.
+        end. `save` is called in another thread, one state after the other. The second attempt saves nothing.
 
         Raises: InputError("bad_checkpoint") if `saved` does not `fit`; WeightsError as `check_network`.
         """
-        for state in self.run(evidence, generators, saved, self.checkpoint_every):
-            save(state.to_bytes())
+        with ThreadPoolExecutor(1) as writer:  # the next steps do not wait until a state is stored
+            written = writer.submit(lambda: None)
+            for state in self.run(evidence, generators, saved, self.checkpoint_every):
+                written.result()  # at most one is on its way, and what `save` raises ends the call
+                written = writer.submit(lambda kept: save(kept.to_bytes()), state)
+            written.result()
         outcomes: list[Reconstructed | FinishedMesh | NumericsError] = [*self.finish(evidence, state)]
         failed = [
             b

@@ -8,7 +8,7 @@ from torch import nn
 from anything3d import seed
 from anything3d.distil.losses import LossTerms
 from anything3d.distil.state import State
-from anything3d.errors import ConfigError, InputError, NumericsError, WeightsError
+from anything3d.errors import ConfigError, InputError, MachineError, NumericsError, WeightsError
 from anything3d.mini import diffusion as mini_diffusion
 from anything3d.models.weights import Place
 from anything3d.reconstruct import Distiller, Evidence, Reconstructed, load_distiller
@@ -185,6 +185,20 @@ def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(reconstructor, cha
     assert resumed.to_bytes() == undisturbed[1].to_bytes()
     (finished,) = reconstructor.run(evidence, strangers, resumed.to_bytes())
     assert finished.to_bytes() == resumed.to_bytes()
+
+
+def test_the_states_are_stored_in_order_and_what_storing_raises_ends_the_call(reconstructor):
+    every_two = Distiller(reconstructor.config, reconstructor.denoiser, None, checkpoint_every=2)
+    evidence, stored = evidence_of(reconstructor, [30.0]), []
+    first, again, second = (seed.generators(0, "reconstruct", IDS[:1]) for _ in range(3))
+    every_two(evidence, first, again, None, stored.append)
+    assert stored == [state.to_bytes() for state in every_two.run(evidence, second, checkpoint_every=2)]
+
+    def full(state: bytes) -> None:
+        raise MachineError("machine", f"{len(state)} bytes find no room")
+
+    with pytest.raises(MachineError, match="find no room"):
+        every_two(evidence, second, again, None, full)
 
 
 def test_an_object_gets_in_a_batch_what_it_gets_alone(reconstructor):
