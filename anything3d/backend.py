@@ -70,8 +70,15 @@ def _distiller(config: ReconstructConfig, place: Place, max_points: int, checkpo
     return load_distiller(config, place, max_points, checkpoint_every)
 
 
+def _of_distillation(config: ReconstructConfig) -> tuple[str, ...]:
+    """The denoiser, and what else is used."""
+    judge = (config.clip_weights,) if config.judges else ()
+    encoder = (config.sds.encoder_weights,) if config.sds.encoder == "taesd" else ()
+    return config.weights, *judge, *encoder
+
+
 _DISTILLED: "Backend[ReconstructConfig, Reconstructor]" = Backend(
-    weights=lambda config: (config.weights, config.clip_weights) if config.judges else (config.weights,),
+    weights=_of_distillation,
     load=_distiller,
     needs=("crop", "concept", "cloud"),
 )

@@ -27,6 +27,7 @@ from anything3d.distil.step import Step
 from anything3d.errors import InputError, NumericsError
 from anything3d.models.clip import Clip, load_clip
 from anything3d.models.diffusion import Denoiser, load_denoiser
+from anything3d.models.encoder import Encode, load_encoder
 from anything3d.models.weights import Place
 from anything3d.settings.reconstruct import CHECKPOINT_EVERY, MAX_POINTS, ReconstructConfig
 
@@ -44,7 +45,10 @@ SEEDLESS = ("denoiser_not_finite", "clip_not_finite")  # reasons that another se
 
 
 class Distiller:
-    """Runs the distillation; holds the networks and nothing of the objects. Without a CLIP every field is kept."""
+    """Runs the distillation; holds the networks and nothing of the objects. Without a CLIP every field is kept.
+
+    `encode` is what `config.sds.encoder` names (`load_encoder`). Without it, the denoiser's own encoder does all.
+    """
 
     def __init__(
         self,
@@ -53,13 +57,14 @@ class Distiller:
         clip: Clip | None,
         max_points: int = MAX_POINTS,
         checkpoint_every: int = CHECKPOINT_EVERY,
+        encode: Encode | None = None,
     ) -> None:
         self.config = config
         self.denoiser = denoiser
         self.clip = clip
         self.max_points = max_points  # as `render` has it
         self.checkpoint_every = checkpoint_every  # steps
-        self.method = _method(Step(config, denoiser, max_points))
+        self.method = _method(Step(config, denoiser, max_points), encode or denoiser.encode)
 
     def __call__(
         self,
@@ -145,8 +150,8 @@ class Distiller:
         return judge(evidence, field, state)
 
 
-def _method(shared: Step) -> Sds | Sjc:
-    return Sjc(shared) if shared.config.backend == "sjc" else Sds(shared)
+def _method(shared: Step, encode: Encode) -> Sds | Sjc:
+    return Sjc(shared) if shared.config.backend == "sjc" else Sds(shared, encode)
 
 
 def _second(outcome: Reconstructed | NumericsError) -> Reconstructed | NumericsError:
@@ -159,9 +164,14 @@ def _second(outcome: Reconstructed | NumericsError) -> Reconstructed | NumericsE
 def load_distiller(
     config: ReconstructConfig, place: Place, max_points: int = MAX_POINTS, checkpoint_every: int = CHECKPOINT_EVERY
 ) -> Distiller:
-    """A distiller with the denoiser `config.weights` and, to judge fields, the CLIP `config.clip_weights`."""
+    """A distiller with the denoiser `config.weights`, what `config.sds.encoder` names, and a CLIP to judge fields.
+
+    Raises: WeightsError if one of them is missing or broken, or if they do not fit each other.
+    """
     clip = load_clip(config.clip_weights, place) if config.judges else None
-    return Distiller(config, load_denoiser(config.weights, place), clip, max_points, checkpoint_every)
+    denoiser = load_denoiser(config.weights, place)
+    encode = load_encoder(config.sds, denoiser, place)
+    return Distiller(config, denoiser, clip, max_points, checkpoint_every, encode)
 
 
 def _check(state: State, n_objects: int, config: ReconstructConfig) -> State:

@@ -11,7 +11,9 @@ from jobs.command import errors_as_one_line
 def train(
     network: Annotated[
         str,
-        typer.Argument(help="vae; diffusion, after it; sam; blip; clip; pointe and pointe-upsampler, after it."),
+        typer.Argument(
+            help="vae; diffusion and taesd, after it; sam; blip; clip; pointe and pointe-upsampler, after it."
+        ),
     ],
     work: Annotated[
         Path, typer.Option(help="Rendered data, checkpoints, logs and weights. Run again to resume.")

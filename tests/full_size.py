@@ -49,6 +49,12 @@ def controlnet(**settings):
     return ControlNetModel(**{**SD15, **settings})
 
 
+def taesd():
+    from diffusers import AutoencoderTiny
+
+    return AutoencoderTiny()
+
+
 def vae():
     from diffusers import AutoencoderKL
 
@@ -71,6 +77,7 @@ NETWORKS: dict[tuple[str, str], tuple] = {  # folder, file -> its network and th
     ("blip-base", "pytorch_model.bin"): (blip, 473),
     ("blip-large", "model.safetensors"): (lambda: blip(**LARGE), 617),
     ("clip-vit-l-14", "model.safetensors"): (clip, 590),
+    ("taesd-sd", "diffusion_pytorch_model.safetensors"): (taesd, None),
     ("stable-diffusion-1.5", "unet/diffusion_pytorch_model.safetensors"): (unet, 686),
     ("stable-diffusion-1.5", "vae/diffusion_pytorch_model.safetensors"): (vae, 248),
     ("stable-diffusion-1.5", "text_encoder/model.safetensors"): (text_encoder, 196),

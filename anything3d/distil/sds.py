@@ -4,6 +4,7 @@ Source: DreamFusion, Poole et al. 2022, for score distillation; Magic123, Qian e
 Points-to-3D, Yu et al. 2023, for the cloud as the first field and as a guide.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from anything3d.distil.gradient import sample_timesteps
 from anything3d.distil.guide import Guide
 from anything3d.distil.state import Optimizer, State
 from anything3d.distil.step import Seen, Step
+from anything3d.models.encoder import Encode
 from anything3d.space.field import Field
 
 
@@ -24,6 +26,7 @@ class Sds:
     """Score distillation of RGB fields."""
 
     shared: Step
+    encode: Encode  # what makes latents of views until `encoder_until`; then the denoiser's own encoder does
 
     @property
     def size(self) -> int:
@@ -63,12 +66,12 @@ class Sds:
 
         `progress` runs from 0 to 1.
         """
-        config = self.shared.config.sds
+        config, shared = self.shared.config.sds, self._shared_at(progress)
         if progress < config.coarse_until:
             guide = guide.halved()
-        seen = self.shared.see(field, guide, "angle", generators, jitter=True)
-        sds, lost = self._distil(seen, guide, progress, generators)
-        terms = self.shared.measure(field, seen, guide, sds, generators)
+        seen = shared.see(field, guide, "angle", generators, jitter=True)
+        sds, lost = self._distil(shared, seen, guide, progress, generators)
+        terms = shared.measure(field, seen, guide, sds, generators)
 
         decay = config.lr_decay**progress
         for group, rate in zip(optimizer.param_groups, (config.lr_density, config.lr_color), strict=True):
@@ -78,11 +81,20 @@ class Sds:
         optimizer.step()
         return torch.stack(terms, dim=1).detach(), lost
 
+    def _shared_at(self, progress: float) -> Step:
+        """The parts of a step, with the denoiser's encoder and image size of this moment."""
+        config, denoiser = self.shared.config.sds, self.shared.denoiser
+        if progress < config.encoder_until:
+            denoiser = dataclasses.replace(denoiser, encode=self.encode)
+        if progress < config.denoiser_coarse_until:
+            denoiser = denoiser.halved()
+        return dataclasses.replace(self.shared, denoiser=denoiser)
+
     def _distil(
-        self, seen: Seen, guide: Guide, progress: float, generators: Sequence[torch.Generator]
+        self, shared: Step, seen: Seen, guide: Guide, progress: float, generators: Sequence[torch.Generator]
     ) -> tuple[Float[Tensor, "B"], Int[Tensor, "B"]]:
         """The loss `sds` of each object, and how many of its predictions were dropped."""
-        shared, config, denoiser = self.shared, self.shared.config.sds, self.shared.denoiser
+        config, denoiser = shared.config.sds, shared.denoiser
         if config.losses.sds == 0:
             zeros = seen.hint.new_zeros(len(generators))
             return zeros, zeros.long()  # the baseline without a denoiser: cloud and photo alone

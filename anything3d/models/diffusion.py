@@ -6,7 +6,7 @@ Sources: Rombach et al. 2022 (latent diffusion); Zhang et al. 2023 (ControlNet).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -47,6 +47,20 @@ class Denoiser:
     predicts_velocity: bool  # v instead of eps; Salimans and Ho 2022
     device: torch.device
     dtype: torch.dtype
+
+    def halved(self) -> "Denoiser":
+        """The same networks on pictures of half the size. They are convolutions, so that any size will do.
+
+        Raises: WeightsError if half of the latents along one side is no whole number.
+        """
+        latents = self.image_size // self.latent_scale
+        if latents % 2:
+            raise WeightsError(
+                "weights_unsupported",
+                f"the denoiser has {latents} latents along one side, which must be even for "
+                "reconstruct.sds.denoiser_coarse_until; set that to 0",
+            )
+        return replace(self, image_size=self.image_size // 2)
 
     def encode_image(self, rgb: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Latents of squares with values in [0, 1], resized to `image_size` where they differ. Differentiable.

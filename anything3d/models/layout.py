@@ -96,11 +96,7 @@ def check_diffusion(folder: Path) -> None:
     unet, vae = _of_class(folder / "unet", "UNet2DConditionModel"), _of_class(folder / "vae", "AutoencoderKL")
     _check_network(folder / "unet" / "config.json", unet)
     _check_unet(folder / "unet" / "config.json", unet)
-    for name in LATENT_SHIFTS:
-        if vae.get(name):
-            raise _unsupported(
-                folder / "vae/config.json", f"{name} is {str(vae[name])[:80]}", "latents that are scaled only"
-            )
+    _check_latents(folder / "vae" / "config.json", vae)
     if (folder / "controlnet" / "config.json").exists():
         path, settings = folder / "controlnet" / "config.json", _of_class(folder / "controlnet", "ControlNetModel")
         _check_network(path, settings)
@@ -110,6 +106,11 @@ def check_diffusion(folder: Path) -> None:
     check_model_type(folder / "text_encoder" / "config.json", ("clip_text_model",))
     check_tokenizer_settings(folder / "tokenizer", ("CLIPTokenizer",))
     check_schedule(folder / "scheduler" / "scheduler_config.json")
+
+
+def check_taesd(folder: Path) -> None:
+    """Whether a diffusers folder is a TAESD whose latents are only scaled. Raises: WeightsError."""
+    _check_latents(folder / "config.json", _of_class(folder, "AutoencoderTiny"))
 
 
 def check_schedule(path: Path) -> None:
@@ -168,6 +169,12 @@ def _check_unet(path: Path, settings: Mapping[str, object]) -> None:
         raise _unsupported(path, stated, "as many in as out: no inpainting, upscaling, depth or editing model")
     if type(size) is not int or size < 1:
         raise _unsupported(path, f"sample_size is {size!r}", "latents along one side, as 64 for pictures of 512 px")
+
+
+def _check_latents(path: Path, autoencoder: Mapping[str, object]) -> None:
+    for name in LATENT_SHIFTS:
+        if autoencoder.get(name):
+            raise _unsupported(path, f"{name} is {str(autoencoder[name])[:80]}", "latents that are scaled only")
 
 
 def _of_class(folder: Path, name: str) -> dict[str, object]:

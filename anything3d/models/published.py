@@ -95,6 +95,13 @@ def _clip() -> Published:
     )
 
 
+def _taesd() -> Published:
+    repository, weights = "madebyollin/taesd", "diffusion_pytorch_model.safetensors"
+    sha256 = "db169d69145ec4ff064e49d99c95fa05d3eb04ee453de35824a6d0f325513549"
+    url = HUB.format(repository=repository, path=weights)
+    return Published("MIT", (*_hub(repository, ("config.json",)), File(weights, url, 10, sha256)))
+
+
 def _stable_diffusion(
     licence: str, repository: str, large: Mapping[str, tuple[int, str]], controlnet: tuple[File, ...]
 ) -> Published:
@@ -151,6 +158,7 @@ PUBLISHED: Mapping[str, Published] = {  # folder -> what it holds
     "clip-vit-l-14": _clip(),
     "stable-diffusion-1.5": _stable_diffusion_15(),
     "stable-diffusion-2.1-base": _stable_diffusion_21(),
+    "taesd-sd": _taesd(),  # of Stable Diffusion 1 and 2
     "point-e-40m": _point_e("base_40m.pt", 162),
     "point-e-300m": _point_e("base_300m.pt", 1247),
     "point-e-1b": _point_e("base_1b.pt", 4977),

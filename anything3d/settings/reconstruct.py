@@ -21,6 +21,7 @@ CHECKPOINT_EVERY = 40  # steps between two checkpoints
 MAX_DROPPED = 0.05  # share of an object's predictions that may be lost as not finite; more is no rounding's accident
 
 Weighting = Literal["sds", "uniform", "fantasia3d"]
+Encoder = Literal["vae", "taesd", "linear"]
 Weight = Annotated[float, Interval(ge=0, le=10**9)]
 CfgScale = Annotated[float, Interval(ge=0, le=1000)]
 Rate = Annotated[float, Interval(gt=0, le=100)]
@@ -126,6 +127,13 @@ class SdsConfig:
     render_size: Annotated[int, Interval(ge=1, le=1024)] = 64
     # Share of the steps in which views are half as large. threestudio's zero123 has three sizes.
     coarse_until: Share = 0.5
+    # Share of the steps in which the denoiser sees views of half its image size. It costs a quarter there.
+    denoiser_coarse_until: Share = 0.0
+    # What makes latents of views until `encoder_until`: the denoiser's own encoder ("vae"), a small network with the
+    # same latents ("taesd"), or a linear map of colours that is fitted to the denoiser's own encoder ("linear").
+    encoder: Encoder = "vae"
+    encoder_until: Share = 0.8  # Share of the steps in which `encoder` is used. Then the denoiser's own takes over.
+    encoder_weights: str = "taesd"  # The weights of `encoder = "taesd"`. Those of the preset `default` are "taesd-sd".
     # Lowest and highest grey behind the denoiser's views. Each view draws its own.
     background: tuple[Share, Share] = (1.0, 1.0)
     lr_density: Rate = 0.2  # Learning rate of raw density at the start.

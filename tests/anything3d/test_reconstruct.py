@@ -141,6 +141,44 @@ def test_coarse_steps_see_views_of_half_the_size(reconstructor):
         assert (end.color_grid - other.color_grid).abs().max() > 1e-3
 
 
+def sizes_of_steps(reconstructor: Distiller, **settings: object) -> tuple[list[int], list[int]]:
+    """At which sizes pictures came to the cheap encoder and to the denoiser's own, in four steps."""
+    cheap, own, denoiser = [], [], reconstructor.denoiser
+
+    def encode_into(sizes):
+        def encode(pixels):
+            sizes.append(pixels.shape[-1])
+            return denoiser.encode(pixels)
+
+        return encode
+
+    config = dataclasses.replace(CONFIG, sds=dataclasses.replace(SDS, **settings))
+    worker = Distiller(config, dataclasses.replace(denoiser, encode=encode_into(own)), None, encode=encode_into(cheap))
+    last_state(worker, evidence_of(worker, [30.0]), IDS[:1])
+    return cheap, own
+
+
+def test_the_cheap_encoder_and_half_the_image_end_at_their_shares_of_the_steps(reconstructor):
+    quick = {"encoder": "linear"}
+    assert sizes_of_steps(reconstructor, **quick, encoder_until=0.5) == ([64, 64], [64, 64])
+    assert sizes_of_steps(reconstructor, **quick, encoder_until=1.0) == ([64] * 4, [])
+    assert sizes_of_steps(reconstructor, **quick, encoder_until=0.0) == ([], [64] * 4)
+    assert sizes_of_steps(reconstructor, **quick, encoder_until=0.75, denoiser_coarse_until=0.5) == ([32, 32, 64], [64])
+
+
+@pytest.mark.parametrize("settings", [{"encoder": "linear", "encoder_until": 1.0}, {"denoiser_coarse_until": 1.0}])
+def test_with_the_cheap_settings_the_field_still_moves_and_differently(weights, reconstructor, settings):
+    config = dataclasses.replace(CONFIG, weights=str(weights), sds=dataclasses.replace(SDS, **settings))
+    evidence = evidence_of(reconstructor, [30.0, 200.0])
+    cheap = last_state(load_distiller(config, Place()), evidence, IDS)
+    still = last_state(with_config(reconstructor, sds=with_sds_weight(0.0)), evidence, IDS)
+    for other in (still, last_state(reconstructor, evidence, IDS)):
+        assert (cheap.color_grid - other.color_grid).abs().max() > 1e-3
+    alone = last_state(load_distiller(config, Place()), evidence.rows(torch.tensor([1])), IDS[1:])
+    torch.testing.assert_close(cheap.losses[1:], alone.losses, atol=1e-4, rtol=1e-3)
+    assert (cheap.density_grid[1:] - alone.density_grid).abs().mean() < 1e-3  # as in a batch, below
+
+
 def test_photo_and_cloud_alone_reach_25_db_at_the_reference_view(reconstructor):
     fit = with_config(
         reconstructor,

@@ -13,6 +13,7 @@ from anything3d.models.weights import PACKAGED, write_manifest
 NETWORKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "vae": ("diffusion", ()),
     "diffusion": ("diffusion", ("vae",)),
+    "taesd": ("taesd", ("vae",)),
     "sam": ("sam", ()),
     "blip": ("blip", ()),
     "clip": ("clip", ()),
@@ -43,17 +44,19 @@ def render(name: str, work: Path, progress: Callable[[str], None]) -> None:
     from anything3d.mini.training.data import render_data
 
     looked_at = "scenes" if name == "sam" else "objects"
-    render_data(looked_at, "training", work, progress)
+    if name != "taesd":  # it draws what it learns from
+        render_data(looked_at, "training", work, progress)
     render_data(looked_at, "held-out", work, progress)
 
 
 def training_of(name: str, work: Path, seed: int, device: str) -> Training:
     """The training of one of NETWORKS; its data are rendered if they are not there."""
-    from anything3d.mini.training import blip, clip, diffusion, pointe, sam, vae
+    from anything3d.mini.training import blip, clip, diffusion, pointe, sam, taesd, vae
 
     makers: dict[str, Callable[[Path, int, str], Training]] = {
         "vae": vae.training,
         "diffusion": diffusion.training,
+        "taesd": taesd.training,
         "sam": sam.training,
         "blip": blip.training,
         "clip": clip.training,

@@ -1,6 +1,7 @@
 """Contact sheets show what each trained network does on held-out data. They load what was saved."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from anything3d.mini.training.diffusion import captions_of, draw_pictures, hints
 from anything3d.mini.training.sam import LEAST_PX, points
 from anything3d.models.clip import load_clip
 from anything3d.models.diffusion import Denoiser, load_denoiser
+from anything3d.models.encoder import load_taesd
 from anything3d.models.sam import load_sam
 from anything3d.models.weights import Place
 from anything3d.photo import mask
@@ -40,6 +42,7 @@ def sheet(name: str, work: Path) -> Image.Image:
     makers: dict[str, Callable[[Path], Image.Image]] = {
         "vae": _vae,
         "diffusion": _diffusion,
+        "taesd": _taesd,
         "sam": _sam,
         "blip": _blip,
         "clip": _clip,
@@ -169,6 +172,17 @@ def _look_at(cloud: Cloud) -> list[Float[Tensor, "3 S S"]]:
         _, color, alpha = splat(cloud, camera, CELL_PX, 0.4 / cloud.points.shape[1] ** 0.5)
         pictures.append((color + 1 - alpha[:, None])[0])
     return pictures
+
+
+def _taesd(work: Path) -> Image.Image:
+    held_out = load_objects("held-out", work)
+    pictures, denoiser = over(rgba(held_out, every(held_out, 8)), 1.0), _denoiser(work)
+    quick = replace(denoiser, encode=load_taesd(_folder(work, "taesd"), denoiser, Place()))
+    lines = [(pictures, "true")]
+    lines += [
+        (one.decode_latents(one.encode_image(pictures)), name) for one, name in ((denoiser, "VAE"), (quick, "TAESD"))
+    ]
+    return table([[(picture, name) for picture in row] for row, name in lines])
 
 
 def _folder(work: Path, name: str) -> str:
