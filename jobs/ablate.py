@@ -61,18 +61,22 @@ def ablate(
         from dataclasses import asdict
 
         from anything3d.errors import TooFew
-        from jobs.command import read_preset
+        from jobs.command import read_preset, read_settings
+        from pipeline.input import source
+
+        read_settings(preset, None, settings)  # a wrong argument is said before the imports below, which take seconds
+        if json_file:
+            json_file.parent.mkdir(parents=True, exist_ok=True)
+        found = source.expand(shards)
+
         from jobs.report import shortfall
         from pipeline.ablate import ablate as run_variants
         from pipeline.ablate import read_variants
-        from pipeline.input import source
         from pipeline.plan import Selection
         from pipeline.report import Report
 
         join(address)
         read = read_variants(variants.read_text(), [read_preset(preset)], settings or [])
-        if json_file:
-            json_file.parent.mkdir(parents=True, exist_ok=True)
         short: list[TooFew] = []
 
         def judge(report: Report) -> None:
@@ -83,7 +87,7 @@ def ablate(
         measured = run_variants(
             read,
             range(seeds),
-            source.expand(shards),
+            found,
             source.absolute(out),
             [source.absolute(location) for location in truth],
             Selection(max_objects),

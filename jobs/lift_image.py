@@ -26,6 +26,8 @@ def lift_image(
     with errors_as_one_line():
         import time
 
+        chosen = read_settings(preset, config, settings)  # before the imports below, which take seconds
+
         from anything3d.models.device import cores, hide_progress_bars, use_threads
         from anything3d.single import lift_image as lift
         from pipeline.photo import files, method_config, pace
@@ -37,7 +39,6 @@ def lift_image(
         def say(stage: str) -> None:
             print(f"[{time.monotonic() - started:5.1f} s] {stage}", flush=True)
 
-        chosen = read_settings(preset, config, settings)
         method = method_config(chosen)
         if warning := remark(method.weights):
             print(warning, flush=True)

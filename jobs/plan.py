@@ -42,6 +42,8 @@ def plan(
     Computes nothing, unless --measure is given. Times are those that cells of this corpus took.
     """
     with errors_as_one_line():
+        asked = request(out, shards, preset, config, settings, like, max_objects, ids)
+
         import json
         from dataclasses import asdict, replace
 
@@ -49,7 +51,6 @@ def plan(
         from pipeline.input import source
         from pipeline.run import run
 
-        asked = request(out, shards, preset, config, settings, like, max_objects, ids)
         md5s, place = None if md5 is None else source.read_md5(md5), source.absolute(out)
 
         def look() -> "Plan":

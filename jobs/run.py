@@ -77,12 +77,13 @@ def run(
 ) -> None:
     """Turn photos into a corpus of 3D objects. The same command again continues where a killed run stopped."""
     with errors_as_one_line(), logs(verbose, log_file):
+        asked = request(out, shards, preset, config, settings, like, max_objects, ids)
+
         from jobs.report import lines, shortfall
         from pipeline.input import source
-        from pipeline.run import run as run_pipeline
+        from pipeline.run import run as run_pipeline  # Ray, which takes seconds; a wrong argument has been said
 
         join(address)
-        asked = request(out, shards, preset, config, settings, like, max_objects, ids)
         report = run_pipeline(
             asked.config,
             asked.shards,
@@ -130,8 +131,6 @@ def request(
     """
     from anything3d.errors import ConfigError
     from pipeline.input import source
-    from pipeline.plan import Selection
-    from pipeline.release.snapshot import snapshot_of
 
     wanted = read_ids(ids) if ids else None
     if like is None:
@@ -139,6 +138,8 @@ def request(
     else:
         if config is not None or preset != "mini":
             raise ConfigError("like_and_preset", "--like has a preset of its own. Leave --preset and --config out.")
+        from pipeline.release.snapshot import snapshot_of
+
         _, snapshot = snapshot_of(source.absolute(out), like)
         chosen, preset = read_settings_like(snapshot, settings), snapshot.made_by.preset
         named = shards or list(snapshot.made_by.shards.values())
@@ -148,7 +149,11 @@ def request(
             wanted = frozenset(made_by.ids) if wanted is None and made_by.ids is not None else wanted
     if not named:
         raise ConfigError("no_shards", "No shard is named. Name one, or repeat a snapshot with --like.")
-    return Request(chosen, source.expand(named), Selection(max_objects, wanted), preset)
+    found = source.expand(named)
+
+    from pipeline.plan import Selection
+
+    return Request(chosen, found, Selection(max_objects, wanted), preset)
 
 
 def read_ids(path: Path) -> frozenset[str]:

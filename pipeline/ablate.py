@@ -6,10 +6,9 @@ All variants and seeds share one corpus. So a stage runs again only where its se
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from anything3d.errors import ConfigError
-from anything3d.quality import summary as measures
-from anything3d.quality.summary import Summary
 from pipeline.config import Config, load
 from pipeline.evaluate import evaluate, summarised, table_of
 from pipeline.plan import Selection
@@ -18,6 +17,9 @@ from pipeline.run import run
 from pipeline.store import Store
 from schemas.arrow import from_table
 from schemas.records import EvaluationRecord
+
+if TYPE_CHECKING:
+    from anything3d.quality.summary import Summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,8 @@ class Measured:
     name: str
     settings: tuple[str, ...]
     objects: int  # rows: objects times seeds
-    summary: dict[str, Summary]
-    gain: dict[str, Summary]
+    summary: "dict[str, Summary]"
+    gain: "dict[str, Summary]"
 
 
 def read_variants(text: str, layers: Sequence[str], settings: Sequence[str]) -> list[Variant]:
@@ -75,6 +77,8 @@ def ablate(
 
     Raises: as `run` and `evaluate`.
     """
+    from anything3d.quality import summary as measures  # loads torch
+
     rows: dict[str, list[EvaluationRecord]] = {}
     for variant in variants:
         rows[variant.name] = []
@@ -99,6 +103,8 @@ def ablate(
 
 def by_object(rows: Sequence[EvaluationRecord]) -> Mapping[str, list[dict[str, float | None]]]:
     """The metrics of each object, one row for each run."""
+    from anything3d.quality import summary as measures
+
     rows_of: dict[str, list[dict[str, float | None]]] = {}
     for row in rows:
         rows_of.setdefault(row.object_id, []).append({name: getattr(row, name) for name in measures.METRICS})

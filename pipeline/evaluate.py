@@ -2,17 +2,14 @@
 
 An object and its true object are paired by their masks, as in the score stage. If the score stage read exactly the
 truth.json that is given, its numbers are used. Otherwise the numbers are computed here with the default settings. This
-file does not use Ray.
+file does not use Ray. A function imports what needs torch when it is called, so that a wrong place costs no torch.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from anything3d.errors import DamagedCell, NumericsError, SourceError
-from anything3d.quality import summary as measures
-from anything3d.quality.summary import Summary
-from anything3d.score import TruthScores, against_truth
-from anything3d.seed import generators
 from anything3d.settings.score import ScoreConfig
 from pipeline.commit import Commit
 from pipeline.input import source
@@ -21,12 +18,15 @@ from pipeline.location import explained
 from pipeline.release.finished import read_objects, released_cells
 from pipeline.release.snapshot import Snapshot, snapshot_of
 from pipeline.rows import RECONSTRUCTED, reconstruction
-from pipeline.stages.score import ScoreStage
 from pipeline.store import Store
 from pipeline.truth import GivenTruth, Shown, find_truth, given_truth, read_target, truth_by_photo
 from schemas.arrow import published_bytes, to_table
 from schemas.corpus import ObjectRows
 from schemas.records import EvaluationRecord, ScoreRecord
+
+if TYPE_CHECKING:
+    from anything3d.quality.summary import Summary
+    from anything3d.score import TruthScores
 
 SEED = 0  # of surface samples and bootstraps; a run's default
 
@@ -39,8 +39,8 @@ class Evaluation:
     truth: tuple[str, ...]  # locations of the truth.json files
     objects: int
     without_truth: int
-    summary: dict[str, Summary]  # by metric; without those that no object has
-    summary_unseen_pairs: dict[str, Summary]
+    summary: "dict[str, Summary]"  # by metric; without those that no object has
+    summary_unseen_pairs: "dict[str, Summary]"
 
 
 def evaluate(corpus: str, truths: Sequence[str], say: Callable[[str], None] = lambda line: None) -> Evaluation:
@@ -128,10 +128,14 @@ def seconds_per_object(commits: Mapping[str, Commit]) -> float:
 
 def truth_numbers(
     rows: ObjectRows, cell: Commit, shown: Shown, known: GivenTruth, say: Callable[[str], None]
-) -> ScoreRecord | TruthScores | None:
+) -> "ScoreRecord | TruthScores | None":
     """The score row, if its cell read the same truth; else the same numbers anew; None if there can be none."""
     if cell.inputs["truth"] == known.digest:
         return rows.score
+    from anything3d.score import against_truth
+    from anything3d.seed import generators
+    from pipeline.stages.score import ScoreStage
+
     made = reconstruction(rows.segment, rows.reconstruct, rows.mesh, rows.lift)
     target = read_target(shown, known.path)
     try:
@@ -143,9 +147,11 @@ def truth_numbers(
 
 
 def evaluated(
-    rows: ObjectRows, shown: Shown | None, numbers: ScoreRecord | TruthScores | None, seconds: float
+    rows: ObjectRows, shown: Shown | None, numbers: "ScoreRecord | TruthScores | None", seconds: float
 ) -> EvaluationRecord:
     """The row of one object."""
+    from anything3d.quality import summary as measures
+
     caption, concept = rows.caption.caption if rows.caption else None, rows.invert
     azimuth_error = numbers.azimuth_error_deg if numbers else None
     return EvaluationRecord(
@@ -172,8 +178,13 @@ def evaluated(
 
 def named(caption: str | None, true: str, vocabulary: Collection[str]) -> float | None:
     """As `caption_accuracy`; None, too, if there is no caption, or the truth does not say what else it could say."""
+    from anything3d.quality import summary as measures
+
     return measures.caption_accuracy(caption, true, vocabulary) if caption is not None and vocabulary else None
 
 
-def summarised(rows: Sequence[EvaluationRecord]) -> dict[str, Summary]:
+def summarised(rows: Sequence[EvaluationRecord]) -> "dict[str, Summary]":
+    """Each metric over these objects."""
+    from anything3d.quality import summary as measures
+
     return measures.summaries([{name: getattr(row, name) for name in measures.METRICS} for row in rows], SEED)

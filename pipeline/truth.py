@@ -1,31 +1,36 @@
-"""Ground truth of the objects of a corpus: which true object a mask shows, and what that object should look like."""
+"""Ground truth of the objects of a corpus: which true object a mask shows, and what that object should look like.
+
+A function imports what needs torch when it is called, so that a wrong place costs no torch.
+"""
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from anything3d.errors import SourceError
-from anything3d.photo import mask
-from anything3d.quality import truth, truth_file
 from pipeline.input import source
 from pipeline.location import explained
 from schemas.records import ObjectRecord
+
+if TYPE_CHECKING:
+    from anything3d.quality import truth
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
     """The true object that a mask shows."""
 
-    plan: truth.ViewPlan
-    vocabulary: truth.Vocabulary
-    item: truth.TrueObject
+    plan: "truth.ViewPlan"
+    vocabulary: "truth.Vocabulary"
+    item: "truth.TrueObject"
     mask_iou: float
 
 
 @lru_cache(maxsize=4)
-def read_truth(path: str, digest: str) -> truth.Truth:
+def read_truth(path: str, digest: str) -> "truth.Truth":
     """What a truth.json says; `digest` is what it was found to be when the run began.
 
     Raises: SourceError if it is broken, or has been written again since.
@@ -35,12 +40,17 @@ def read_truth(path: str, digest: str) -> truth.Truth:
         raise SourceError(
             "truth_changed", f"{path} is not what it was when the run began. Give the same command again."
         )
+    from anything3d.quality import truth_file
+
     with _named(path):
         return truth_file.read(data)
 
 
-def find_truth(row: ObjectRecord, known: truth.Truth) -> Shown | None:
+def find_truth(row: ObjectRecord, known: "truth.Truth") -> Shown | None:
     """The true object that the mask shows; None where the truth has none."""
+    from anything3d.photo import mask
+    from anything3d.quality import truth
+
     image = known.images.get(row.image_id)
     if image is None:
         return None
@@ -51,11 +61,13 @@ def find_truth(row: ObjectRecord, known: truth.Truth) -> Shown | None:
     return Shown(known.plan, known.vocabulary, image.objects[index], float(truth.mask_ious(image, pixels)[index]))
 
 
-def read_target(shown: Shown, truth_path: str) -> truth.Target:
+def read_target(shown: Shown, truth_path: str) -> "truth.Target":
     """The true object's surface and views, which lie beside truth.json.
 
     Raises: SourceError("bad_truth") if one is missing, broken, or not what truth.json names.
     """
+    from anything3d.quality import truth
+
     folder, item = truth_path.rsplit("/", 1)[0], shown.item
     try:
         surface, views = source.read(f"{folder}/{item.surface}"), source.read(f"{folder}/{item.views}")
@@ -73,7 +85,7 @@ class GivenTruth:
 
     path: str  # absolute or a URL
     digest: str
-    says: truth.Truth
+    says: "truth.Truth"
 
 
 def given_truth(location: str) -> GivenTruth:

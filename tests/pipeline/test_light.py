@@ -1,4 +1,7 @@
-"""The driver, publishing and the stages index and mesh load neither torch nor the libraries of the networks."""
+"""The driver, publishing and the stages index and mesh load neither torch nor the libraries of the networks.
+
+A wrong argument loads not even Ray.
+"""
 
 import json
 import pickle
@@ -67,3 +70,34 @@ def test_only_a_stage_with_networks_loads_torch(world, tmp_path):
     loaded = {name: heavy for name, heavy in found.items() if heavy}
     assert len(found) > 20
     assert loaded == {}
+
+
+WRONG = """
+import sys
+
+from jobs.cli import app
+
+wrong = (
+    ("run", "x.tar", "--out", "out", "--preset", "none"),
+    ("run", "none.tar", "--out", "out"),
+    ("plan", "none.tar", "--out", "out"),
+    ("ablate", "none.tar", "--out", "out", "--truth", "none"),
+    ("evaluate", "none", "--truth", "none"),
+    ("evaluate", sys.argv[1], "--truth", "none"),
+)
+for command in wrong:
+    try:
+        app(command)
+    except SystemExit as ended:
+        assert ended.code == 2, command
+    loaded = {"torch", "transformers", "diffusers", "ray"} & sys.modules.keys()
+    assert not loaded, (command, loaded)
+"""
+
+
+def test_a_wrong_argument_loads_neither_torch_nor_ray(world, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", WRONG, str(world.corpus)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) == 6
