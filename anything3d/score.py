@@ -8,7 +8,7 @@ it should. A wrong elevation does not tilt an upright object. It makes the objec
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from anything3d.photo.pixels import WHITE, over
 from anything3d.quality import metrics
 from anything3d.quality.likeness import similarity, turntable
 from anything3d.quality.truth import Target
-from anything3d.settings.reconstruct import RenderConfig
+from anything3d.settings.reconstruct import MAX_POINTS, RenderConfig
 from anything3d.settings.score import ScoreConfig
 from anything3d.space.camera import Camera, angles, orbit
 from anything3d.space.cloud import Cloud
@@ -33,6 +33,7 @@ from anything3d.space.raster import rasterize
 from anything3d.space.render import Rendering, composite, render
 
 FSCORE_TAU = 0.05  # of the longest side; the `5pct` in the score's name
+GPU_POINTS = 1 << 22  # samples that a GPU looks up at a time: about 0.5 GB of work space
 SOLID = 0.5  # alpha above which a pixel belongs to a silhouette
 CLIP_NOT_FINITE = "clip_not_finite"  # the reason where a similarity is NaN or Inf
 NO_TRUTH = "no ground truth: compared with the photo only"
@@ -83,7 +84,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """A frozen CLIP and the settings of the renders."""
+    """A frozen CLIP and the settings of the renders. Fields are rendered where the CLIP is."""
 
     config: ScoreConfig
     clip: Clip
@@ -95,7 +96,9 @@ class Scorer:
         targets: Sequence[Target | None],
         generators: Sequence[torch.Generator],
     ) -> list[Scored | NumericsError]:
-        """All scores of each object, one after the other; `generators` (one per object) draw the surface samples.
+        """All scores of each object; `generators` (one per object) draw the surface samples.
+
+        The objects come one after the other: the turntable of one alone has enough rays to fill a device.
 
         Outcomes: NumericsError if the mesh or the cloud has no extent, or the field or a score is not finite.
 
@@ -116,27 +119,26 @@ class Scorer:
             return error
 
     def _score(self, made: Reconstruction, target: Target | None, generator: torch.Generator) -> Scored:
-        size = self.config.size_px
-        reference = self._render(made, made.reference)
+        config, size = self.config, self.config.size_px
+        if made.field is not None:
+            made = replace(made, field=made.field.row(0).to(self.clip.device))
+        reference = look(made, made.reference, size, config.samples).to("cpu")
         white_crop = over(made.crop[None].float().cpu(), WHITE)
         psnr, iou = compare(reference, resize(white_crop, size), resize(made.crop[None, 3:].float().cpu(), size)[:, 0])
-        around = turntable(made.reference, self.config.views, self.config.turntable_elevation_deg)
-        views = composite(self._render(made, around), WHITE)
-        clip_similarity = float(similarity(self.clip, views, made.crop[None]))
+        around = turntable(made.reference, config.views, config.turntable_elevation_deg)
+        views = composite(look(made, around, size, config.samples), WHITE)
+        clip_similarity = float(similarity(self.clip, views, made.crop[None].to(views.device)))
         if not math.isfinite(clip_similarity):
             raise NumericsError(CLIP_NOT_FINITE, f"the CLIP similarity is {clip_similarity}; try another dtype")
         return Scored(
             reference_psnr_db=float(psnr),
             reference_mask_iou=float(iou),
             clip_similarity=clip_similarity,
-            truth=None if target is None else against_truth(made, target, self.config, generator),
+            truth=None if target is None else against_truth(made, target, config, generator),
             normalization=NO_TRUTH if target is None else NORMALIZATION,
             reference=straight_rgba(reference)[0],
-            turntable=to_uint8(views),
+            turntable=to_uint8(views).cpu(),
         )
-
-    def _render(self, made: Reconstruction, camera: Camera) -> Rendering:
-        return render_on_cpu(made, camera, self.config.size_px, self.config.samples)
 
 
 @torch.inference_mode()
@@ -157,7 +159,7 @@ def against_truth(made: Reconstruction, target: Target, config: ScoreConfig, gen
         lift_chamfer = float(metrics.chamfer(cloud, true))
 
     cameras = cameras_around(vertices, target.cameras, turn)
-    seen = render_on_cpu(made, cameras, target.views.shape[-1], config.samples)
+    seen = look(made, cameras, target.views.shape[-1], config.samples).to("cpu")
     psnr, iou = compare(seen, over(target.views, WHITE), target.views[:, 3])
     return TruthScores(
         azimuth_error_deg=azimuth_error_deg(made.reference, target),
@@ -169,18 +171,20 @@ def against_truth(made: Reconstruction, target: Target, config: ScoreConfig, gen
     )
 
 
-def render_on_cpu(made: Reconstruction, camera: Camera, size: int, samples: int) -> Rendering:
-    """The field, or where there is none the mesh, as it is seen. It is rendered where it lies and brought to the CPU.
+def look(made: Reconstruction, camera: Camera, size: int, samples: int) -> Rendering:
+    """The field, or where there is none the mesh, as it is seen. A field is rendered where it lies, a mesh on the CPU.
 
     Raises: NumericsError("field_not_finite"): as numbers of 8 bits, and in silhouettes, a NaN would not be seen.
     """
     if made.field is None:
         seen = rasterize(made.mesh, camera.to("cpu"), size)
     else:
-        seen = render(made.field, camera.to(made.field.density_grid.device), size, RenderConfig(samples=samples))
-    if not bool(seen.color.isfinite().all() and seen.alpha.isfinite().all()):
+        device = made.field.density_grid.device
+        max_points = MAX_POINTS if device.type == "cpu" else GPU_POINTS
+        seen = render(made.field, camera.to(device), size, RenderConfig(samples=samples), max_points=max_points)
+    if not bool(seen.color.isfinite().all() & seen.alpha.isfinite().all()):
         raise NumericsError("field_not_finite", "the field has a NaN or Inf, seen from a camera of the scores")
-    return Rendering(seen.color.cpu(), seen.alpha.cpu(), seen.depth.cpu(), seen.weights.cpu())
+    return seen
 
 
 def compare(

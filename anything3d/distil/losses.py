@@ -19,7 +19,7 @@ class LossTerms(NamedTuple):
     reference_mask: Float[Tensor, "B"]  # mean square difference of opacity and the crop's alpha, where that is known
     silhouette: Float[Tensor, "B"]  # mean square difference of opacity and the cloud's discs in random views
     tv: Float[Tensor, "B"]  # mean absolute difference of neighbouring raw values, density and colour
-    emptiness: Float[Tensor, "B"]  # mean log(1 + 10 weight) over the samples of random views; 3DFuse
+    emptiness: Float[Tensor, "B"]  # mean log(1 + 10 weight) over the samples of random views; 3DFuse; 0 in `sds`
 
     def weigh(self, config: LossConfig, progress: float) -> Float[Tensor, "B"]:
         """The sum of each object's terms, weighted as in `sds`; `progress` runs from 0 to 1."""
@@ -70,6 +70,6 @@ def total_variation(field: Field) -> Float[Tensor, "B"]:
     return torch.stack(terms).sum(0) / 3
 
 
-def emptiness(rendering: Rendering, n_objects: int) -> Float[Tensor, "B"]:
+def emptiness(weights: Float[Tensor, "BV H W S"], n_objects: int) -> Float[Tensor, "B"]:
     """Low where the light of a ray is stopped in few samples. Source: 3DFuse run_3DFuse.py, its emptiness loss."""
-    return (1 + 10 * rendering.weights).log().reshape(n_objects, -1).mean(1)
+    return (1 + 10 * weights).log().reshape(n_objects, -1).mean(1)

@@ -36,7 +36,7 @@ class Sds:
     def first_field(self, evidence: Evidence, generators: Sequence[torch.Generator]) -> Field:
         """The surfaces of the clouds."""
         del generators
-        cloud, _ = evidence.seen_cloud(torch.device("cpu"))
+        cloud, _ = evidence.seen_cloud(self.shared.denoiser.device)
         return Field.from_cloud(cloud, self.shared.config.field)
 
     def field(self, state: State) -> Field:
@@ -69,7 +69,7 @@ class Sds:
         config, shared = self.shared.config.sds, self._shared_at(progress)
         if progress < config.coarse_until:
             guide = guide.halved()
-        seen = shared.see(field, guide, "angle", generators, jitter=True)
+        seen = shared.see(field, guide, "angle", generators, jitter=True, weights=False)
         sds, lost = self._distil(shared, seen, guide, progress, generators)
         terms = shared.measure(field, seen, guide, sds, generators)
 

@@ -65,7 +65,7 @@ class Sjc:
         `progress` runs from 0 to 1.
         """
         shared, config, denoiser = self.shared, self.shared.config.sjc, self.shared.denoiser
-        seen = shared.see(field, guide, "area", generators, jitter=False)
+        seen = shared.see(field, guide, "area", generators, jitter=False, weights=True)
         latents = shared.over_greys(seen.random, (BACKGROUND, BACKGROUND), generators)
         n_steps, n_views = len(denoiser.alphas_cumprod), shared.config.views.count
         t = sample_timesteps((config.t_min, config.t_max), n_steps, generators, n_views, denoiser.device)

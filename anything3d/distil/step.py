@@ -41,13 +41,24 @@ class Step:
     max_points: int  # as `render` has it
 
     def see(
-        self, field: Field, guide: Guide, spread: Spread, generators: Sequence[torch.Generator], *, jitter: bool
+        self,
+        field: Field,
+        guide: Guide,
+        spread: Spread,
+        generators: Sequence[torch.Generator],
+        *,
+        jitter: bool,
+        weights: bool,
     ) -> Seen:
-        """Every object from random views and from the photo's. With `jitter`, the samples of a ray are shifted."""
+        """Every object from random views and from the photo's. With `jitter`, the samples of a ray are shifted.
+
+        With `weights`, the renderings have the weights of their samples, for the loss `emptiness`.
+        """
         config, n_objects, size = self.config, len(field), guide.target.shape[-1]
         views = sample_views(config.views, spread, generators, guide.target.device)
         cameras = _interleave(views.camera, guide.camera, n_objects)
-        rendering = render(field, cameras, size, config.render, generators if jitter else None, self.max_points)
+        shifts = generators if jitter else None
+        rendering = render(field, cameras, size, config.render, shifts, self.max_points, weights=weights)
         random, reference = _separate(rendering, n_objects)
 
         radius = config.disc / guide.cloud.points.shape[1] ** 0.5
@@ -107,7 +118,11 @@ class Step:
         sds: Float[Tensor, "B"],
         generators: Sequence[torch.Generator],
     ) -> LossTerms:
-        """What each object lacks. Latents have no colour to compare with the photo's: their `reference_rgb` is 0."""
+        """What each object lacks.
+
+        Latents have no colour to compare with the photo's: their `reference_rgb` is 0. Views without weights have no
+        `emptiness`: it is 0, too.
+        """
         background = seed.rand((3,), generators, guide.target.device)
         return LossTerms(
             sds=sds,
@@ -117,7 +132,9 @@ class Step:
             reference_mask=losses.reference_mask(seen.reference, guide.target, guide.known),
             silhouette=losses.opacity(seen.random, seen.silhouette, len(field)),
             tv=losses.total_variation(field),
-            emptiness=losses.emptiness(seen.random, len(field)),
+            emptiness=torch.zeros_like(sds)
+            if seen.random.weights is None
+            else losses.emptiness(seen.random.weights, len(field)),
         )
 
 
@@ -132,8 +149,6 @@ def _interleave(random: Camera, reference: Camera, n_objects: int) -> Camera:
 
 def _separate(rendering: Rendering, n_objects: int) -> tuple[Rendering, Rendering]:
     """The random views and the reference views of `_interleave`."""
-    values = (rendering.color, rendering.alpha, rendering.depth, rendering.weights)
-    grouped = [value.unflatten(0, (n_objects, -1)) for value in values]
-    return Rendering(*(value[:, :-1].flatten(0, 1) for value in grouped)), Rendering(
-        *(value[:, -1] for value in grouped)
-    )
+    each = len(rendering.alpha) // n_objects
+    rows = torch.arange(len(rendering.alpha), device=rendering.alpha.device).view(n_objects, each)
+    return rendering[rows[:, :-1].flatten()], rendering[rows[:, -1]]

@@ -9,7 +9,7 @@ Colours: float in [0, 1]. Images: H W C uint8 on disk, C H W in networks. Depth:
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -73,6 +73,17 @@ def rays(camera: Camera, height: int, width: int) -> tuple[Float[Tensor, "B H W 
     directions = torch.einsum("bij,bhwj->bhwi", pose[:, :3, :3], local)
     directions = torch.nn.functional.normalize(directions, dim=-1)
     return pose[:, None, None, :3, 3].expand_as(directions), directions
+
+
+def rays_through(
+    camera: Camera, view: Int[Tensor, "N"], where: Float[Tensor, "N 2"]
+) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
+    """Single rays as `rays` has them: ray i goes through the point (u, v) `where[i]` of the image of camera view[i]."""
+    pose, intrinsics = camera.pose[view], camera.intrinsics[view]
+    across = (where - intrinsics[:, 2:]) / intrinsics[:, :2]
+    local = torch.stack([across[:, 0], -across[:, 1], -torch.ones_like(across[:, 0])], dim=-1)
+    directions = torch.nn.functional.normalize((pose[:, :3, :3] @ local[..., None])[..., 0], dim=-1)
+    return pose[:, :3, 3], directions
 
 
 def project(camera: Camera, points: Float[Tensor, "B N 3"]) -> tuple[Float[Tensor, "B N 2"], Float[Tensor, "B N"]]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from anything3d import seed
 from anything3d.settings.reconstruct import EMPTY, FieldConfig
+from anything3d.space import lattice
 from anything3d.space.cloud import Cloud
 from anything3d.space.grids import Grids
 
@@ -24,6 +25,7 @@ NEIGHBOURS = 4  # cloud points whose colours are averaged, weighted by 1 / dista
 REACH = 2.4  # gap between cloud points that still counts as closed / median distance of a point to its 4th neighbour
 CRISPNESS = 3.0  # rise of softplus' argument per voxel side across the first surface
 SURFACE = -2.0  # softplus' argument on the first surface: 3.8 / length, half opaque where a ray grazes a unit object
+BEYOND = -3.0  # a position so far outside a grid, whose faces are at -1 and 1, that `grid_sample` reads no node for it
 ARGUMENT_RANGE = (-7.0, 3.0)  # of softplus at the start: clear (3 % in 1.2 lengths), opaque; both within Adam's reach
 
 
@@ -52,12 +54,11 @@ class Field(nn.Module):
 
         Space that the cloud encloses is filled; a gap wider than `REACH` leaves a shell about one voxel thick.
         """
-        device = cloud.points.device
         grids = [
             _solid(points, colors, config)
-            for points, colors in zip(cloud.points.detach().cpu(), cloud.colors.detach().cpu(), strict=True)
+            for points, colors in zip(cloud.points.detach(), cloud.colors.detach(), strict=True)
         ]
-        density, color = (torch.stack(values).to(device) for values in zip(*grids, strict=True))
+        density, color = (torch.stack(values) for values in zip(*grids, strict=True))
         return cls(density, color, config)
 
     @classmethod
@@ -93,8 +94,8 @@ class Field(nn.Module):
         with torch.no_grad():
             densest = nn.functional.max_pool3d(self.density_grid, 2, stride=1).flatten(1)
             sparse = densest <= self.raw_level(empty) if empty else torch.zeros_like(densest, dtype=torch.bool)
-        # A NaN is to be seen: it is not sparse
-        return Solid(self, ~sparse, torch.cat([self.density_grid, self.color_grid], dim=1).split(1))
+        grid = torch.cat([self.density_grid, self.color_grid], dim=1)
+        return Solid(self, ~sparse, grid, grid.split(1))  # A NaN is to be seen: it is not sparse
 
     def raw_level(self, density: float) -> float:
         """The raw value whose density is `density` > 0."""
@@ -135,30 +136,46 @@ class Solid:
     """A field's cells, numbered along x, then y, then z, that are not empty at all corners, and its raw grids.
 
     Most of what rays cross is empty: not looking there takes two thirds off rendering. A surface can still grow, out of
-    the corners of its own cells.
+    the corners of its own cells. There are two ways to look up points, which agree: `some` suits a CPU. It gathers the
+    points that are not empty, and for that the host has to know how many there are. `every` suits a device for which
+    the host must not wait: its shapes are fixed, and a point in empty space costs no access to a grid.
     """
 
     field: Field
     cells: Bool[Tensor, "B cells"]
-    grids: tuple[Float[Tensor, "1 D R R R"], ...]
+    grid: Float[Tensor, "B D R R R"]
+    each: tuple[Float[Tensor, "1 D R R R"], ...]  # the same, object by object
 
-    def density_color(
-        self, points: Float[Tensor, "B N 3"]
-    ) -> tuple[Int[Tensor, "K"], Float[Tensor, "K"], Float[Tensor, "K C"]]:
-        """Which of all B * N points lie in these cells, and their density and colour."""
+    def inside(self, points: Float[Tensor, "B N 3"]) -> Bool[Tensor, "B N"]:
+        """Which points lie in these cells. A point outside the cube counts as on its nearest face."""
         config = self.field.config
         along = config.resolution - 1  # cells along an axis
-        x, y, z = ((points.detach() / config.half + 1) * (along / 2)).long().clamp(0, along - 1).unbind(-1)
-        inside = self.cells.gather(1, (z * along + y) * along + x)
+        x, y, z = ((points.detach() / config.half + 1) * (along / 2)).int().clamp(0, along - 1).unbind(-1)
+        return self.cells.gather(1, ((z * along + y) * along + x).long())
+
+    def some(self, points: Float[Tensor, "B N 3"]) -> tuple[Int[Tensor, "K"], Float[Tensor, "K"], Float[Tensor, "K C"]]:
+        """Which of all B * N points lie in these cells, and their density and colour."""
+        inside = self.inside(points)
         rows, density, color = [], [], []
-        for b, grid in enumerate(self.grids):  # they differ in how many
+        for b, grid in enumerate(self.each):  # they differ in how many
             row = inside[b].nonzero()[:, 0]
-            some = points[b : b + 1, row]
-            raw = _interpolate(grid, some, config.half)
+            near = points[b : b + 1, row]
+            raw = _interpolate(grid, near, self.field.config.half)
             rows.append(row + b * points.shape[1])
-            density.append(self.field.activate(raw[:, 0], some)[0])
+            density.append(self.field.activate(raw[:, 0], near)[0])
             color.append(self.field.paint(raw[0, 1:]).T)
         return torch.cat(rows), torch.cat(density), torch.cat(color)
+
+    def every(self, points: Float[Tensor, "B N 3"]) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B C N"]]:
+        """Density and colour of all points; the density is 0 in empty space, and the colour there means nothing."""
+        inside = self.inside(points)
+        faces = (points / self.field.config.half).clamp(-1, 1)  # as `padding_mode="border"` has it
+        positions = torch.where(inside[..., None], faces, BEYOND)[:, :, None, None]
+        values = nn.functional.grid_sample(
+            self.grid, positions, mode="bilinear", padding_mode="zeros", align_corners=True
+        )
+        raw = values[..., 0, 0]
+        return self.field.activate(raw[:, 0], points) * inside, self.field.paint(raw[:, 1:])
 
 
 def nodes(resolution: int, half: float) -> Float[Tensor, "R R R 3"]:
@@ -179,30 +196,26 @@ def _interpolate(
 def _solid(
     points: Float[Tensor, "N 3"], colors: Float[Tensor, "N 3"], config: FieldConfig
 ) -> tuple[Float[Tensor, "1 R R R"], Float[Tensor, "3 R R R"]]:
-    """Raw first grids of one object, on the CPU: a signed distance to the cloud, and the nearest points' colours.
+    """Raw first grids of one object: a signed distance to the cloud, and the nearest points' colours.
 
     Far from the points the sign says whether a walker from outside gets there without crossing a gap narrower than the
     reach. Near them it is unknown: there, depth below the surface is the distance to what the walker reached,
     less the reach (a morphological closing), and never more than the distance to the nearest point.
     """
-    from scipy.ndimage import binary_fill_holes, distance_transform_edt
-    from scipy.spatial import cKDTree
-
     R, half = config.resolution, config.half
     voxel = 2 * half / (R - 1)
-    tree = cKDTree(points.numpy())
     count = min(NEIGHBOURS + 1, len(points))
-    spacing = float(torch.from_numpy(tree.query(points.numpy(), k=[count])[0]).median())
+    spacing = float(lattice.spacings(points, count).median())
     reach = max(REACH * spacing, 1.01 * voxel)
 
     room = math.ceil(reach / voxel) + 1  # for the walker, where an object reaches close to the cube's faces
     wide = R + 2 * room
-    positions = nodes(wide, half + room * voxel).reshape(-1, 3).numpy()
-    near, index = tree.query(positions, k=list(range(1, count)) if count > 1 else [1])
-    distances, neighbours = torch.from_numpy(near).float(), torch.from_numpy(index)
+    axis = torch.linspace(-half - room * voxel, half + room * voxel, wide).to(points.device)
+    distances, neighbours = lattice.neighbours(axis, points, max(count - 1, 1))
     distance = distances[:, 0].reshape(wide, wide, wide)
-    enclosed = torch.from_numpy(binary_fill_holes((distance < reach).numpy()))
-    depth = torch.from_numpy(distance_transform_edt(enclosed.numpy())).float() * voxel - reach + 0.5 * voxel
+    enclosed = lattice.fill_holes(distance < reach)
+    seen = room + math.ceil((ARGUMENT_RANGE[1] - SURFACE) / CRISPNESS)  # voxels; deeper, the argument is at its limit
+    depth = lattice.depth_inside(enclosed, seen) * voxel - reach + 0.5 * voxel
     signed = torch.where(enclosed, depth.clamp(-distance, distance), -distance)
     density = (SURFACE + CRISPNESS * signed / voxel).clamp(*ARGUMENT_RANGE) - config.density_bias
 

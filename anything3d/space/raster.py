@@ -33,7 +33,6 @@ def rasterize(mesh: Mesh, camera: Camera, size: int) -> Rendering:
         color=nn.functional.avg_pool2d(color, SUBPIXELS),  # premultiplied: parts that show nothing are 0
         alpha=share,
         depth=torch.where(share > 0, summed / share.clamp_min(1e-9), torch.inf),
-        weights=share[..., None],
     )
 
 

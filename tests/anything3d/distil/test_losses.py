@@ -56,7 +56,9 @@ def test_total_variation_of_a_ramp_is_its_slope_over_the_axes():
 
 
 def test_emptiness_is_the_mean_log_of_one_plus_ten_weights():
-    assert losses.emptiness(rendering([0.5]), 1).item() == pytest.approx(math.log(6) / 2)  # the second sample has none
+    assert losses.emptiness(rendering([0.5]).weights, 1).item() == pytest.approx(
+        math.log(6) / 2
+    )  # the second sample has none
 
 
 def test_terms_are_weighted_by_their_names_and_the_silhouette_fades():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from anything3d.space.camera import Camera, angles, orbit, project, rays
+from anything3d.space.camera import Camera, angles, orbit, project, rays, rays_through
 
 
 def one(azimuth: float, elevation: float, distance: float = 2.0, fov: float = 90.0) -> Camera:
@@ -41,6 +41,15 @@ def test_a_ray_through_a_pixel_meets_the_points_that_project_there():
     u, v = torch.meshgrid((torch.arange(8) + 0.5) / 8, (torch.arange(6) + 0.5) / 6, indexing="xy")
     assert torch.allclose(where[0], torch.stack([u, v], dim=-1).reshape(-1, 2), atol=1e-5)
     assert torch.allclose(directions.norm(dim=-1), torch.ones(1, 6, 8))
+
+
+def test_single_rays_are_those_of_the_whole_images():
+    camera = orbit(*(torch.tensor(values) for values in ([10.0, 200.0], [5.0, 40.0], [2.0, 3.0], [30.0, 60.0])))
+    origins, directions = rays(camera, 6, 8)
+    view, row, column = torch.tensor([1, 0, 1]), torch.tensor([5, 2, 0]), torch.tensor([7, 3, 1])
+    single = rays_through(camera, view, torch.stack([(column + 0.5) / 8, (row + 0.5) / 6], dim=-1))
+    torch.testing.assert_close(single[0], origins[view, row, column])
+    torch.testing.assert_close(single[1], directions[view, row, column])
 
 
 def test_angles_undo_orbit():

@@ -106,14 +106,18 @@ def test_solid_cells_leave_out_nothing_but_empty_space():
                    torch.full((2, 512, 3), 0.25))  # fmt: skip
     field = Field.from_cloud(clouds, CONFIG)
     points = 1.3 * (torch.rand(2, 4000, 3, generator=torch.Generator().manual_seed(2)) - 0.5)  # some outside the cube
-    hit, density, color = field.solid().density_color(points)
+    hit, density, color = field.solid().some(points)
     all_density, all_color = field.density_color(points)
     torch.testing.assert_close(density, all_density.flatten()[hit])
     torch.testing.assert_close(color, all_color.flatten(0, 1)[hit])
     left = torch.ones(8000, dtype=torch.bool).index_fill(0, hit, False)
     assert all_density.flatten()[left].max() < EMPTY
     assert 0.3 < left.float().mean() < 0.9
-    all_of_it, _, _ = field.solid(empty=0).density_color(points)
+    every_density, every_color = field.solid().every(points)
+    torch.testing.assert_close(every_density.flatten()[hit], density)
+    torch.testing.assert_close(every_color.mT.flatten(0, 1)[hit], color)
+    assert every_density.flatten()[left].abs().max() == 0
+    all_of_it, _, _ = field.solid(empty=0).some(points)
     assert len(all_of_it) == 8000
 
 
@@ -121,7 +125,7 @@ def test_a_surface_can_grow_into_the_cells_beside_it():
     raw = torch.full((1, 1, 5, 5, 5), -8.0)
     raw[0, 0, 2, 2, 2] = 3.0  # the node in the middle
     field = Field(raw, torch.zeros(1, 3, 5, 5, 5), FieldConfig(resolution=5))
-    _, density, _ = field.solid().density_color(torch.tensor([[[0.2, 0.2, 0.2], [0.5, 0.5, 0.5]]]))
+    _, density, _ = field.solid().some(torch.tensor([[[0.2, 0.2, 0.2], [0.5, 0.5, 0.5]]]))
     assert len(density) == 1  # the first, in a cell that has the node as a corner
     density.sum().backward()
     assert field.density_grid.grad is not None
@@ -130,7 +134,7 @@ def test_a_surface_can_grow_into_the_cells_beside_it():
 
 def test_a_nan_is_not_taken_for_empty_space():
     field = Field(torch.full((1, 1, 4, 4, 4), torch.nan), torch.zeros(1, 3, 4, 4, 4), FieldConfig(resolution=4))
-    _, density, _ = field.solid().density_color(torch.zeros(1, 1, 3))
+    _, density, _ = field.solid().some(torch.zeros(1, 1, 3))
     assert density.isnan().tolist() == [True]
 
 

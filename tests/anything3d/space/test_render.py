@@ -3,8 +3,11 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from anything3d.settings.reconstruct import FieldConfig, RenderConfig
+from anything3d.space import render as module
 from anything3d.space.camera import Camera, orbit, rays
 from anything3d.space.field import Field, nodes
 from anything3d.space.render import composite, render
@@ -58,7 +61,7 @@ def test_depth_runs_along_the_axis_not_along_the_ray():
 
 
 def test_weights_add_up_to_alpha():
-    rendering = render(uniform_field([2.0]), look([30.0], 40.0), 8, RenderConfig(samples=12))
+    rendering = render(uniform_field([2.0]), look([30.0], 40.0), 8, RenderConfig(samples=12), weights=True)
     torch.testing.assert_close(rendering.weights.sum(-1), rendering.alpha)
 
 
@@ -98,6 +101,46 @@ def test_renderings_are_those_of_the_plain_sum_and_of_nerfacc():
     torch.testing.assert_close(flat(seen.alpha[:, None]), alpha, rtol=0, atol=2e-5)
     assert seen.alpha.max() > 0.9
     assert seen.alpha.min() == 0
+
+
+def test_samples_are_summed_up_alike_with_and_without_a_look_at_how_many_are_empty(monkeypatch: pytest.MonkeyPatch):
+    """The way of a GPU, whose shapes are fixed, against that of a CPU: pictures and gradients."""
+    generator = torch.Generator().manual_seed(0)
+    density = torch.randn(2, 1, 9, 9, 9, generator=generator) * 6 - 3
+    field = Field(density, torch.randn(2, 3, 9, 9, 9, generator=generator), FieldConfig(resolution=9, half=0.5))
+    found = []
+    for sum_up in (module._sum_some, module._sum_every):
+        monkeypatch.setattr(module, "_sum_some", sum_up)  # the tensors are on a CPU
+        field.zero_grad()
+        seen = render(field, look([20.0, 80.0, 140.0, 10.0], 25.0), 12, RenderConfig(samples=20), weights=True)
+        (seen.color.square().sum() + seen.alpha.sum()).backward()
+        found.append((seen.color, seen.alpha, seen.depth, seen.weights, field.density_grid.grad, field.color_grid.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=2e-6)
+
+
+def test_more_views_take_no_more_memory_but_for_their_images():
+    class Largest(TorchDispatchMode):
+        """The bytes of the largest tensor that is made."""
+
+        nbytes = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            made = function(*args, **(kwargs or {}))
+            sizes = [value.nbytes for value in tree_leaves(made) if isinstance(value, torch.Tensor)]
+            self.nbytes = max(self.nbytes, *sizes, 0)
+            return made
+
+    def largest(n_views: int, weights: bool) -> int:
+        with torch.no_grad(), Largest() as watch:
+            render(field, look([0.0] * n_views), 16, RenderConfig(samples=50), max_points=25600, weights=weights)
+        return watch.nbytes
+
+    field = uniform_field([1.0])
+    work_space = 5 * 4 * 25600  # colour, length and opacity of the samples of one piece
+    image = 3 * 4 * 16 * 16  # bytes of one view in RGB
+    assert [largest(n_views, False) for n_views in (2, 20, 200)] == [work_space, work_space, 200 * image]
+    assert largest(20, True) == 50 * 4 * 20 * 16 * 16  # what is not kept otherwise
 
 
 def test_each_view_sees_the_field_of_its_object():
