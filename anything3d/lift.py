@@ -26,7 +26,8 @@ from anything3d.photo.pixels import WHITE, over
 from anything3d.settings.lift import LiftConfig
 from anything3d.settings.reconstruct import MAX_DROPPED
 from anything3d.space.cloud import Cloud, distinct_points, normalise, rounded
-from anything3d.space.reference import Matches, ReferenceCamera, direction_grid, directions_near, search, small_crops
+from anything3d.space.reference import Matches, direction_grid, directions_near, search, small_crops
+from anything3d.space.viewpoint import ReferenceCamera
 
 MIN_POINTS = 8  # distinct points of a cloud that can be called a shape
 DISTINCT = 1e-3  # canonical units; nearer points count as one

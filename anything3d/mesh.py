@@ -9,34 +9,44 @@ from jaxtyping import Float, Int
 
 from anything3d.errors import NumericsError
 from anything3d.settings.mesh import MeshConfig
-from anything3d.settings.reconstruct import FieldConfig
 from anything3d.space.grids import Grids
-from anything3d.space.mesh import Mesh, components, signed_volumes
+from anything3d.space.mesh import Mesh, components, signed_volumes, vertex_normals
+from anything3d.space.paint import Sight, covered, seen_colors, with_photo
+from anything3d.space.solid import solidity
 
+EMPTY = "no line through the field meets mesh.silhouette, the opacity of a silhouette; the field is empty or fog"
 FRAME_TOLERANCE = 0.02  # canonical lengths
 
 
-def extract(grids: Grids, config: MeshConfig) -> Mesh | NumericsError:
+def extract(grids: Grids, config: MeshConfig, sight: Sight | None = None) -> Mesh | NumericsError:
     """The outer surface of one object, or why it has none.
 
-    The surface is a level set of the raw density, which varies more evenly than the density and so is placed better
-    between two nodes. Where an object touches the cube's face it is closed just outside. Where no density reaches
-    `config.threshold`, half the mass-weighted mean density takes its place. Cavities and specks are left out.
+    The surface is that of the solid that eyes outside see (solid.py). Where an object touches the cube's face it is
+    closed just outside. Specks are left out. The colours are those that an eye in front of the surface sees, and those
+    of the photo where `sight` shows them (paint.py). A photo whose mask the object does not cover gives no colour, as
+    then the object or the reference camera is wrong.
 
     The error is NumericsError("empty_surface"), or ("field_not_finite") for a field with a NaN or Inf.
     """
+    half = grids.config.half
     raw = resampled(grids.density[0], config.resolution)
+    if not np.isfinite(raw).all():
+        return NumericsError("field_not_finite", "the raw density has a NaN or Inf; reconstruct the object again")
+    solid = solidity(grids.activated(raw), 2 * half / (len(raw) - 1), config.surface, config.silhouette)
     try:
-        level = grids.config.raw_level(_surface_density(raw, grids.config, config))
-        vertices, faces = _march_cubes(raw, level, grids.config.half, config.min_component_share)
+        vertices, faces = _march_cubes(solid, half, config.min_component_share)
     except NumericsError as error:
         return error
-    return Mesh(vertices, faces, colors_at(grids, vertices))
+    normals = vertex_normals(vertices, faces)
+    colors = seen_colors(grids, vertices, normals)
+    if sight is not None and covered(solid, half, sight) >= config.min_cover:
+        colors = with_photo(colors, vertices, normals, solid, half, sight)
+    return Mesh(vertices, faces, colors)
 
 
-def surface(shape: Grids | Mesh, config: MeshConfig) -> Mesh | NumericsError:
+def surface(shape: Grids | Mesh, config: MeshConfig, sight: Sight | None = None) -> Mesh | NumericsError:
     """The mesh of one object, which is a field or a finished mesh, or why there is none (see `extract`, `checked`)."""
-    return checked(shape) if isinstance(shape, Mesh) else extract(shape, config)
+    return checked(shape) if isinstance(shape, Mesh) else extract(shape, config, sight)
 
 
 def checked(mesh: Mesh) -> Mesh | NumericsError:
@@ -72,43 +82,17 @@ def resampled(raw: Float[np.ndarray, "R R R"], resolution: int) -> Float[np.ndar
     return raw if len(raw) == resolution else zoom(raw, resolution / len(raw), order=1, mode="nearest")
 
 
-def colors_at(grids: Grids, vertices: Float[np.ndarray, "V 3"]) -> Float[np.ndarray, "V C"]:
-    """The field's colours at these points; outside the cube, those of the nearest face."""
-    from scipy.ndimage import map_coordinates
-    from scipy.special import expit
-
-    nodes = (vertices[:, ::-1].T / grids.config.half + 1) * ((grids.density.shape[-1] - 1) / 2)  # z, y, x
-    raw = np.stack([map_coordinates(grid, nodes, order=1, mode="nearest") for grid in grids.color], axis=1)
-    return raw if grids.latent else expit(raw)
-
-
-def _surface_density(raw: Float[np.ndarray, "R R R"], field: FieldConfig, config: MeshConfig) -> float:
-    """The density at which one object's surface is cut."""
-    if not np.isfinite(raw).all():
-        raise NumericsError("field_not_finite", "the raw density has a NaN or Inf; reconstruct the object again")
-    density = field.density_scale * np.logaddexp(0, raw.astype(np.float64) + field.density_bias)
-    highest = float(density.max())
-    if highest > config.threshold:
-        return config.threshold
-    automatic = float(np.square(density).sum() / max(density.sum(), 1e-9)) / 2
-    if automatic < config.min_density:
-        raise NumericsError(
-            "empty_surface",
-            f"densities end at {highest:.3g}, under {config.threshold} (mesh.threshold); the level would be half "
-            f"their mass-weighted mean, {automatic:.3g}, and needs at least {config.min_density} (mesh.min_density)",
-        )
-    return automatic
-
-
 def _march_cubes(
-    raw: Float[np.ndarray, "R R R"], level: float, half: float, min_share: float
+    solid: Float[np.ndarray, "N N N"], half: float, min_share: float
 ) -> tuple[Float[np.ndarray, "V 3"], Int[np.ndarray, "F 3"]]:
-    """Vertices and outward faces of the level set, without cavities and without components of few faces."""
+    """Vertices and outward faces where `solid` is 0, without cavities and without components of few faces."""
     from skimage.measure import marching_cubes
 
-    padded = np.pad(raw, 1, constant_values=min(float(raw.min()), level - 1))
-    corners, faces, _, _ = marching_cubes(padded, level, gradient_direction="descent", allow_degenerate=False)
-    vertices = (corners[:, ::-1] - 1) * (2 * half / (len(raw) - 1)) - half
+    if not (solid > 0).any():
+        raise NumericsError("empty_surface", EMPTY)
+    padded = np.pad(solid, 1, constant_values=min(float(solid.min()), -1))
+    corners, faces, _, _ = marching_cubes(padded, 0, gradient_direction="descent", allow_degenerate=False)
+    vertices = (corners[:, ::-1] - 1) * np.float32(2 * half / (len(solid) - 1)) - np.float32(half)
     faces = faces.astype(np.int64)
 
     labels = components(faces, len(vertices))
@@ -116,7 +100,7 @@ def _march_cubes(
     volumes = np.bincount(labels, signed_volumes(vertices, faces))
     counts[volumes <= 0] = 0  # a component that looks inwards is the wall of a cavity
     if not counts.any():
-        raise NumericsError("empty_surface", f"the level set {level:.3g} of the raw density encloses nothing")
+        raise NumericsError("empty_surface", EMPTY)
     wanted = counts >= min(max(1, min_share * len(faces)), counts.max())
     used, faces = np.unique(faces[wanted[labels]], return_inverse=True)
     return vertices[used], faces.reshape(-1, 3)

@@ -53,6 +53,7 @@ from anything3d.settings.segment import SegmentConfig
 from anything3d.space import cloud
 from anything3d.space.field import Field
 from anything3d.space.mesh import Mesh
+from anything3d.space.paint import Sight
 from anything3d.space.reference import stack
 
 Outcome = TypeVar("Outcome")
@@ -110,7 +111,7 @@ def lift_photos(photos: Sequence[Photo], method: "Method") -> Outcomes[Object3D]
     inverted = each(method.invert, objects, captioned)
     lifted = each(method.lift, objects)
     reconstructed = each(method.reconstruct, objects, captioned, inverted, lifted)
-    meshes = each(method.mesh, reconstructed)
+    meshes = each(method.mesh, objects, lifted, reconstructed)
     scored = each(method.score, objects, lifted, reconstructed, meshes)
     return each(collect, objects, captioned, inverted, lifted, reconstructed, meshes, scored)
 
@@ -195,14 +196,22 @@ class Method:
         return self.reconstructor(evidence, first, again, save=save)
 
     def mesh(
-        self, ids: Sequence[str], shapes: Sequence[Reconstructed | FinishedMesh]
+        self,
+        ids: Sequence[str],
+        objects: Sequence[Object],
+        clouds: Sequence[Lifted],
+        shapes: Sequence[Reconstructed | FinishedMesh],
     ) -> Sequence[Mesh | NumericsError]:
         """The surface of every field, or the backend's own mesh."""
         del ids
         self.say("mesh")
         return [
-            surface(made.shape.grids(0) if isinstance(made.shape, Field) else made.shape, self.config.mesh)
-            for made in shapes
+            surface(
+                made.shape.grids(0) if isinstance(made.shape, Field) else made.shape,
+                self.config.mesh,
+                Sight(one.segmented.crop.rgba.numpy(), made.reference or lifted.reference),
+            )
+            for one, lifted, made in zip(objects, clouds, shapes, strict=True)
         ]
 
     def score(

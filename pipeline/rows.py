@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from anything3d.score import Reconstruction, Scored
     from anything3d.segment import Segmented
     from anything3d.space.mesh import Mesh
-    from anything3d.space.reference import ReferenceCamera
+    from anything3d.space.paint import Sight
+    from anything3d.space.viewpoint import ReferenceCamera
 
 TURNTABLE_FPS = 6.0
 CAMERA_COLUMNS = ("azimuth_deg", "elevation_deg", "distance", "focal_x", "focal_y", "centre_x", "centre_y")
@@ -125,7 +126,7 @@ def reference_camera(cloud: CloudRecord | None, made: FieldRecord | None = None)
 
     Raises: Bug if neither says it.
     """
-    from anything3d.space.reference import ReferenceCamera
+    from anything3d.space.viewpoint import ReferenceCamera
 
     if made is not None and made.own_camera is not None:
         known = json.loads(made.own_camera)
@@ -136,6 +137,15 @@ def reference_camera(cloud: CloudRecord | None, made: FieldRecord | None = None)
     azimuth, elevation, distance, *intrinsics = (known[name] for name in CAMERA_COLUMNS)
     focal_x, focal_y, centre_x, centre_y = intrinsics
     return ReferenceCamera(azimuth, elevation, distance, (focal_x, focal_y, centre_x, centre_y))
+
+
+def sight(row: ObjectRecord, made: FieldRecord, cloud: CloudRecord | None) -> "Sight":
+    """What the photo shows of one object, as its rows have it."""
+    from anything3d.photo.picture import as_array, load_png
+    from anything3d.space.paint import Sight
+
+    with load_png(row.crop_png) as picture:
+        return Sight(as_array(picture), reference_camera(cloud, made))
 
 
 def reconstruction(

@@ -15,7 +15,7 @@ from anything3d.space.camera import Camera
 from anything3d.space.cloud import Cloud
 from anything3d.space.field import Field
 from anything3d.space.mesh import Mesh
-from anything3d.space.reference import ReferenceCamera
+from anything3d.space.viewpoint import ReferenceCamera
 
 Kept = Literal["field", "cloud"]  # what was distilled, or the surface of the cloud
 

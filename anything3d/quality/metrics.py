@@ -77,7 +77,7 @@ def sample_surface(
     areas = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=-1) / 2
     total = float(areas.sum())
     if not 0 < total < float("inf"):
-        raise NumericsError("empty_surface", f"{len(faces)} triangles with area {total}; lower mesh.threshold")
+        raise NumericsError("empty_surface", f"{len(faces)} triangles with area {total}")
     chosen = torch.multinomial(areas.double().cpu(), n, replacement=True, generator=generator).to(vertices.device)
     u, v = torch.rand(2, n, 1, generator=generator).to(vertices)
     a, b, c = corners[chosen].unbind(dim=1)

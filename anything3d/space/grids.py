@@ -21,6 +21,23 @@ class Grids:
     config: FieldConfig
     latent: bool = False  # whether colours are the denoiser's latents, and not RGB
 
+    def sampled(self, grid: Float[np.ndarray, "D R R R"], points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N D"]:
+        """The raw numbers of one of the grids, interpolated; outside the cube, those of the nearest face."""
+        from scipy.ndimage import map_coordinates
+
+        nodes = (points[:, ::-1].T / self.config.half + 1) * ((grid.shape[-1] - 1) / 2)  # z, y, x
+        return np.stack([map_coordinates(channel, nodes, order=1, mode="nearest") for channel in grid], axis=1)
+
+    def activated(self, raw: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+        """The density of raw numbers."""
+        return np.float32(self.config.density_scale) * np.logaddexp(0, raw + np.float32(self.config.density_bias))
+
+    def painted(self, raw: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+        """The colours of raw numbers."""
+        from scipy.special import expit
+
+        return raw if self.latent else expit(raw)
+
     def to_bytes(self) -> bytes:
         """As safetensors; raw grids are rounded to float16 (2^-11 relative, 0.1 % of a density)."""
         from safetensors.numpy import save

@@ -15,6 +15,7 @@ from anything3d.errors import InputError
 if TYPE_CHECKING:
     from trimesh import Trimesh
 
+UP = (0.0, 1.0, 0.0)
 OWN_COLOR = "_color"  # the name of an attribute that is not glTF's must begin with _
 
 
@@ -50,7 +51,9 @@ def facts(mesh: Mesh) -> MeshFacts:
 
 
 def to_glb(mesh: Mesh) -> bytes:
-    """Binary glTF 2.0 (y up, front +z, as in the canonical frame): vertex colours on a matte material.
+    """Binary glTF 2.0 (y up, front +z, as in the canonical frame): normals, and vertex colours on a matte material.
+
+    Without normals a viewer shades every triangle alone (specification 3.7.2.1).
 
     glTF wants linear vertex colours (specification 3.7.2.1), so the sRGB values are decoded. Colours are rounded to 16
     bits, of which one sRGB level of 255 is 20 steps at least; vertices to float32. Equal meshes give equal bytes.
@@ -93,6 +96,15 @@ def components(faces: Int[np.ndarray, "F 3"], n_vertices: int) -> Int[np.ndarray
     return labels[faces[:, 0]].astype(np.int64)
 
 
+def vertex_normals(vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]) -> Float[np.ndarray, "V 3"]:
+    """The outward direction at each vertex: the mean of its faces', weighted by area. A lone vertex looks up."""
+    a, b, c = np.moveaxis(vertices.astype(np.float64)[faces], 1, 0)
+    doubled = np.cross(b - a, c - a)
+    summed = np.stack([np.bincount(faces.ravel(), axis.repeat(3), len(vertices)) for axis in doubled.T], axis=1)
+    length = np.linalg.norm(summed, axis=1, keepdims=True)
+    return np.where(length > 0, summed / np.where(length > 0, length, 1), UP).astype(np.float32)
+
+
 def signed_volumes(vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]) -> Float[np.ndarray, "F"]:
     """Volume of the tetrahedron between the origin and each face, positive where the face looks away from it."""
     a, b, c = np.moveaxis(vertices.astype(np.float64)[faces], 1, 0)
@@ -102,7 +114,8 @@ def signed_volumes(vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F
 def _trimesh(mesh: Mesh, paint: object) -> "Trimesh":
     import trimesh
 
-    return trimesh.Trimesh(mesh.vertices, mesh.faces, visual=paint, process=False)
+    normals = vertex_normals(mesh.vertices, mesh.faces)
+    return trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=normals, visual=paint, process=False)
 
 
 def _decode_srgb(colors: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:

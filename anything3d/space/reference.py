@@ -18,20 +18,11 @@ from anything3d.settings.reconstruct import POINT_E_FOV_DEG
 from anything3d.space.camera import Camera, orbit, project
 from anything3d.space.cloud import Cloud
 from anything3d.space.depth import splat
+from anything3d.space.viewpoint import ReferenceCamera
 
 DISC = 0.72  # radius of a disc = DISC / sqrt(points), of the image side: closes the surface of an object that fills it
 MAX_SPLATS = 2**18  # points times views at once; bounds the work space
 POLE_DEG = 89.0  # a camera looks no steeper
-
-
-@dataclass(frozen=True, slots=True)
-class ReferenceCamera:
-    """Camera on a sphere around the canonical object; `intrinsics` (fx, fy, cx, cy) are fractions of the crop side."""
-
-    azimuth_deg: float
-    elevation_deg: float
-    distance: float  # canonical units
-    intrinsics: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)

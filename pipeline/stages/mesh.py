@@ -11,17 +11,20 @@ from anything3d.models.weights import Place
 from anything3d.settings.mesh import MeshConfig
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
-from pipeline.rows import mesh_row
+from pipeline.rows import mesh_row, sight
+from pipeline.stages.reconstruct import ReconstructStage
 from pipeline.unit import Unit
-from schemas.records import FieldRecord, MeshRecord
+from schemas.records import CloudRecord, FieldRecord, MeshRecord, ObjectRecord
 
 if TYPE_CHECKING:
     from anything3d.space.mesh import Mesh
 
+Item = tuple[ObjectRecord, FieldRecord] | tuple[ObjectRecord, FieldRecord, CloudRecord]
+
 
 class MeshStage:
     name = "mesh"
-    version = 3
+    version = 4
     record = MeshRecord
 
     def __init__(self, config: Config, place: Place) -> None:
@@ -30,28 +33,28 @@ class MeshStage:
 
     @staticmethod
     def reads(config: Config) -> tuple[str, ...]:
-        del config
-        return ("reconstruct",)
+        lift = ("lift",) if "lift" in ReconstructStage.reads(config) else ()
+        return ("segment", "reconstruct", *lift)
 
     @staticmethod
     def weights(config: MeshConfig) -> tuple[str, ...]:
         del config
         return ()
 
-    def __call__(self, items: Sequence[tuple[FieldRecord]], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
+    def __call__(self, items: Sequence[Item], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
         outcomes: list[Outcome] = []
-        for (row,) in items:
-            mesh = self._mesh(row)
+        for row, shape, *cloud in items:
+            mesh = self._mesh(row, shape, cloud[0] if cloud else None)
             outcomes.append(mesh if isinstance(mesh, Anything3DError) else [mesh_row(row.object_id, mesh)])
         return outcomes
 
-    def _mesh(self, row: FieldRecord) -> "Mesh | NumericsError":
+    def _mesh(self, row: ObjectRecord, shape: FieldRecord, cloud: CloudRecord | None) -> "Mesh | NumericsError":
         """The surface of the field, or the backend's own mesh."""
         from anything3d.mesh import surface
         from anything3d.space.grids import Grids
         from anything3d.space.mesh import from_glb
 
-        if row.own_mesh is not None:
-            return surface(from_glb(row.own_mesh), self._config)
-        assert row.field is not None, f"{row.object_id} has neither a field nor a mesh"
-        return surface(Grids.from_bytes(row.field), self._config)
+        if shape.own_mesh is not None:
+            return surface(from_glb(shape.own_mesh), self._config)
+        assert shape.field is not None, f"{row.object_id} has neither a field nor a mesh"
+        return surface(Grids.from_bytes(shape.field), self._config, sight(row, shape, cloud))

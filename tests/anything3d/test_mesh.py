@@ -10,16 +10,20 @@ import torch
 import trimesh
 
 from anything3d.errors import InputError, NumericsError
-from anything3d.mesh import checked, colors_at, extract, resampled
+from anything3d.mesh import checked, extract, resampled
 from anything3d.settings.mesh import MeshConfig
 from anything3d.settings.reconstruct import FieldConfig
 from anything3d.space.field import Field, nodes
-from anything3d.space.mesh import Mesh, facts, from_glb, signed_volumes, to_glb
+from anything3d.space.mesh import Mesh, facts, from_glb, signed_volumes, to_glb, vertex_normals
+from anything3d.space.paint import Sight
+from anything3d.space.viewpoint import ReferenceCamera
 
 R = 40
 CONFIG = FieldConfig(resolution=R, half=0.6)
 DEFAULT = MeshConfig()
-LEVEL = Field(torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 3, 2, 2, 2), CONFIG).raw_level(DEFAULT.threshold)
+STEP = 1.2 / (R - 1)  # between two nodes
+LEVEL = CONFIG.raw_level(3.2)  # where it rises by 40 per length, a ray has met an opacity of 0.08 there
+FRONT = ReferenceCamera(0.0, 0.0, 3.0, (2.5, 2.5, 0.5, 0.5))
 
 
 def field_of(signed: torch.Tensor, slope: float = 40.0) -> Field:
@@ -68,7 +72,99 @@ def test_axes_are_those_of_the_field():
 
 def test_vertex_colours_are_the_fields():
     mesh = mesh_of(ball(0.4))
-    np.testing.assert_allclose(mesh.colors, 1 / (1 + np.exp(-4 * mesh.vertices)), atol=2e-3)
+    np.testing.assert_allclose(mesh.colors, 1 / (1 + np.exp(-4 * mesh.vertices)), atol=0.03)
+
+
+def two_coloured_ball(outside: float = -0.02) -> Field:
+    """Red above, blue below, and green in the space that is farther than `-outside` from the ball."""
+    signed = ball(0.4)
+    red, blue, green = (torch.tensor(color, dtype=torch.float32) for color in ([1, 0, 0], [0, 0, 1], [0, 1, 0]))
+    above = (nodes(R, 0.6)[..., 1] > 0)[..., None]
+    color = torch.where((signed < outside)[..., None], green, torch.where(above, red, blue))
+    return Field((LEVEL + 60 * signed)[None, None], 8 * (color.permute(3, 0, 1, 2)[None] - 0.5), CONFIG)
+
+
+def test_colours_are_those_that_eyes_outside_see_and_not_those_of_the_space_around():
+    mesh = extract(two_coloured_ball().grids(0), DEFAULT)
+    assert isinstance(mesh, Mesh)
+    for half, color in ((mesh.vertices[:, 1] > 0.05, [1, 0, 0]), (mesh.vertices[:, 1] < -0.05, [0, 0, 1])):
+        errors = np.abs(mesh.colors[half] - color).max(axis=1)
+        assert errors.mean() < 0.1
+        assert errors.max() < 0.3  # green is one node away
+
+
+def disc(radius_px: float, color: tuple[int, int, int]) -> np.ndarray:
+    """A crop of 64 px with a disc in the middle, whose mask is the disc."""
+    rows, columns = np.mgrid[:64, :64] - 31.5
+    inside = np.hypot(rows, columns) < radius_px
+    return np.concatenate([np.tile(np.uint8(color), (64, 64, 1)), np.uint8(255 * inside)[..., None]], axis=2)
+
+
+def test_the_photo_colours_what_it_shows_from_in_front_and_nothing_else():
+    """Of a ball, what has a normal within 60 degrees of the line of sight, and lies in the mask by three pixels."""
+    yellow = disc(22, (255, 255, 0))  # the ball's own outline has 64 * 2.5 * 0.4 / sqrt(9 - 0.16) = 21.5 px
+    grids = two_coloured_ball().grids(0)
+    mesh, plain = extract(grids, DEFAULT, Sight(yellow, FRONT)), extract(grids, DEFAULT)
+    assert isinstance(mesh, Mesh)
+    assert isinstance(plain, Mesh)
+    towards = FRONT.eye - mesh.vertices
+    cosine = (towards * vertex_normals(mesh.vertices, mesh.faces)).sum(1) / np.linalg.norm(towards, axis=1)
+    assert 500 < (cosine > 0.7).sum() < (cosine < 0.15).sum()
+    np.testing.assert_allclose(mesh.colors[cosine > 0.7], np.tile([1, 1, 0], ((cosine > 0.7).sum(), 1)), atol=1e-3)
+    np.testing.assert_array_equal(mesh.colors[cosine < 0.15], plain.colors[cosine < 0.15])
+
+    small = extract(grids, DEFAULT, Sight(disc(8, (255, 255, 0)), FRONT))
+    assert isinstance(small, Mesh)
+    beside = np.hypot(mesh.vertices[:, 0], mesh.vertices[:, 1]) > 0.18  # 8 px are 0.14
+    np.testing.assert_array_equal(small.colors[beside], plain.colors[beside])
+
+
+def test_a_photo_of_something_larger_gives_no_colour():
+    """The ball's outline has a radius of 21.5 px: it covers 96 % of the first mask, and 48 % of the second."""
+    grids, seen = two_coloured_ball().grids(0), []
+    for radius in (22, 31):
+        mesh = extract(grids, DEFAULT, Sight(disc(radius, (255, 255, 0)), FRONT))
+        assert isinstance(mesh, Mesh)
+        seen.append((np.abs(mesh.colors - [1, 1, 0]).max(1) < 1e-6).any())
+    assert seen == [True, False]
+
+
+def test_the_photo_does_not_colour_what_is_hidden_from_it():
+    """Two balls in a row: the eye sees the one in front of the other."""
+    signed = torch.maximum(ball(0.2, (0.0, 0.0, 0.3)), ball(0.15, (0.0, 0.0, -0.3)))
+    mesh = extract(field_of(signed).grids(0), MeshConfig(min_cover=0.0), Sight(disc(31, (255, 255, 0)), FRONT))
+    plain = mesh_of(signed)
+    assert isinstance(mesh, Mesh)
+    behind = mesh.vertices[:, 2] < 0
+    np.testing.assert_array_equal(mesh.colors[behind], plain.colors[behind])
+    front = mesh.colors[mesh.vertices[:, 2] > 0.45]
+    assert len(front) > 100
+    np.testing.assert_allclose(front, np.tile([1.0, 1.0, 0.0], (len(front), 1)), atol=1e-6)
+
+
+def test_a_box_with_thin_walls_is_closed_and_has_its_top():
+    """Eyes see its top, which stops 17 % of the light, though it is far less dense than the sides."""
+    distance = nodes(R, 0.6).abs() - torch.tensor([11.5, 8.5, 9.5]) * STEP
+    wall = (distance.amax(-1).abs() < 0.1 * STEP).float()  # one node thick
+    top = (nodes(R, 0.6)[..., 1] - 8.5 * STEP).abs() < 0.1 * STEP
+    density = torch.where(top, 6.0, 80.0) * wall  # 6 * 1.2 / 39 = 0.18, and 1 - exp(-0.18) = 0.17
+    raw = torch.expm1(density / 30).clamp(min=1e-4).log() + 1
+    mesh = extract(Field(raw[None, None], torch.zeros(1, 3, R, R, R), CONFIG).grids(0), MeshConfig(resolution=R))
+    assert isinstance(mesh, Mesh)
+    assert facts(mesh).watertight
+    assert facts(mesh).components == 1
+    assert extents(mesh) == pytest.approx([24 * STEP, 18 * STEP, 20 * STEP], abs=STEP)
+    assert volume(mesh) == pytest.approx(math.prod(extents(mesh)), rel=0.05)  # no floor is seen through the top
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_every_mesh_is_watertight(number):
+    noise = torch.randn(1, 1, 9, 9, 9, generator=torch.Generator().manual_seed(number)) * 4
+    raw = torch.nn.functional.interpolate(noise, size=R, mode="trilinear", align_corners=True)
+    mesh = extract(Field(raw, torch.zeros(1, 3, R, R, R), CONFIG).grids(0), MeshConfig(min_component_share=0.0))
+    assert isinstance(mesh, Mesh)
+    assert facts(mesh).watertight
+    assert volume(mesh) > 0
 
 
 def test_numpy_samples_the_field_as_torch_does():
@@ -83,11 +179,13 @@ def test_numpy_samples_the_field_as_torch_does():
 
         points = 1.3 * (torch.rand(500, 3, generator=noise) - 0.5)
         _, colors = field.density_color(points[None].clamp(-CONFIG.half, CONFIG.half))
-        np.testing.assert_allclose(colors_at(field.grids(0), points.numpy()), colors[0], atol=5e-6)
+        grids = field.grids(0)
+        numbers = grids.painted(grids.sampled(grids.color, points.numpy()))
+        np.testing.assert_allclose(numbers, colors[0], atol=5e-6)
 
 
 def test_specks_and_cavities_are_left_out():
-    big, speck, hollow = ball(0.35), ball(0.045, (0.5, 0.5, 0.5)), -ball(0.2)
+    big, speck, hollow = ball(0.35), ball(0.075, (0.48, 0.48, 0.48)), -ball(0.2)
     both = mesh_of(torch.maximum(big, speck), MeshConfig(min_component_share=0.0))
     assert facts(both).components == 2
     clean = mesh_of(torch.minimum(torch.maximum(big, speck), hollow), MeshConfig(min_component_share=0.05))
@@ -102,13 +200,13 @@ def test_an_object_that_leaves_the_cube_is_closed_at_its_faces():
     assert extents(mesh) == pytest.approx([1.2, 1.2, 1.2], abs=2 * 1.2 / 63)  # at most one node outside
 
 
-def test_a_thin_field_is_cut_at_half_its_mean_density():
-    field = field_of(ball(0.4).clamp(max=0.04))
-    with torch.no_grad():
-        field.density_grid.sub_(field.density_grid.amax() - field.raw_level(4.0))  # nowhere more than 4, below 6
-    mesh = extract(field.grids(0), DEFAULT)
-    assert isinstance(mesh, Mesh)
-    assert facts(mesh).components == 1
+def test_a_haze_is_an_object_if_it_hides_half_of_what_lies_behind():
+    """A ball of radius 0.4 and density 2 stops 1 - exp(-1.6) = 80 % of the light, one of density 0.5 only 33 %."""
+    for density, seen in ((2.0, True), (0.5, False)):
+        raw = torch.where(ball(0.4) > 0, CONFIG.raw_level(density), -9.0)
+        mesh = extract(Field(raw[None, None], torch.zeros(1, 3, R, R, R), CONFIG).grids(0), DEFAULT)
+        assert isinstance(mesh, Mesh) is seen
+        assert seen or mesh.reason == "empty_surface"
 
 
 def test_each_empty_or_broken_field_has_its_own_error():
@@ -172,6 +270,16 @@ def test_glb_colours_are_linear_light_on_a_matte_material():
     assert loaded.visual.vertex_attributes["color"][0].tolist() == [linear, 65535, 0, 65535]
     assert loaded.visual.material.metallicFactor == 0
     assert loaded.vertices[:, 1].max() == 1  # y stays up
+
+
+def test_glb_has_unit_normals_that_look_outwards():
+    (loaded,) = trimesh.load_scene(
+        io.BytesIO(to_glb(mesh_of(ball(0.4)))), file_type="glb", process=False
+    ).geometry.values()
+    assert "vertex_normals" in loaded._cache.cache  # read from the file, not computed
+    outwards = loaded.vertices / np.linalg.norm(loaded.vertices, axis=1, keepdims=True)
+    np.testing.assert_allclose(np.linalg.norm(loaded.vertex_normals, axis=1), 1, atol=1e-5)
+    assert ((loaded.vertex_normals * outwards).sum(1) > 0.95).all()
 
 
 def test_bytes_that_are_no_mesh_are_refused():

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 
-from schemas.records import FieldRecord
+from schemas.records import CloudRecord, FieldRecord, ObjectRecord
 from tests.pipeline.conftest import CONFIG
 
 # A fresh interpreter. It says after every step which of the heavy libraries it has loaded since the step before.
@@ -40,11 +40,11 @@ from pipeline.release.publish import publish_here
 from pipeline.stages import load
 from pipeline.store import Store
 
-fields, made = pickle.load(open(pickled, "rb"))
+rows_of_mesh, made = pickle.load(open(pickled, "rb"))
 index = step("build index", load, "index", config, "cpu")
 rows = step("call index", index, (), made.shard, NoCheckpoint())
 mesh = step("build mesh", load, "mesh", config, "cpu")
-meshes = step("call mesh", mesh, [(row,) for row in fields], made.units[0], NoCheckpoint())
+meshes = step("call mesh", mesh, rows_of_mesh, made.units[0], NoCheckpoint())
 assert rows[0] and meshes and all(type(one) is list for one in meshes), meshes
 step("after a lack of memory", release_memory)
 HEAVY.discard("pandas")  # Arrow itself imports it, where it is installed, when it makes an array
@@ -61,8 +61,11 @@ print(json.dumps(found))
 
 def test_only_a_stage_with_networks_loads_torch(world, tmp_path):
     corpus = shutil.copytree(world.corpus, tmp_path / "corpus")
-    fields = world.store.read_part(world.commits["reconstruct"][0].rows, FieldRecord)
-    (tmp_path / "made").write_bytes(pickle.dumps((fields, world.made)))
+    read = (("segment", ObjectRecord), ("reconstruct", FieldRecord), ("lift", CloudRecord))
+    parts = [world.store.read_part(world.commits[stage][0].rows, record) for stage, record in read]
+    by_id = [{row.object_id: row for row in rows} for rows in parts]
+    items = [tuple(rows[name] for rows in by_id) for name in by_id[1]]
+    (tmp_path / "made").write_bytes(pickle.dumps((items, world.made)))
     given = [str(corpus), str(world.shard), str(tmp_path / "made"), CONFIG.to_json()]
     done = subprocess.run([sys.executable, "-c", PROGRAM, *given], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ from anything3d.mini.world import write_world
 from anything3d.photo.image import decode_png, encode_png
 from anything3d.reconstruct import FinishedMesh
 from anything3d.space.mesh import Mesh
-from anything3d.space.reference import ReferenceCamera
+from anything3d.space.viewpoint import ReferenceCamera
 from pipeline import cell
 from pipeline.batch import NoCheckpoint
 from pipeline.config import Config, load
@@ -199,7 +199,7 @@ def test_a_broken_mesh_of_a_backend_is_rejected_before_its_file_hides_what_is_wr
     sound, nan, bright = stage(evidence[:3], Unit("u", ("o-0", "o-1", "o-2")), NoCheckpoint())
     assert (sound[0].kept, sound[0].field) == ("mesh", None)
     assert [error.reason for error in (nan, bright)] == ["mesh_broken", "mesh_broken"]
-    ((mesh,),) = MeshStage(config, config.place())([(sound[0],)], Unit("u", ("o-0",)), NoCheckpoint())
+    ((mesh,),) = MeshStage(config, config.place())([(evidence[0][0], sound[0])], Unit("u", ("o-0",)), NoCheckpoint())
     assert (mesh.vertices, mesh.faces, mesh.watertight) == (4, 4, True)
 
 

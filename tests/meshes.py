@@ -1,0 +1,133 @@
+"""Meshes beside the fields that they were cut from: numbers, and a sheet of pictures.
+
+    anything3d world held.tar --scenes 10 --seed 77 --held-out
+    anything3d run held.tar --out corpus --max-objects 10
+    python -m tests.meshes corpus --truth held.truth --sheet sheet.png --before older-corpus
+
+`--before` is a corpus of the same objects whose meshes another version has made. Each object is one row of the sheet:
+its crop; then what three cameras see of the field, of the older mesh and of the mesh; and two views of the truth.
+The cameras are the reference camera, one above it, and one behind the object.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from PIL import Image
+from torch import Tensor
+
+from anything3d.photo.pixels import WHITE, over
+from anything3d.quality import metrics
+from anything3d.score import Reconstruction, cameras_around, compare, frame_turn, resize, subset
+from anything3d.settings.reconstruct import POINT_E_DISTANCE, POINT_E_FOV_DEG, RenderConfig
+from anything3d.space.camera import Camera, angles, orbit
+from anything3d.space.mesh import Mesh, from_glb
+from anything3d.space.raster import rasterize
+from anything3d.space.render import Rendering, composite, render
+from pipeline.input import source
+from pipeline.release.finished import released_objects
+from pipeline.release.snapshot import snapshot_of
+from pipeline.rows import RECONSTRUCTED, reconstruction
+from pipeline.truth import GivenTruth, find_truth, given_truth, read_target
+from schemas.corpus import ObjectRows
+
+SIZE, TILE = 128, 96  # px of the pictures that are compared, and of those of the sheet
+SAMPLES = RenderConfig(samples=96)
+ANGLES = ((0.0, 55.0), (150.0, 25.0))  # azimuth beyond the reference camera's, and elevation; degrees
+COLUMNS = ("photo_psnr", "photo_psnr_mask", "photo_iou", "field_psnr", "novel_psnr", "novel_iou", "chamfer", "f_5pct")
+
+
+def main(
+    corpus: str,
+    truth: Annotated[str, typer.Option(help="X.truth of the corpus's shard.")],
+    sheet: Annotated[Path | None, typer.Option(help="A PNG to write.")] = None,
+    before: Annotated[str | None, typer.Option(help="A corpus with older meshes of the same objects.")] = None,
+) -> None:
+    """Print the mean of every number for the field, the older mesh and the mesh."""
+    given, older = given_truth(truth), {row.object_id: row for row in objects_of(before)} if before else {}
+    sums: dict[str, list[list[float]]] = {}
+    pictures = []
+    with torch.inference_mode():
+        for row in objects_of(corpus):
+            made = reconstruction(row.segment, row.reconstruct, row.mesh, row.lift)
+            meshes = {"mesh": made.mesh}
+            if row.object_id in older:
+                meshes = {"before": from_glb(older[row.object_id].mesh.glb), **meshes}
+            for name, numbers in numbers_of(made, meshes, row, given):
+                sums.setdefault(name, []).append(numbers)
+            pictures.append(picture(made, list(meshes.values()), row, given))
+    print(f"{len(pictures)} objects".ljust(16), *(f"{name:>16}" for name in COLUMNS))
+    for name, rows in sums.items():
+        means = torch.tensor(rows).nanmean(0).tolist()
+        print(name.ljust(16), *(f"{mean:16.3f}" for mean in means))
+    if sheet:
+        Image.fromarray((torch.cat(pictures, 1) * 255).round().byte().permute(1, 2, 0).numpy()).save(sheet)
+
+
+def objects_of(corpus: str) -> Iterator[ObjectRows]:
+    """The objects of the newest snapshot that have a field."""
+    store, snapshot = snapshot_of(source.absolute(corpus))
+    partitions = [partition for _, partition in sorted(snapshot.partitions.items())]
+    for row in released_objects(store, partitions, RECONSTRUCTED):
+        if row.reconstruct.field is not None:
+            yield row
+
+
+def numbers_of(
+    made: Reconstruction, meshes: dict[str, Mesh], row: ObjectRows, given: GivenTruth
+) -> Iterator[tuple[str, list[float]]]:
+    """COLUMNS of the field and of each mesh: NaN where the object has no truth, or a field has no such number."""
+    crop, mask = resize(over(made.crop[None], WHITE), SIZE), resize(made.crop[None, 3:], SIZE)[:, 0]
+    shown = find_truth(row.segment, given.says)
+    for name, mesh in {"field": made.mesh, **meshes}.items():
+        field = name == "field"
+        vertices = torch.from_numpy(mesh.vertices)
+        seen, own = look(made, None if field else mesh, made.reference, SIZE), look(made, None, made.reference, SIZE)
+        psnr, iou = compare(seen, crop, mask)
+        squares = (composite(seen, WHITE).clamp(0, 1) - crop).square().mean(1)
+        inside = -10 * ((squares * mask).sum() / mask.sum()).log10()
+        of_field = metrics.psnr_db(composite(seen, WHITE), composite(own, WHITE))
+        numbers = [float(psnr), float(inside), float(iou), torch.nan if field else float(of_field)]
+        if shown is not None:
+            target = read_target(shown, given.path)
+            turn = frame_turn(made.reference, target)
+            cameras = cameras_around(vertices, target.cameras, turn)
+            novel = look(made, None if field else mesh, cameras, target.views.shape[-1])
+            psnr, iou = compare(novel, over(target.views, WHITE), target.views[:, 3])
+            numbers += [float(psnr.mean()), float(iou.mean())]
+            if not field:
+                generator = torch.Generator().manual_seed(0)
+                true = metrics.normalise_points(subset(target.points, 4096, generator)[None])
+                points = metrics.sample_surface(vertices, torch.from_numpy(mesh.faces), 4096, generator)
+                points = metrics.normalise_points(points[None] @ turn.T)
+                numbers += [float(metrics.chamfer(points, true)), float(metrics.fscore(points, true, 0.05))]
+        yield name, numbers + [torch.nan] * (len(COLUMNS) - len(numbers))
+
+
+def look(made: Reconstruction, mesh: Mesh | None, camera: Camera, size: int) -> Rendering:
+    """What the cameras see of the mesh, or else of the field."""
+    if mesh is not None:
+        return rasterize(mesh, camera, size)
+    assert made.field is not None
+    return render(made.field, camera, size, SAMPLES)
+
+
+def picture(made: Reconstruction, meshes: list[Mesh], row: ObjectRows, given: GivenTruth) -> Tensor:
+    """The object's row of the sheet, [3, height, width]."""
+    azimuth, _ = angles(made.reference)
+    distance, fov = torch.tensor([POINT_E_DISTANCE]), torch.tensor([POINT_E_FOV_DEG])
+    cameras = [made.reference]
+    cameras += [orbit(azimuth + turn, torch.tensor([elevation]), distance, fov) for turn, elevation in ANGLES]
+    tiles = [resize(over(made.crop[None], WHITE), TILE)]
+    tiles += [composite(look(made, mesh, camera, TILE), WHITE) for camera in cameras for mesh in (None, *meshes)]
+    shown = find_truth(row.segment, given.says)
+    views = torch.ones(2, 4, TILE, TILE) if shown is None else read_target(shown, given.path).views
+    tiles += [resize(over(views, WHITE)[[number]], TILE) for number in (0, len(views) // 2)]
+    framed = [torch.nn.functional.pad(tile[0].clamp(0, 1), (1, 1, 1, 1), value=0.5) for tile in tiles]
+    return torch.cat(framed, 2)
+
+
+if __name__ == "__main__":
+    typer.run(main)
