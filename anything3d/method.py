@@ -52,7 +52,7 @@ from anything3d.settings.score import ScoreConfig
 from anything3d.settings.segment import SegmentConfig
 from anything3d.space import cloud
 from anything3d.space.field import Field
-from anything3d.space.mesh import Mesh
+from anything3d.space.mesh import Mesh, from_glb, to_glb
 from anything3d.space.paint import Sight
 from anything3d.space.reference import stack
 
@@ -230,7 +230,7 @@ class Method:
                 stack([reconstructed.reference or lifted.reference]),
                 lifted.cloud,
                 reconstructed.shape if isinstance(reconstructed.shape, Field) else None,
-                mesh,
+                from_glb(to_glb(mesh)),
             )
             for crop, lifted, reconstructed, mesh in zip(crops_of(objects), clouds, shapes, meshes, strict=True)
         ]

@@ -32,7 +32,7 @@ from anything3d.space.mesh import Mesh
 from anything3d.space.raster import rasterize
 from anything3d.space.render import Rendering, composite, render
 
-FSCORE_TAU = 0.05  # of the longest side; the `5pct` in the score's name
+FSCORE_TAUS = (0.01, 0.02, 0.05)  # of the longest side; the `1pct`, `2pct` and `5pct` in the scores' names
 GPU_POINTS = 1 << 22  # samples that a GPU looks up at a time: about 0.5 GB of work space
 SOLID = 0.5  # alpha above which a pixel belongs to a silhouette
 CLIP_NOT_FINITE = "clip_not_finite"  # the reason where a similarity is NaN or Inf
@@ -52,7 +52,7 @@ class Reconstruction:
     reference: Camera  # one, from which the crop sees the object
     cloud: Cloud | None  # one, from which the field was made; None if the backend of reconstruct needs none
     field: Field | None  # one; None if the backend of reconstruct has made the mesh itself
-    mesh: Mesh
+    mesh: Mesh  # as the GLB has it that people get
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +62,34 @@ class TruthScores:
     azimuth_error_deg: float  # up to the true shape's symmetry: 0..180, 0..90 for a box, 0 for a body of revolution
     lift_chamfer: float | None  # of the cloud, before refinement; None if there is none
     chamfer: float  # of the mesh
-    fscore_5pct: float  # of the mesh, 0..1
-    novel_psnr_db: float  # mean over the true views, on white
-    novel_mask_iou: float  # mean over the true views
+    fscore_1pct: float  # of the mesh, 0..1; 1 % of the longest side
+    fscore_2pct: float
+    fscore_5pct: float
+    novel_psnr_db: float  # of the field, or the mesh where there is none; mean over the true views, on white
+    novel_mask_iou: float  # of the same; mean over the true views
+    mesh_novel_psnr_db: float  # the same two, of the mesh
+    mesh_novel_mask_iou: float
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """How much a shape looks like its photo."""
+
+    psnr_db: float  # at the reference camera against the crop, both on white
+    mask_iou: float  # of the same two silhouettes
+    clip_similarity: float  # mean cosine between the crop and the turntable's views, on white
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
     """The scores of one object, and the pictures they were taken from. `truth` is None where there is no truth."""
 
-    reference_psnr_db: (
-        float  # the field, or the mesh where there is none, at the reference camera against the crop, both on white
-    )
-    reference_mask_iou: float  # of the same two silhouettes
-    clip_similarity: float  # mean cosine between the crop and the turntable's views, on white
+    field: Looks  # of the field, or the mesh where there is none
+    mesh: Looks  # of the mesh
     truth: TruthScores | None
     normalization: str  # how the shapes were brought into one frame, in words
-    reference: UInt8[Tensor, "S S 4"]  # RGBA, straight alpha: the same at the reference camera
-    turntable: UInt8[Tensor, "T S S 3"]  # on white, all round from the reference azimuth
+    reference: UInt8[Tensor, "S S 4"]  # RGBA, straight alpha: the mesh at the reference camera
+    turntable: UInt8[Tensor, "T S S 3"]  # the mesh on white, all round from the reference azimuth
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,26 +129,33 @@ class Scorer:
             return error
 
     def _score(self, made: Reconstruction, target: Target | None, generator: torch.Generator) -> Scored:
-        config, size = self.config, self.config.size_px
         if made.field is not None:
             made = replace(made, field=made.field.row(0).to(self.clip.device))
-        reference = look(made, made.reference, size, config.samples).to("cpu")
-        white_crop = over(made.crop[None].float().cpu(), WHITE)
-        psnr, iou = compare(reference, resize(white_crop, size), resize(made.crop[None, 3:].float().cpu(), size)[:, 0])
-        around = turntable(made.reference, config.views, config.turntable_elevation_deg)
-        views = composite(look(made, around, size, config.samples), WHITE)
-        clip_similarity = float(similarity(self.clip, views, made.crop[None].to(views.device)))
-        if not math.isfinite(clip_similarity):
-            raise NumericsError(CLIP_NOT_FINITE, f"the CLIP similarity is {clip_similarity}; try another dtype")
+        around = turntable(made.reference, self.config.views, self.config.turntable_elevation_deg)
+        of_mesh, reference, views = self._judge(made.mesh, made, around)
+        of_field = of_mesh if made.field is None else self._judge(made.field, made, around)[0]
         return Scored(
-            reference_psnr_db=float(psnr),
-            reference_mask_iou=float(iou),
-            clip_similarity=clip_similarity,
-            truth=None if target is None else against_truth(made, target, config, generator),
+            field=of_field,
+            mesh=of_mesh,
+            truth=None if target is None else against_truth(made, target, self.config, generator),
             normalization=NO_TRUTH if target is None else NORMALIZATION,
             reference=straight_rgba(reference)[0],
             turntable=to_uint8(views).cpu(),
         )
+
+    def _judge(
+        self, shape: Field | Mesh, made: Reconstruction, around: Camera
+    ) -> tuple[Looks, Rendering, Float[Tensor, "T 3 S S"]]:
+        """How the shape looks, what the reference camera sees of it, and what those around it see, on white."""
+        size, samples, device = self.config.size_px, self.config.samples, self.clip.device
+        crop = made.crop[None].float().cpu()
+        reference = look(shape, made.reference, size, samples, device).to("cpu")
+        psnr, iou = compare(reference, resize(over(crop, WHITE), size), resize(crop[:, 3:], size)[:, 0])
+        views = composite(look(shape, around, size, samples, device), WHITE)
+        likeness = float(similarity(self.clip, views, made.crop[None].to(device)))
+        if not math.isfinite(likeness):
+            raise NumericsError(CLIP_NOT_FINITE, f"the CLIP similarity is {likeness}; try another dtype")
+        return Looks(float(psnr), float(iou), likeness), reference, views
 
 
 @torch.inference_mode()
@@ -159,29 +176,41 @@ def against_truth(made: Reconstruction, target: Target, config: ScoreConfig, gen
         lift_chamfer = float(metrics.chamfer(cloud, true))
 
     cameras = cameras_around(vertices, target.cameras, turn)
-    seen = look(made, cameras, target.views.shape[-1], config.samples).to("cpu")
-    psnr, iou = compare(seen, over(target.views, WHITE), target.views[:, 3])
+    of_mesh = novel_views(made.mesh, cameras, target, config.samples)
+    of_field = of_mesh if made.field is None else novel_views(made.field, cameras, target, config.samples)
+    fscores = [float(metrics.fscore(surface, true, tau)) for tau in FSCORE_TAUS]
     return TruthScores(
         azimuth_error_deg=azimuth_error_deg(made.reference, target),
         lift_chamfer=lift_chamfer,
         chamfer=float(metrics.chamfer(surface, true)),
-        fscore_5pct=float(metrics.fscore(surface, true, FSCORE_TAU)),
-        novel_psnr_db=float(psnr.mean()),
-        novel_mask_iou=float(iou.mean()),
+        fscore_1pct=fscores[0],
+        fscore_2pct=fscores[1],
+        fscore_5pct=fscores[2],
+        novel_psnr_db=of_field[0],
+        novel_mask_iou=of_field[1],
+        mesh_novel_psnr_db=of_mesh[0],
+        mesh_novel_mask_iou=of_mesh[1],
     )
 
 
-def look(made: Reconstruction, camera: Camera, size: int, samples: int) -> Rendering:
-    """The field, or where there is none the mesh, as it is seen. A field is rendered where it lies, a mesh on the CPU.
+def novel_views(shape: Field | Mesh, cameras: Camera, target: Target, samples: int) -> tuple[float, float]:
+    """Mean PSNR (dB) and mean IoU of the silhouettes over the true views, on white."""
+    device = torch.device("cpu") if isinstance(shape, Mesh) else shape.density_grid.device
+    seen = look(shape, cameras, target.views.shape[-1], samples, device).to("cpu")
+    psnr, iou = compare(seen, over(target.views, WHITE), target.views[:, 3])
+    return float(psnr.mean()), float(iou.mean())
+
+
+def look(shape: Field | Mesh, camera: Camera, size: int, samples: int, device: torch.device) -> Rendering:
+    """A shape as it is seen. It is rendered on the device, where a field has to lie already.
 
     Raises: NumericsError("field_not_finite"): as numbers of 8 bits, and in silhouettes, a NaN would not be seen.
     """
-    if made.field is None:
-        seen = rasterize(made.mesh, camera.to("cpu"), size)
+    if isinstance(shape, Mesh):
+        seen = rasterize(shape, camera.to(device), size)
     else:
-        device = made.field.density_grid.device
         max_points = MAX_POINTS if device.type == "cpu" else GPU_POINTS
-        seen = render(made.field, camera.to(device), size, RenderConfig(samples=samples), max_points=max_points)
+        seen = render(shape, camera.to(device), size, RenderConfig(samples=samples), max_points=max_points)
     if not bool(seen.color.isfinite().all() & seen.alpha.isfinite().all()):
         raise NumericsError("field_not_finite", "the field has a NaN or Inf, seen from a camera of the scores")
     return seen

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 ABLATIONS = Path(__file__).parent / "ablations"
 SHOWN = (
     "reference_psnr_db",
+    "mesh_psnr_db",
     "novel_psnr_db",
+    "mesh_novel_psnr_db",
     "novel_mask_iou",
     "chamfer",
     "fscore_5pct",

@@ -51,8 +51,8 @@ def lift_image(
                 say(f"done: {out / name}")
         scored = made.scored
         print(
-            f"{made.captioned.text!r}; from the photo's side {scored.reference_psnr_db:.1f} dB, "
-            f"IoU {scored.reference_mask_iou:.2f}"
+            f"{made.captioned.text!r}; from the photo's side {scored.mesh.psnr_db:.1f} dB, "
+            f"IoU {scored.mesh.mask_iou:.2f}"
         )
         if warning:
             print(warning)

@@ -6,14 +6,14 @@ from pathlib import Path
 import pyarrow.dataset as ds
 
 COLUMNS = {
-    "reference_psnr_db": "ref PSNR",
-    "reference_mask_iou": "ref IoU",
-    "clip_similarity": "CLIP",
+    "mesh_psnr_db": "ref PSNR",
+    "mesh_mask_iou": "ref IoU",
+    "mesh_clip_similarity": "CLIP",
     "lift_chamfer": "cloud Ch.",
     "chamfer": "Chamfer",
     "fscore_5pct": "F at 5 %",
-    "novel_psnr_db": "novel PSNR",
-    "novel_mask_iou": "novel IoU",
+    "mesh_novel_psnr_db": "novel PSNR",
+    "mesh_novel_mask_iou": "novel IoU",
     "azimuth_error_deg": "azimuth°",
 }
 
@@ -26,4 +26,4 @@ def table(corpus: Path) -> Iterator[str]:
     for row in rows:
         cells = (f"{row[name]:>11.3f}" if row[name] is not None else f"{'-':>11}" for name in COLUMNS)
         yield f"{row['object_id']:<20}{row['truth_caption'] or '-':<18}" + "".join(cells)
-    yield "ref/novel: render against photo/truth, dB and 0..1; Chamfer in longest sides, unsquared; see docs/corpus.md"
+    yield "ref/novel: the GLB against photo/truth, dB and 0..1; Chamfer in longest sides, unsquared; see docs/corpus.md"

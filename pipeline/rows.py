@@ -6,6 +6,7 @@ A function imports what it needs of the method when it is called, so that `mesh`
 
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from anything3d.errors import Bug
@@ -186,22 +187,21 @@ def mesh_row(object_id: str, surface: "Mesh") -> MeshRecord:
 def score_row(object_id: str, scored: "Scored", truth_caption: str | None, mask_iou: float | None) -> ScoreRecord:
     """The scores and the pictures; `truth_caption` and `mask_iou` are of the true object that the mask shows."""
     from anything3d.photo.image import encode_png, encode_webp
+    from anything3d.score import TruthScores
 
-    true = scored.truth
+    true = {column.name: getattr(scored.truth, column.name, None) for column in fields(TruthScores)}
     return ScoreRecord(
         object_id,
-        scored.reference_psnr_db,
-        scored.reference_mask_iou,
-        scored.clip_similarity,
-        truth_caption,
-        mask_iou,
-        true.azimuth_error_deg if true else None,
-        true.lift_chamfer if true else None,
-        true.chamfer if true else None,
-        true.fscore_5pct if true else None,
-        true.novel_psnr_db if true else None,
-        true.novel_mask_iou if true else None,
-        scored.normalization,
-        encode_png(scored.reference),
-        encode_webp(scored.turntable, TURNTABLE_FPS),
+        reference_psnr_db=scored.field.psnr_db,
+        reference_mask_iou=scored.field.mask_iou,
+        clip_similarity=scored.field.clip_similarity,
+        truth_caption=truth_caption,
+        mask_iou=mask_iou,
+        normalization=scored.normalization,
+        render_png=encode_png(scored.reference),
+        turntable_webp=encode_webp(scored.turntable, TURNTABLE_FPS),
+        mesh_psnr_db=scored.mesh.psnr_db,
+        mesh_mask_iou=scored.mesh.mask_iou,
+        mesh_clip_similarity=scored.mesh.clip_similarity,
+        **true,
     )

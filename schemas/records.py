@@ -158,20 +158,27 @@ class ScoreRecord:
     """score: the quality of one object, against its own photo always, against ground truth where there is one."""
 
     object_id: Annotated[str, "the object"]
-    reference_psnr_db: Annotated[float, "dB; render at the reference camera against the crop, both on white"]
-    reference_mask_iou: Annotated[float, "0 to 1; rendered silhouette against the crop's mask"]
-    clip_similarity: Annotated[float, "cosine; mean over turntable views against the crop"]
+    reference_psnr_db: Annotated[float, "dB; the field at the reference camera against the crop, both on white"]
+    reference_mask_iou: Annotated[float, "0 to 1; the field's silhouette there against the crop's mask"]
+    clip_similarity: Annotated[float, "cosine; mean over the field's turntable views against the crop"]
     truth_caption: Annotated[str | None, "null if no truth; the true object's caption"]
     mask_iou: Annotated[float | None, "null if no truth; 0 to 1, mask against the true visible mask"]
     azimuth_error_deg: Annotated[float | None, "null if no truth; degrees, 0 to 180, up to the true shape's symmetry"]
     lift_chamfer: Annotated[float | None, "null if no truth; as chamfer, of the cloud"]
     chamfer: Annotated[float | None, "null if no truth; longest sides, unsquared, mean of both ways"]
     fscore_5pct: Annotated[float | None, "null if no truth; 0 to 1, threshold 0.05 longest sides"]
-    novel_psnr_db: Annotated[float | None, "null if no truth; dB, the true object's views, on white"]
+    novel_psnr_db: Annotated[float | None, "null if no truth; dB, the field in the true object's views, on white"]
     novel_mask_iou: Annotated[float | None, "null if no truth; 0 to 1, the same views"]
     normalization: Annotated[str, "how both shapes were brought into one frame before comparing"]
-    render_png: Annotated[bytes, "PNG, RGBA, the field at the reference camera"]
-    turntable_webp: Annotated[bytes, "animated WebP, the field all round, on white"]
+    render_png: Annotated[bytes, "PNG, RGBA, the mesh at the reference camera"]
+    turntable_webp: Annotated[bytes, "animated WebP, the mesh all round, on white"]
+    mesh_psnr_db: Annotated[float | None, "null if before version 5; as reference_psnr_db, of the mesh"] = None
+    mesh_mask_iou: Annotated[float | None, "null if before version 5; as reference_mask_iou, of the mesh"] = None
+    mesh_clip_similarity: Annotated[float | None, "null if before version 5; as clip_similarity, of the mesh"] = None
+    fscore_1pct: Annotated[float | None, "null if no truth; 0 to 1, threshold 0.01 longest sides"] = None
+    fscore_2pct: Annotated[float | None, "null if no truth; 0 to 1, threshold 0.02 longest sides"] = None
+    mesh_novel_psnr_db: Annotated[float | None, "null if no truth; as novel_psnr_db, of the mesh"] = None
+    mesh_novel_mask_iou: Annotated[float | None, "null if no truth; as novel_mask_iou, of the mesh"] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +210,12 @@ class EvaluationRecord:
     lift_chamfer: Annotated[float | None, "null if no truth; as chamfer, of the cloud"]
     azimuth_error_deg: Annotated[float | None, "null if no truth; degrees, 0 to 180, up to the true shape's symmetry"]
     azimuth_within_20deg: Annotated[float | None, "null if no truth; 1 if that error is 20 or less, else 0"]
-    reference_psnr_db: Annotated[float, "dB; render at the reference camera against the crop, both on white"]
-    novel_psnr_db: Annotated[float | None, "null if no truth; dB, the true object's views, on white"]
+    reference_psnr_db: Annotated[float, "dB; the field at the reference camera against the crop, both on white"]
+    mesh_psnr_db: Annotated[float | None, "null if not scored; as reference_psnr_db, of the mesh"]
+    novel_psnr_db: Annotated[float | None, "null if no truth; dB, the field in the true object's views, on white"]
     novel_mask_iou: Annotated[float | None, "null if no truth; 0 to 1, the same views"]
+    mesh_novel_psnr_db: Annotated[float | None, "null if no truth; as novel_psnr_db, of the mesh"]
+    mesh_novel_mask_iou: Annotated[float | None, "null if no truth; as novel_mask_iou, of the mesh"]
     chamfer: Annotated[float | None, "null if no truth; longest sides, unsquared, mean of both ways"]
     fscore_5pct: Annotated[float | None, "null if no truth; 0 to 1, threshold 0.05 longest sides"]
     seconds_per_object: Annotated[

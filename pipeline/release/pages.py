@@ -13,12 +13,13 @@ from schemas.corpus import OBJECT_COLUMNS, ObjectRows, metadata
 THUMBNAIL_PX, REPORT_PX = 160, 224  # side of an object's pictures
 CORPUS_COLUMNS, REPORT_COLUMNS = "repeat(auto-fill, minmax(34rem, 1fr))", "minmax(14rem, 1fr) 46rem"  # CSS grid
 SHOWN = {
-    "reference_psnr_db": "reference PSNR, dB",
-    "reference_mask_iou": "reference mask IoU",
-    "clip_similarity": "CLIP similarity",
+    "mesh_psnr_db": "mesh, reference PSNR, dB",
+    "mesh_mask_iou": "mesh, reference mask IoU",
+    "mesh_clip_similarity": "mesh, CLIP similarity",
+    "reference_psnr_db": "field, reference PSNR, dB",
     "chamfer": "Chamfer",
     "fscore_5pct": "F-score at 5 %",
-    "novel_psnr_db": "novel-view PSNR, dB",
+    "mesh_novel_psnr_db": "mesh, novel-view PSNR, dB",
 }  # column -> what the page calls it
 PICTURES = ("crop_png", "render_png", "turntable_webp")  # columns of bytes that a page shows
 CLOUD = " <em>The cloud's own surface: distillation had made it worse.</em>"

@@ -109,17 +109,33 @@ def score(scorer: Scorer, made: Reconstruction, target: Target | None) -> Scored
 
 def test_the_truth_itself_scores_the_best_there_is(scorer: Scorer, made: Reconstruction, target: Target):
     scored = score(scorer, made, target)
-    assert scored.reference_psnr_db > 50
-    assert scored.reference_mask_iou > 0.99
+    assert scored.field.psnr_db > 50
+    assert scored.field.mask_iou > 0.99
     assert scored.truth is not None
     assert scored.truth.azimuth_error_deg == pytest.approx(0, abs=1e-3)
     assert scored.truth.novel_psnr_db > 40
     assert scored.truth.novel_mask_iou > 0.98
+    assert scored.field.psnr_db - 15 > scored.mesh.psnr_db > 20  # the surface has no soft edge
+    assert scored.truth.novel_psnr_db - 10 > scored.truth.mesh_novel_psnr_db > 20
+    assert scored.truth.mesh_novel_mask_iou > 0.8
     floor = (2.48 / 2048) ** 0.5 / 2  # two samples of the slab's surface, area 2.48: sqrt(area / points) / 2 = 0.017
     assert scored.truth.lift_chamfer == pytest.approx(floor, rel=0.1)
     assert scored.truth.chamfer < floor + 0.02  # the grid's voxels are 0.036 wide
     assert scored.truth.fscore_5pct > 0.97
+    assert scored.truth.fscore_1pct < scored.truth.fscore_2pct < scored.truth.fscore_5pct
     assert scored.normalization == NORMALIZATION
+
+
+def test_a_mesh_that_is_spoilt_costs_in_its_own_numbers_alone(scorer: Scorer, made: Reconstruction, target: Target):
+    blue = replace(made.mesh, colors=np.float32([[0, 0, 1]] * len(made.mesh.vertices)))
+    spoilt, whole = score(scorer, replace(made, mesh=blue), target), score(scorer, made, target)
+    assert spoilt.field == whole.field
+    assert spoilt.truth is not None
+    assert whole.truth is not None
+    assert spoilt.truth.novel_psnr_db == whole.truth.novel_psnr_db
+    assert spoilt.mesh.psnr_db < whole.mesh.psnr_db - 5
+    assert spoilt.truth.mesh_novel_psnr_db < whole.truth.mesh_novel_psnr_db - 3
+    assert spoilt.reference[SIZE // 2, SIZE // 2].tolist() == [0, 0, 255, 255]  # the pictures show the mesh
 
 
 @pytest.mark.parametrize("turn_deg", [30.0, -120.0])
@@ -138,8 +154,8 @@ def test_a_turned_canonical_frame_costs_only_in_the_azimuth(scorer: Scorer, made
 def test_a_wrong_reference_camera_costs_in_every_number(scorer: Scorer, made: Reconstruction, target: Target):
     right = score(scorer, made, target)
     wrong = score(scorer, replace(made, reference=camera(AZIMUTH + 90)), target)
-    assert wrong.reference_psnr_db < right.reference_psnr_db - 10
-    assert wrong.reference_mask_iou < right.reference_mask_iou - 0.1
+    assert wrong.field.psnr_db < right.field.psnr_db - 10
+    assert wrong.field.mask_iou < right.field.mask_iou - 0.1
     assert wrong.truth is not None
     assert right.truth is not None
     assert wrong.truth.azimuth_error_deg == pytest.approx(90, abs=1e-3)
@@ -181,13 +197,14 @@ def test_a_mesh_without_field_and_cloud_is_what_is_rendered(scorer: Scorer, made
     whole, alone = score(scorer, made, target), score(scorer, replace(made, field=None, cloud=None), target)
     assert whole.truth is not None
     assert alone.truth is not None
+    assert (alone.mesh, whole.mesh) == (alone.field, alone.field)
     assert (alone.truth.lift_chamfer, alone.truth.chamfer) == (None, whole.truth.chamfer)
-    assert alone.reference_psnr_db > 20  # an opaque surface is close to the field that it was cut from, not equal
+    assert alone.field.psnr_db > 20  # an opaque surface is close to the field that it was cut from, not equal
     assert alone.truth.novel_psnr_db > 20
-    assert alone.reference_mask_iou > 0.8  # the surface lies within the soft edge of a field of 40 voxels
-    assert alone.clip_similarity > 0.9 * whole.clip_similarity
+    assert alone.field.mask_iou > 0.8  # the surface lies within the soft edge of a field of 40 voxels
+    assert alone.field.clip_similarity > 0.9 * whole.field.clip_similarity
     blue = replace(made, field=None, mesh=replace(made.mesh, colors=np.float32([[0, 0, 1]] * len(made.mesh.vertices))))
-    assert score(scorer, blue, target).reference_psnr_db < alone.reference_psnr_db - 5
+    assert score(scorer, blue, target).field.psnr_db < alone.field.psnr_db - 5
 
 
 def test_clip_similarity_is_the_mean_cosine_of_the_turntable(scorer: Scorer, made: Reconstruction):
@@ -195,18 +212,18 @@ def test_clip_similarity_is_the_mean_cosine_of_the_turntable(scorer: Scorer, mad
     views = scored.turntable.permute(0, 3, 1, 2).float() / 255
     crop = made.crop[None, :3] * made.crop[None, 3:] + 1 - made.crop[None, 3:]
     cosines = scorer.clip.image_embeddings(views) @ scorer.clip.image_embeddings(crop)[0]
-    assert scored.clip_similarity == pytest.approx(
+    assert scored.mesh.clip_similarity == pytest.approx(
         float(cosines.mean()), abs=2e-3
     )  # the turntable is rounded to 8 bits
     self_similarity = scorer.clip.image_embeddings(crop) @ scorer.clip.image_embeddings(crop)[0]
-    assert scored.clip_similarity < float(self_similarity)
+    assert scored.mesh.clip_similarity < float(self_similarity)
 
 
 def test_a_crop_of_another_size_gives_nearly_the_same_scores(scorer: Scorer, made: Reconstruction):
     bigger = replace(made, crop=torch.nn.functional.interpolate(made.crop[None], scale_factor=4.0, mode="nearest")[0])
     one, two = score(scorer, made, None), score(scorer, bigger, None)
-    assert two.reference_psnr_db > 35
-    assert two.reference_mask_iou == pytest.approx(one.reference_mask_iou, abs=0.02)
+    assert two.field.psnr_db > 35
+    assert two.field.mask_iou == pytest.approx(one.field.mask_iou, abs=0.02)
 
 
 def test_the_turn_between_frames_takes_one_azimuth_to_the_other_and_keeps_what_is_upright(target: Target):

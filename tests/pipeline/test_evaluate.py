@@ -20,7 +20,16 @@ from pipeline.input.source import content_digest
 from pipeline.truth import read_truth
 from tests.pipeline.conftest import WRONG_AZIMUTH_DEG, name_files, quiet
 
-TRUTH_NUMBERS = ("lift_chamfer", "azimuth_error_deg", "novel_psnr_db", "novel_mask_iou", "chamfer", "fscore_5pct")
+TRUTH_NUMBERS = (
+    "lift_chamfer",
+    "azimuth_error_deg",
+    "novel_psnr_db",
+    "novel_mask_iou",
+    "mesh_novel_psnr_db",
+    "mesh_novel_mask_iou",
+    "chamfer",
+    "fscore_5pct",
+)
 
 
 @pytest.fixture(scope="module")
