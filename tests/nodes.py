@@ -1,7 +1,7 @@
 """A run on a cluster of four nodes with two GPUs each, which are only counted: one node is lost, and another comes.
 
-`pytest -s tests/nodes.py` runs it in 2 minutes. It is not part of the suite yet: in a process that has had another Ray
-before, the board dies before it starts. Why is not known.
+`pytest -s tests/nodes.py` runs it in 2 minutes. It is not part of the suite: four raylets do not start in time on a
+machine that is busy. In a process that has had another Ray before, the board dies before it starts. Why is not known.
 """
 
 import sys
