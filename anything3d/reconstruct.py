@@ -30,6 +30,7 @@ from anything3d.models.diffusion import Denoiser, load_denoiser
 from anything3d.models.encoder import Encode, load_encoder
 from anything3d.models.weights import Place
 from anything3d.settings.reconstruct import CHECKPOINT_EVERY, MAX_POINTS, ReconstructConfig
+from anything3d.space.field import Field
 
 __all__ = [
     "Distiller",
@@ -82,13 +83,14 @@ class Distiller:
 
         Raises: InputError("bad_checkpoint") if `saved` does not `fit`; WeightsError as `check_network`.
         """
+        surface = evidence.surface(self.config.field, self.denoiser.device) if self._reads_surface else None
         with ThreadPoolExecutor(1) as writer:  # the next steps do not wait until a state is stored
             written = writer.submit(lambda: None)
-            for state in self.run(evidence, generators, saved, self.checkpoint_every):
+            for state in self.run(evidence, generators, saved, self.checkpoint_every, surface):
                 written.result()  # at most one is on its way, and what `save` raises ends the call
                 written = writer.submit(lambda kept: save(kept.to_bytes()), state)
             written.result()
-        outcomes: list[Reconstructed | FinishedMesh | NumericsError] = [*self.finish(evidence, state)]
+        outcomes: list[Reconstructed | FinishedMesh | NumericsError] = [*self.finish(evidence, state, surface)]
         failed = [
             b
             for b, outcome in enumerate(outcomes)
@@ -101,23 +103,30 @@ class Distiller:
                 outcomes[b] = _second(outcome)
         return outcomes
 
+    @property
+    def _reads_surface(self) -> bool:
+        """Whether fields begin as the surfaces of their clouds, or are compared with them."""
+        return self.config.backend == "sds" or self.clip is not None
+
     def run(
         self,
         evidence: Evidence,
         generators: Sequence[torch.Generator],
         state: bytes | None = None,
         checkpoint_every: int = CHECKPOINT_EVERY,
+        surface: Field | None = None,
     ) -> Iterator[State]:
         """Yield the state every `checkpoint_every` steps and at the end; go on from `state` if there is one.
 
-        `generators` (one per object) are moved on, or set to where `state` left them.
+        `generators` (one per object) are moved on, or set to where `state` left them. `surface` has the surfaces of the
+        clouds, if somebody has made them.
 
         Raises: InputError("bad_checkpoint") if `state` does not `fit`.
         """
         config, method, device = self.config, self.method, self.denoiser.device
         guide = prepare(evidence, config, self.denoiser, method.size)
         if state is None:
-            start = State.begin(method.first_field(evidence, generators), generators, len(LossTerms._fields))
+            start = State.begin(method.first_field(evidence, generators, surface), generators, len(LossTerms._fields))
         else:
             start = self.fit(state, len(evidence))
         field, running, dropped = method.field(start).to(device), start.losses.to(device), start.dropped.to(device)
@@ -140,14 +149,18 @@ class Distiller:
         return _check(State.from_bytes(state), n_objects, self.config)
 
     @torch.no_grad()
-    def finish(self, evidence: Evidence, state: State) -> list[Reconstructed | NumericsError]:
+    def finish(
+        self, evidence: Evidence, state: State, surface: Field | None = None
+    ) -> list[Reconstructed | NumericsError]:
         """What the last state has made of each object, as `Judge` sees it, or why that is no object.
+
+        `surface` has the surfaces of the clouds, if somebody has made them.
 
         Raises: WeightsError as `check_network`.
         """
         field = self.method.in_rgb(self.method.field(state).to(self.denoiser.device))
         judge = Judge(self.config, self.denoiser, self.clip, self.method.size, self.max_points)
-        return judge(evidence, field, state)
+        return judge(evidence, field, state, surface)
 
 
 def _method(shared: Step, encode: Encode) -> Sds | Sjc:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from anything3d.errors import Bug, NumericsError
 from anything3d.models.concept import Concept
+from anything3d.settings.reconstruct import FieldConfig
 from anything3d.space.camera import Camera
 from anything3d.space.cloud import Cloud
 from anything3d.space.field import Field
@@ -54,6 +55,11 @@ class Evidence:
         if self.cloud is None or self.camera is None:
             raise Bug("missing_evidence", "a backend of reconstruct asks for the cloud, none of its needs")
         return self.cloud.to(device), self.camera.to(device)
+
+    def surface(self, config: FieldConfig, device: torch.device) -> Field:
+        """The surfaces of the clouds. Raises: Bug as `seen_cloud`."""
+        cloud, _ = self.seen_cloud(device)
+        return Field.from_cloud(cloud, config)
 
     def known_concept(self, device: torch.device) -> Concept:
         """Raises: Bug if it was left out."""

@@ -34,10 +34,13 @@ class Judge:
     max_points: int  # as `render` has it
 
     @torch.no_grad()
-    def __call__(self, evidence: Evidence, field: Field, state: State) -> list[Reconstructed | NumericsError]:
+    def __call__(
+        self, evidence: Evidence, field: Field, state: State, surface: Field | None = None
+    ) -> list[Reconstructed | NumericsError]:
         """The fields of B objects, each judged from its reference camera, and beside the surface of its cloud.
 
-        `field` is what `state`, the last one, has made, in RGB and on the denoiser's device.
+        `field` is what `state`, the last one, has made, in RGB and on the denoiser's device. `surface` has the surfaces
+        of the clouds, also there, if somebody has made them.
 
         The errors are NumericsError "denoiser_not_finite", "field_not_finite", "clip_not_finite", "field_empty" and
         "field_fog"; each concerns one object only.
@@ -45,7 +48,7 @@ class Judge:
         Raises: WeightsError as `check_network`.
         """
         config = self.config
-        surface, rises = self._beside_clouds(evidence, field)
+        surface, rises = self._beside_clouds(evidence, field, surface)
         inside, outside = self._opacities(evidence, field)
         finite = field.density_grid.isfinite().flatten(1).all(1) & field.color_grid.isfinite().flatten(1).all(1)
         finite &= inside.isfinite() & outside.isfinite() & state.losses.isfinite().all(1).to(finite.device)
@@ -77,13 +80,15 @@ class Judge:
             unlike = [not math.isfinite(rise) for rise in judged]
             check_network(unlike, self.clip.is_sound, config.clip_weights, self.clip.dtype)
 
-    def _beside_clouds(self, evidence: Evidence, field: Field) -> tuple[Field, list[float | None]]:
+    def _beside_clouds(
+        self, evidence: Evidence, field: Field, surface: Field | None
+    ) -> tuple[Field, list[float | None]]:
         """The clouds' surfaces, and by how much more the fields look like their photos than those do."""
         if self.clip is None:
             return field, [None] * len(field)
         device = self.denoiser.device
-        cloud, camera = evidence.seen_cloud(device)
-        surface = Field.from_cloud(cloud, field.config)
+        _, camera = evidence.seen_cloud(device)
+        surface = evidence.surface(field.config, device) if surface is None else surface
         after, before = (
             likeness(shown, camera, evidence.crops, self.clip, self.config.render, self.max_points)
             for shown in (field, surface)

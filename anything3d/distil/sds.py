@@ -33,11 +33,12 @@ class Sds:
         """Side of the views in pixels."""
         return self.shared.config.sds.render_size
 
-    def first_field(self, evidence: Evidence, generators: Sequence[torch.Generator]) -> Field:
-        """The surfaces of the clouds."""
+    def first_field(
+        self, evidence: Evidence, generators: Sequence[torch.Generator], surface: Field | None = None
+    ) -> Field:
+        """The surfaces of the clouds: `surface`, if somebody has made them."""
         del generators
-        cloud, _ = evidence.seen_cloud(self.shared.denoiser.device)
-        return Field.from_cloud(cloud, self.shared.config.field)
+        return evidence.surface(self.shared.config.field, self.shared.denoiser.device) if surface is None else surface
 
     def field(self, state: State) -> Field:
         """The field in a state."""

@@ -34,9 +34,11 @@ class Sjc:
         """Side of the views, in latents."""
         return self.shared.denoiser.image_size // self.shared.denoiser.latent_scale
 
-    def first_field(self, evidence: Evidence, generators: Sequence[torch.Generator]) -> Field:
+    def first_field(
+        self, evidence: Evidence, generators: Sequence[torch.Generator], surface: Field | None = None
+    ) -> Field:
         """Fog."""
-        del evidence
+        del evidence, surface
         return Field.fog(self.shared.config.field, generators, self.shared.denoiser.latent_channels)
 
     def field(self, state: State) -> Field:

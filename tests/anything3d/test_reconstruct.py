@@ -102,6 +102,9 @@ def test_a_field_that_looks_less_like_its_photo_than_its_cloud_is_replaced_by_th
     assert same.rise == pytest.approx(0, abs=1e-5)
     assert black.rise < -0.05
     assert torch.equal(black.field.color_grid, surface.rounded().color_grid[1:])
+    _, handed_over = strict.finish(evidence, state, surface)  # and not made a second time
+    assert torch.equal(handed_over.field.color_grid, black.field.color_grid)
+    assert handed_over.rise == black.rise
     for lenient in (with_config(reconstructor, max_fall=1.9), Distiller(CONFIG, reconstructor.denoiser, None)):
         _, kept = lenient.finish(evidence, state)
         assert kept.kept == "field"
