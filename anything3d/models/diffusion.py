@@ -20,7 +20,7 @@ from anything3d.models.adapter import TEXT, UNET, Adapter, adapted
 from anything3d.models.concept import Concept
 from anything3d.models.finite import infinite_as_nan
 from anything3d.models.layout import check_diffusion
-from anything3d.models.pretrained import Network, check_tokenizer, load_network, load_settings
+from anything3d.models.pretrained import Network, at, check_tokenizer, load_network, load_settings
 from anything3d.models.tensors import read_tensors
 from anything3d.models.weights import Place, directly_in, directory
 
@@ -270,7 +270,7 @@ def _load_controlnet(folder: Path, unet: Network, place: Place) -> nn.Module:
         network.load_state_dict(sound, assign=True)
     except (AttributeError, KeyError, RuntimeError) as error:
         raise WeightsError("weights_mismatch", f"{files[0]} is no ControlNet of {folder.parent}: {error}") from error
-    return network.requires_grad_(False).eval().to(place.device)
+    return at(place, network)
 
 
 def _check_fit(

@@ -59,7 +59,17 @@ def load_network(
             f"{folder}: {len(missing)} tensors of the architecture are missing, {missing[0]} among them; "
             "use a checkpoint of that architecture",
         )
-    return network.requires_grad_(False).eval().to(place.device)
+    return at(place, network)
+
+
+def at(place: Place, network: Network) -> Network:
+    """The network at its place, frozen, in evaluation mode.
+
+    On a GPU the weights of convolutions lie channels last, as the tensor cores read them. Otherwise cuDNN would turn
+    them at every call. What a network says does not depend on it, but for rounding.
+    """
+    placed = network.requires_grad_(False).eval().to(place.device)
+    return placed if place.device == "cpu" else placed.to(memory_format=torch.channels_last)
 
 
 def load_settings(from_pretrained: Callable[..., Settings], folder: Path) -> Settings:

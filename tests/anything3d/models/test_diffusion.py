@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,19 @@ def test_guided_noise_is_that_of_two_separate_calls(denoiser):
     assert (with_text - without).abs().max() > 1e-4
     guided = denoiser.guided_noise(latents(), T, (text, no_text), hints(), 5.0, 0.7)
     torch.testing.assert_close(guided, -4 * without + 5 * with_text, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_layout_of_a_gpus_weights_does_not_change_what_is_said(denoiser):
+    turned = {
+        name: deepcopy(getattr(denoiser, name)).to(memory_format=torch.channels_last) for name in ("unet", "controlnet")
+    }
+    text = denoiser.encode_text(CAPTIONS)
+    said, same = (
+        own.predict_noise(latents(), T, text, hints()) for own in (denoiser, dataclasses.replace(denoiser, **turned))
+    )
+    assert turned["unet"].conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(same, said, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
