@@ -102,7 +102,7 @@ class Inverter:
         """Textual inversion: embeddings move."""
         config = self.config
         embeddings = start.embeddings.float().clone().requires_grad_()
-        optimizer = torch.optim.Adam([embeddings], lr=config.lr)
+        optimizer = torch.optim.Adam([embeddings], lr=config.lr, fused=embeddings.is_cuda)
         for step in range(config.steps):
             rate = config.lr * (1 + (config.lr_end - 1) * step / config.steps)
             optimizer.param_groups[0]["lr"] = rate
@@ -130,7 +130,9 @@ class Inverter:
         rates = (config.lr_unet, config.lr_text, config.lr_words)
         decays = (config.weight_decay, config.weight_decay, 0.0)  # embeddings of no words stay as they are
         groups = zip((unet, text, [embeddings]), decays, strict=True)
-        optimizer = torch.optim.AdamW([{"params": tensors, "weight_decay": decay} for tensors, decay in groups])
+        optimizer = torch.optim.AdamW(
+            [{"params": tensors, "weight_decay": decay} for tensors, decay in groups], fused=embeddings.is_cuda
+        )
         for step in range(config.steps):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * _ramp(step / config.steps, config.warmup)
