@@ -15,6 +15,7 @@ from torch import Tensor
 from anything3d.distil.evidence import Evidence
 from anything3d.distil.gradient import sample_timesteps
 from anything3d.distil.guide import Guide
+from anything3d.distil.losses import LossTerms
 from anything3d.distil.state import Optimizer, State
 from anything3d.distil.step import Seen, Step
 from anything3d.models.encoder import Encode
@@ -67,20 +68,27 @@ class Sds:
 
         `progress` runs from 0 to 1.
         """
+        config = self.shared.config.sds
+        loss, terms, lost = self.loss(guide, field, progress, generators)
+        decay = config.lr_decay**progress
+        for group, rate in zip(optimizer.param_groups, (config.lr_density, config.lr_color), strict=True):
+            group["lr"] = rate * decay
+        optimizer.zero_grad(set_to_none=True)
+        loss.sum().backward()
+        optimizer.step()
+        return torch.stack(terms, dim=1).detach(), lost
+
+    def loss(
+        self, guide: Guide, field: Field, progress: float, generators: Sequence[torch.Generator]
+    ) -> tuple[Float[Tensor, "B"], LossTerms, Int[Tensor, "B"]]:
+        """What a step makes smaller, its unweighted terms, and how many predictions were dropped."""
         config, shared = self.shared.config.sds, self._shared_at(progress)
         if progress < config.coarse_until:
             guide = guide.halved()
         seen = shared.see(field, guide, "angle", generators, jitter=True, weights=False)
         sds, lost = self._distil(shared, seen, guide, progress, generators)
         terms = shared.measure(field, seen, guide, sds, generators)
-
-        decay = config.lr_decay**progress
-        for group, rate in zip(optimizer.param_groups, (config.lr_density, config.lr_color), strict=True):
-            group["lr"] = rate * decay
-        optimizer.zero_grad(set_to_none=True)
-        terms.weigh(config.losses, progress).sum().backward()
-        optimizer.step()
-        return torch.stack(terms, dim=1).detach(), lost
+        return terms.weigh(config.losses, progress), terms, lost
 
     def _shared_at(self, progress: float) -> Step:
         """The parts of a step, with the denoiser's encoder and image size of this moment."""

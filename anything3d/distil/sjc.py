@@ -16,6 +16,7 @@ from anything3d.distil.evidence import Evidence
 from anything3d.distil.gradient import sample_timesteps
 from anything3d.distil.guide import Guide
 from anything3d.distil.latents import to_rgb
+from anything3d.distil.losses import LossTerms
 from anything3d.distil.state import Optimizer, State
 from anything3d.distil.step import Step
 from anything3d.space.field import Field
@@ -66,6 +67,16 @@ class Sjc:
 
         `progress` runs from 0 to 1.
         """
+        loss, terms, lost = self.loss(guide, field, progress, generators)
+        optimizer.zero_grad(set_to_none=True)
+        loss.sum().backward()
+        optimizer.step()
+        return torch.stack(terms, dim=1).detach(), lost
+
+    def loss(
+        self, guide: Guide, field: Field, progress: float, generators: Sequence[torch.Generator]
+    ) -> tuple[Float[Tensor, "B"], LossTerms, Int[Tensor, "B"]]:
+        """What a step makes smaller, its unweighted terms, and how many predictions were dropped."""
         shared, config, denoiser = self.shared, self.shared.config.sjc, self.shared.denoiser
         seen = shared.see(field, guide, "area", generators, jitter=False, weights=True)
         latents = shared.over_greys(seen.random, (BACKGROUND, BACKGROUND), generators)
@@ -78,7 +89,4 @@ class Sjc:
         # 3DFuse sums over the latents of a view, where `sds` is a mean
         emptiness = config.emptiness if progress < 0.5 else config.emptiness_late
         loss = latents[0].numel() * terms.sds + emptiness * terms.emptiness
-        optimizer.zero_grad(set_to_none=True)
-        loss.sum().backward()
-        optimizer.step()
-        return torch.stack(terms, dim=1).detach(), shared.count_lost(lost, latents, len(field))
+        return loss, terms, shared.count_lost(lost, latents, len(field))
