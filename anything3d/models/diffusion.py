@@ -8,6 +8,7 @@ Sources: Rombach et al. 2022 (latent diffusion); Zhang et al. 2023 (ControlNet).
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -220,15 +221,31 @@ def load_denoiser(name: str, place: Place) -> Denoiser:
     tokenizer = load_settings(CLIPTokenizer.from_pretrained, folder / "tokenizer")
     check_tokenizer(len(tokenizer), text_encoder.config.vocab_size, folder / "tokenizer")
     scheduler = load_settings(DDPMScheduler.from_pretrained, folder / "scheduler")
-    latent_scale = 2 ** (len(vae.config.block_out_channels) - 1)
     networks = [unet.config] if controlnet is None else [unet.config, controlnet.config]
+    latent_scale = 2 ** (len(vae.config.block_out_channels) - 1)
     _check_fit(networks, vae.config.latent_channels, latent_scale, text_encoder.config.hidden_size, folder)
-    context, scaling = text_encoder.config.max_position_embeddings, vae.config.scaling_factor
+    context = text_encoder.config.max_position_embeddings
 
     def tokenize(prompts: list[str]) -> Int[Tensor, "B L"]:
         tokens = tokenizer(prompts, padding="max_length", truncation=True, max_length=context, return_tensors="pt")
         return tokens["input_ids"]
 
+    ends = tokenizer.bos_token_id, tokenizer.eos_token_id
+    return assemble(unet, controlnet, vae, text_encoder, tokenize, ends, scheduler, place)
+
+
+def assemble(
+    unet: Any,  # noqa: ANN401 - transformers and diffusers come without types
+    controlnet: Any,  # noqa: ANN401
+    vae: Any,  # noqa: ANN401
+    text_encoder: Any,  # noqa: ANN401
+    tokenize: Callable[[list[str]], Int[Tensor, "B L"]],
+    ends: tuple[int, int],
+    scheduler: Any,  # noqa: ANN401
+    place: Place,
+) -> Denoiser:
+    """The Denoiser of networks that are at `place`. `ends` are the tokens at the start and the end of a prompt."""
+    latent_scale, scaling = 2 ** (len(vae.config.block_out_channels) - 1), vae.config.scaling_factor
     return Denoiser(
         unet=unet,
         controlnet=controlnet,
@@ -241,8 +258,8 @@ def load_denoiser(name: str, place: Place) -> Denoiser:
         latent_channels=unet.config.in_channels,
         latent_scale=latent_scale,
         image_size=unet.config.sample_size * latent_scale,
-        start_token=tokenizer.bos_token_id,
-        end_token=tokenizer.eos_token_id,
+        start_token=ends[0],
+        end_token=ends[1],
         predicts_velocity=scheduler.config.prediction_type == "v_prediction",
         device=torch.device(place.device),
         dtype=getattr(torch, place.dtype),
