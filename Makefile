@@ -4,11 +4,12 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 DEMO ?= demo
 WORKERS ?= 2
+GPU_RESULTS ?= gpu.xml
 
 # A run imports torch in about ten processes. Without compiled modules on disk, each of them compiles thousands of files.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test check fast clean
+.PHONY: demo test check fast gpu clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing into .venv (a few GB, some minutes the first time) ..."
@@ -32,6 +33,10 @@ check: $(INSTALLED)  ## lint, formatting, types, import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
 	@$(BIN)/mypy
+
+gpu: $(INSTALLED)  ## what needs a GPU: the tests marked `gpu`, with their outcome in $(GPU_RESULTS)
+	@$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "There is no GPU: torch sees no CUDA device, so that nothing was tested or measured. Compare nvidia-smi and torch.version.cuda.")'
+	@$(BIN)/python -m pytest -m gpu --junitxml=$(GPU_RESULTS)
 
 clean:  ## removes what make made
 	rm -rf .venv $(DEMO) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -75,9 +75,9 @@ class Blip:
         Raises: WeightsError as `check_network`.
         """
         samples = self.config.samples
-        image = self._look(over(crops, WHITE)).repeat_interleave(samples, 0)
+        image = self.look(over(crops, WHITE)).repeat_interleave(samples, 0)
         ids = self._continue_prompt(image, [child(g) for g in generators for _ in range(samples)])
-        log_probabilities = self._log_probabilities(image, ids).tolist()
+        log_probabilities = self.log_probabilities(image, ids).tolist()
         start = len(self.prompt_ids)
         lost = [not math.isfinite(value) for value in log_probabilities]
         by_object = [any(lost[b : b + samples]) for b in range(0, len(lost), samples)]
@@ -92,7 +92,8 @@ class Blip:
         except NumericsError as error:
             return error
 
-    def _look(self, rgb: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B N C"]:
+    def look(self, rgb: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B N C"]:
+        """What the decoder reads of images in [0, 1]."""
         weight = next(self.vision.parameters())
         pixels = self.preprocess(rgb.to(weight.device, torch.float32)).to(weight.dtype)
         return self.vision(pixel_values=pixels).last_hidden_state
@@ -101,7 +102,7 @@ class Blip:
         """Whether what it says of plain white is finite."""
         side = self.preprocess.crop_px
         prompt = torch.tensor([[*self.prompt_ids, self.end_id]], device=next(self.vision.parameters()).device)
-        return bool(self._log_probabilities(self._look(torch.ones(1, 3, side, side)), prompt).isfinite().all())
+        return bool(self.log_probabilities(self.look(torch.ones(1, 3, side, side)), prompt).isfinite().all())
 
     def _continue_prompt(
         self, image: Float[Tensor, "B N C"], generators: Sequence[torch.Generator]
@@ -129,7 +130,7 @@ class Blip:
             max_new_tokens=config.max_tokens + 1,  # and the end
         )
 
-    def _log_probabilities(self, image: Float[Tensor, "B N C"], ids: Int[Tensor, "B L"]) -> Float[Tensor, "B"]:
+    def log_probabilities(self, image: Float[Tensor, "B N C"], ids: Int[Tensor, "B L"]) -> Float[Tensor, "B"]:
         """Mean over each row's new tokens up to its first end, under the network without penalty or filter."""
         logits = self.decoder(input_ids=ids[:, :-1], encoder_hidden_states=image).logits.float()
         values = logits.log_softmax(dim=-1).gather(-1, ids[:, 1:, None])[..., 0]

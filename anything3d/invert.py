@@ -70,18 +70,8 @@ class Inverter:
         Raises: WeightsError as `check_network`.
         """
         denoiser, config = self.denoiser, self.config
-        with torch.no_grad():
-            latents = denoiser.encode_image(over(crops.to(denoiser.device), WHITE)).float()
-            start = denoiser.embed_prompts(captions)
-        held_out = self._draw(latents, generators, config.held_out, config.t_max)
-        moving = self._moving(start, keywords or [""] * len(captions))
-        concept = self._fit(latents, start, moving, generators)
-        if config.lora.steps:
-            concept = self._adapt(latents, concept, moving, generators)
-        steps = config.steps + config.lora.steps
-        with torch.no_grad():
-            before = self._losses(latents, start, held_out).tolist()
-            after = self._losses(latents, concept, held_out).tolist()
+        concept, losses = self.fit(crops, captions, generators, keywords)
+        steps, (before, after) = config.steps + config.lora.steps, losses.tolist()
         finite = concept.embeddings.isfinite().flatten(1).all(1).tolist()
         lost = [not math.isfinite(loss) for loss in before]
         check_network(lost, lambda: denoiser.is_sound(hint=False), config.weights, denoiser.dtype)
@@ -91,6 +81,26 @@ class Inverter:
             else _failed(before[b], after[b])
             for b in range(len(crops))
         ]
+
+    def fit(
+        self,
+        crops: Float[Tensor, "B 4 S S"],
+        captions: list[str],
+        generators: Sequence[torch.Generator],
+        keywords: Sequence[str] | None = None,
+    ) -> tuple[Concept, Float[Tensor, "2 B"]]:
+        """e* of each crop, and the losses of its caption and of e*, as the denoiser's device has them."""
+        denoiser, config = self.denoiser, self.config
+        with torch.no_grad():
+            latents = denoiser.encode_image(over(crops.to(denoiser.device), WHITE)).float()
+            start = denoiser.embed_prompts(captions)
+        held_out = self._draw(latents, generators, config.held_out, config.t_max)
+        moving = self._moving(start, keywords or [""] * len(captions))
+        concept = self._fit(latents, start, moving, generators)
+        if config.lora.steps:
+            concept = self._adapt(latents, concept, moving, generators)
+        with torch.no_grad():
+            return concept, torch.stack([self._losses(latents, tried, held_out) for tried in (start, concept)])
 
     def _fit(
         self,
@@ -173,9 +183,11 @@ class Inverter:
         """
         moving = self._words(concept.tokens)
         for row, tokens, keyword in zip(moving, concept.tokens, keywords, strict=True):
+            if not keyword:
+                continue
             named = self.denoiser.tokenize([keyword]).to(tokens.device)
             word = named[self._words(named)]
-            if keyword and (at := (tokens.unfold(0, len(word), 1) == word).all(1).nonzero()).numel():
+            if (at := (tokens.unfold(0, len(word), 1) == word).all(1).nonzero()).numel():
                 row.fill_(False)[at + torch.arange(len(word), device=at.device)] = True
         return moving
 

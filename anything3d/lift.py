@@ -53,6 +53,17 @@ class Lifter(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """What the networks make of B crops, where they lie."""
+
+    cloud: Cloud
+    view: Matches  # the best one of each, [B, 1]
+    chosen: Int[Tensor, "B"]  # which draft it was made from
+    has_shape: Bool[Tensor, "B"]
+    dropped: Float[Tensor, "B"]  # share of the drafts that are not finite
+
+
+@dataclass(frozen=True, slots=True)
 class PointELifter:
     """Point-E with its upsampler, a frozen CLIP, and the search for the reference camera."""
 
@@ -75,6 +86,16 @@ class PointELifter:
         Raises: WeightsError as `check_network`.
         """
         crops = crops.to(self.device)
+        drawn = self.draw(crops, generators)
+        has_mask = (crops[:, 3] > 0.5).flatten(1).any(1)
+        dropped, finite = drawn.dropped.tolist(), drawn.cloud.is_finite().tolist()
+        self._check_networks(dropped, finite)
+        lifted = _lifted(rounded(drawn.cloud), drawn.view, drawn.chosen, self.config.distance)
+        judged = zip(lifted, has_mask.tolist(), dropped, finite, drawn.has_shape.tolist(), strict=True)
+        return [_outcome(*row) for row in judged]
+
+    def draw(self, crops: Float[Tensor, "B 4 S S"], generators: Sequence[torch.Generator]) -> Drawn:
+        """The clouds and how they are seen, on the device. Nothing here waits for it."""
         images = over(crops, WHITE)
         drafts = self._draft(images, generators)
         views, sound = self._judge(drafts, crops)
@@ -82,14 +103,8 @@ class PointELifter:
         rows = torch.arange(len(crops), device=self.device)
         cloud = self._densify(drafts[rows, chosen], images, generators)
         view = self._refine(cloud, crops, views, rows * drafts.shape[1] + chosen)
-        has_mask = (crops[:, 3] > 0.5).flatten(1).any(1)
-        has_shape = sound.any(1) & is_shape(cloud)
-        dropped = (~drafts.isfinite().flatten(2).all(2)).float().mean(1).tolist()
-        finite = cloud.is_finite()
-        self._check_networks(dropped, finite.tolist())
-        lifted = _lifted(rounded(cloud), view, chosen, self.config.distance)
-        judged = zip(lifted, has_mask.tolist(), dropped, finite.tolist(), has_shape.tolist(), strict=True)
-        return [_outcome(*row) for row in judged]
+        dropped = (~drafts.isfinite().flatten(2).all(2)).float().mean(1)
+        return Drawn(cloud, view, chosen, sound.any(1) & is_shape(cloud), dropped)
 
     def _check_networks(self, dropped: Sequence[float], finite: Sequence[bool]) -> None:
         """Raises: WeightsError if a network, and not the objects, must be the cause of NaN or Inf.

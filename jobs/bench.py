@@ -1,4 +1,4 @@
-"""`anything3d bench` measures what the pipeline costs beside the algorithms."""
+"""`anything3d bench` measures what the pipeline costs beside the algorithms; `bench plan` counts the algorithms."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -6,19 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.bench_plan import plan
 from jobs.command import CODES, LogFile, Settings, Verbose, errors_as_one_line, logs
 from jobs.examples import ending
 
 if TYPE_CHECKING:
     from pipeline.bench import Bench, Growth, Size
 
-app = typer.Typer(help="Measure what the pipeline costs beside the algorithms.", no_args_is_help=True)
+app = typer.Typer(
+    help="Count what the algorithms cost, and measure what the pipeline costs beside them.", no_args_is_help=True
+)
 PREFIX = "anything3d-bench-"  # of the name of a folder that is removed at the end
 
 
-@app.callback()
-def _group() -> None:
-    """Keeps `engine` a command with a name: typer takes a single command for the group itself."""
+app.command(epilog=ending("bench plan"))(plan)
 
 
 @app.command(epilog=ending("bench engine", CODES))

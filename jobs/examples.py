@@ -34,6 +34,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {  # command -> calls of it
     "weights list": ("anything3d weights list --preset default",),
     "weights where": ("anything3d weights where --preset default --set resources.weights_root=$HOME/weights | sh",),
     "weights verify": ("anything3d weights verify --preset default --set resources.weights_root=$HOME/weights",),
+    "bench plan": (
+        "anything3d bench plan --preset default --set price.gpu_hour=2.5 --set price.currency=EUR",
+        "anything3d bench plan --stage reconstruct --memory-gb 24 --json",
+    ),
     "bench engine": ("anything3d bench engine --units 100,1000 --out engine.json",),
     "config show": (
         "anything3d config show --preset default > mine.toml",

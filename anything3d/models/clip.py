@@ -6,6 +6,7 @@ toy-sized one.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +78,12 @@ def load_clip(name: str, place: Place) -> Clip:
             f"{folder}: the image processor makes {preprocess.crop_px} px out of {preprocess.resize_px} px, "
             f"the network takes {vision.image_size} px; use the folder's original preprocessor_config.json",
         )
+    return assemble(model, preprocess)
+
+
+def assemble(model: Any, preprocess: Preprocessor) -> Clip:  # noqa: ANN401 - transformers comes without types
+    """The Clip of a `CLIPModel` that is where it shall stay."""
+    vision = model.config.vision_config
     return Clip(
         vision=model.vision_model,
         visual_projection=model.visual_projection,

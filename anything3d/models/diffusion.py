@@ -5,7 +5,7 @@ trained on them (the VAE's mean times its scaling factor). Text is what the cros
 Sources: Rombach et al. 2022 (latent diffusion); Zhang et al. 2023 (ControlNet).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from anything3d.errors import WeightsError
 from anything3d.models.adapter import TEXT, UNET, Adapter, adapted
 from anything3d.models.concept import Concept
 from anything3d.models.finite import infinite_as_nan
-from anything3d.models.layout import check_diffusion
+from anything3d.models.layout import check_diffusion, check_fit
 from anything3d.models.pretrained import Network, at, check_tokenizer, load_network, load_settings
 from anything3d.models.tensors import read_tensors
 from anything3d.models.weights import Place, directly_in, directory
@@ -223,7 +223,7 @@ def load_denoiser(name: str, place: Place) -> Denoiser:
     scheduler = load_settings(DDPMScheduler.from_pretrained, folder / "scheduler")
     networks = [unet.config] if controlnet is None else [unet.config, controlnet.config]
     latent_scale = 2 ** (len(vae.config.block_out_channels) - 1)
-    _check_fit(networks, vae.config.latent_channels, latent_scale, text_encoder.config.hidden_size, folder)
+    check_fit(networks, vae.config.latent_channels, latent_scale, text_encoder.config.hidden_size, folder)
     context = text_encoder.config.max_position_embeddings
 
     def tokenize(prompts: list[str]) -> Int[Tensor, "B L"]:
@@ -288,24 +288,3 @@ def _load_controlnet(folder: Path, unet: Network, place: Place) -> nn.Module:
     except (AttributeError, KeyError, RuntimeError) as error:
         raise WeightsError("weights_mismatch", f"{files[0]} is no ControlNet of {folder.parent}: {error}") from error
     return at(place, network)
-
-
-def _check_fit(
-    networks: Sequence[Mapping], latent_channels: int, latent_scale: int, text_width: int, folder: Path
-) -> None:
-    """UNet and ControlNet take the VAE's latents, the text encoder's text and hints as large as the image.
-
-    Raises: WeightsError if one does not.
-    """
-    for config in networks:
-        pairs = {"in_channels": latent_channels, "cross_attention_dim": text_width}
-        stated = {name: config[name] for name in pairs}
-        if "conditioning_embedding_out_channels" in config:
-            pairs["pixels of a hint per latent"] = latent_scale
-            stated["pixels of a hint per latent"] = 2 ** (len(config["conditioning_embedding_out_channels"]) - 1)
-        if stated != pairs:
-            raise WeightsError(
-                "weights_mismatch",
-                f"{folder}: {config['_class_name']} has {stated}, the other parts need {pairs}; "
-                "take all parts from one model family",
-            )

@@ -9,7 +9,7 @@ Stable Diffusion are nearly an affine map of colours is known from previews of l
 """
 
 from collections.abc import Callable
-from typing import assert_never
+from typing import Any, assert_never
 
 import torch
 import torch.nn.functional as F
@@ -56,11 +56,7 @@ def load_taesd(name: str, denoiser: Denoiser, place: Place) -> Encode:
     folder = directory(name, place)
     check_taesd(folder)
     network = load_network(AutoencoderTiny.from_pretrained, folder, place, "diffusers")
-    scaling = network.config.scaling_factor
-
-    def encode(pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        return network.encode(pixels).latents * scaling
-
+    encode = of_taesd(network)
     advice = (
         "reconstruct.sds.encoder_weights must name a TAESD that was made for this denoiser: taesd for the mini one, "
         "taesd-sd for Stable Diffusion 1 and 2"
@@ -83,6 +79,12 @@ def load_taesd(name: str, denoiser: Denoiser, place: Place) -> Encode:
     return encode
 
 
+def of_taesd(network: Any) -> Encode:  # noqa: ANN401 - diffusers comes without types
+    """The encoder of an AutoencoderTiny."""
+    scaling = network.config.scaling_factor
+    return lambda pixels: network.encode(pixels).latents * scaling
+
+
 @torch.no_grad()
 def fit_linear(denoiser: Denoiser) -> Encode:
     """The affine map from mean colours to latents that is nearest to the VAE's encoder on `pictures`: least squares.
@@ -97,11 +99,12 @@ def fit_linear(denoiser: Denoiser) -> Encode:
     solution = torch.linalg.lstsq(F.pad(known, (0, 1), value=1.0), wanted).solution
     kernel, offset = solution[:-1].T.unflatten(1, (3, REACH, REACH)), solution[-1]
     kernel, offset = (values.to(denoiser.device, denoiser.dtype).contiguous() for values in (kernel, offset))
+    return of_colors(kernel, offset, scale)
 
-    def encode(pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        return F.conv2d(_around(F.avg_pool2d(pixels, scale)), kernel, offset)
 
-    return encode
+def of_colors(kernel: Float[Tensor, "C 3 k k"], offset: Float[Tensor, "C"], scale: int) -> Encode:
+    """The affine map of the mean colours of squares of `scale` pixels."""
+    return lambda pixels: F.conv2d(_around(F.avg_pool2d(pixels, scale)), kernel, offset)
 
 
 def judged_pictures(denoiser: Denoiser) -> Float[Tensor, "N 3 S S"]:

@@ -6,7 +6,7 @@ model of another family would load, and mean something else.
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from anything3d.errors import WeightsError
@@ -191,3 +191,24 @@ def _is_beta(value: object) -> bool:
 
 def _unsupported(path: Path, stated: str, supported: str) -> WeightsError:
     return WeightsError("weights_unsupported", f"{path}: {stated}; supported: {supported}")
+
+
+def check_fit(
+    networks: Sequence[Mapping], latent_channels: int, latent_scale: int, text_width: int, folder: Path
+) -> None:
+    """UNet and ControlNet take the VAE's latents, the text encoder's text and hints as large as the image.
+
+    Raises: WeightsError if one does not.
+    """
+    for config in networks:
+        pairs = {"in_channels": latent_channels, "cross_attention_dim": text_width}
+        stated = {name: config[name] for name in pairs}
+        if "conditioning_embedding_out_channels" in config:
+            pairs["pixels of a hint per latent"] = latent_scale
+            stated["pixels of a hint per latent"] = 2 ** (len(config["conditioning_embedding_out_channels"]) - 1)
+        if stated != pairs:
+            raise WeightsError(
+                "weights_mismatch",
+                f"{folder}: {config['_class_name']} has {stated}, the other parts need {pairs}; "
+                "take all parts from one model family",
+            )

@@ -100,7 +100,7 @@ def test_log_probability_is_the_mean_of_a_step_by_step_evaluation(nucleus: Blip,
             nucleus.decoder(input_ids=ids[:, :n], encoder_hidden_states=image).logits[0, -1].log_softmax(-1)[ids[0, n]]
             for n in range(1, 5)
         ]
-        mean = nucleus._log_probabilities(image, ids)
+        mean = nucleus.log_probabilities(image, ids)
     assert float(mean) == pytest.approx(float(sum(steps)) / 4, abs=1e-4)
 
 

@@ -118,7 +118,7 @@ class Noise:
     """Denoising as a training task: levels and the loss."""
 
     def __init__(self, schedule: Schedule, device: str) -> None:
-        self.alphas_bar = alphas_cumprod(schedule).float().to(device)
+        self.alphas_bar = torch.tensor(alphas_cumprod(schedule)).to(device)
         self.sigmas = (1 / self.alphas_bar - 1).sqrt()
 
     def loss(

@@ -81,7 +81,7 @@ class _Denoise:
     ) -> None:
         self.network = network
         self.dtype = network.input_proj.weight.dtype
-        self.alphas_bar: list[float] = alphas_cumprod(schedule).tolist()
+        self.alphas_bar = alphas_cumprod(schedule)
         self.guidance = guidance
         self.guided = guidance not in (0, 1)
         self.embeddings = self._with_zeros(embeddings)

@@ -5,11 +5,10 @@ Source: openai/point-e@fc8a607 (gaussian_diffusion.py).
 
 import math
 from collections.abc import Sequence
+from functools import cache
+from itertools import accumulate, pairwise
+from operator import mul
 from typing import Literal, assert_never
-
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
 Schedule = Literal["base", "upsample"]
 
@@ -18,21 +17,23 @@ COSINE_OFFSET = 0.008  # s of Nichol & Dhariwal 2021, eq. 17
 MAX_BETA = 0.999  # of the cosine schedule
 
 
-def alphas_cumprod(schedule: Schedule) -> Float[Tensor, "T"]:
-    """Share of signal variance left at each discrete time, float64: cosine for the base, linear for the upsampler."""
+@cache
+def alphas_cumprod(schedule: Schedule) -> tuple[float, ...]:
+    """Share of signal variance left at each discrete time: cosine for the base, linear for the upsampler."""
     match schedule:
         case "base":
-            angle = (torch.arange(TRAIN_STEPS + 1, dtype=torch.float64) / TRAIN_STEPS + COSINE_OFFSET) / (
-                1 + COSINE_OFFSET
-            )
-            signal = torch.cos(angle * math.pi / 2) ** 2
-            betas = (1 - signal[1:] / signal[:-1]).clamp(max=MAX_BETA)
+            signal = [
+                math.cos((t / TRAIN_STEPS + COSINE_OFFSET) / (1 + COSINE_OFFSET) * math.pi / 2) ** 2
+                for t in range(TRAIN_STEPS + 1)
+            ]
+            betas = [min(1 - after / before, MAX_BETA) for before, after in pairwise(signal)]
         case "upsample":
             scale = 1000 / TRAIN_STEPS  # the linear schedule was made for 1000 steps
-            betas = torch.linspace(1e-4 * scale, 0.02 * scale, TRAIN_STEPS, dtype=torch.float64)
+            low, high = 1e-4 * scale, 0.02 * scale
+            betas = [low + (high - low) * t / (TRAIN_STEPS - 1) for t in range(TRAIN_STEPS)]
         case _:
             assert_never(schedule)
-    return (1 - betas).cumprod(0)
+    return tuple(accumulate((1 - beta for beta in betas), mul))
 
 
 def discrete_time(sigma: float, alphas_bar: Sequence[float]) -> int:

@@ -121,4 +121,4 @@ class KnownSurface(nn.Module):
 @functools.cache
 def _noise_levels(schedule: Schedule, device: torch.device) -> Float[Tensor, "T"]:
     """Sigma at each discrete time."""
-    return (1 / alphas_cumprod(schedule) - 1).sqrt().to(device)
+    return (1 / torch.tensor(alphas_cumprod(schedule), dtype=torch.float64) - 1).sqrt().to(device)

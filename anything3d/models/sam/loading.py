@@ -48,11 +48,17 @@ def load_sam(name: str, place: Place) -> Sam:
     folder = directory(name, place)
     dtype = getattr(torch, place.dtype)
     network = _load_shaped(folder) if (folder / "config.json").exists() else _load_official(folder, dtype)
-    sam = Sam(network.requires_grad_(False).eval().to(place.device))
-    if dtype is not torch.float32:
-        encoder = sam.network.image_encoder.to(dtype)
-        encoder.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(dtype),))
-        encoder.register_forward_hook(lambda _, inputs, features: features.float())
+    network = network.requires_grad_(False).eval().to(place.device)
+    network.image_encoder.to(dtype)
+    return assemble(network)
+
+
+def assemble(network: Any) -> Sam:  # noqa: ANN401 - segment_anything comes without types
+    """The Sam of a network whose encoder may be in a lower precision than the rest of it."""
+    sam = Sam(network)
+    if (dtype := sam.dtype) is not torch.float32:
+        network.image_encoder.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(dtype),))
+        network.image_encoder.register_forward_hook(lambda _, inputs, features: features.float())
     return sam
 
 

@@ -1,13 +1,13 @@
 """Prompting SAM: masks from points, from boxes, or from a grid of points (Kirillov et al. 2023)."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from anything3d.errors import NumericsError
@@ -31,6 +31,15 @@ class Predicted:
     @property
     def is_finite(self) -> bool:
         return math.isfinite(self.predicted_iou)
+
+
+@dataclass(frozen=True, slots=True)
+class Enlarged:
+    """Masks at the photo's size, where SAM has made them."""
+
+    solid: Bool[Tensor, "N H W"]
+    predicted_iou: Float[Tensor, "N"]
+    stability: Float[Tensor, "N"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +77,28 @@ class Sam:
         for start in range(0, len(wanted), images_per_batch):
             indices = wanted[start : start + images_per_batch]
             inputs = [self._input(images[index]) for index in indices]
-            features = self.network.image_encoder(torch.stack([self.network.preprocess(image) for image in inputs]))
-            for index, image, feature in zip(indices, inputs, features, strict=True):
+            for index, image, feature in zip(indices, inputs, self.encode(inputs), strict=True):
                 (height, width), shown = images[index].shape[:2], (image.shape[1], image.shape[2])
                 for rows in prompts[index].split(prompts_per_batch):
-                    masks, predicted_iou = self._decode(feature[None], rows, shown, (height, width))
-                    surest = predicted_iou.argmax(dim=1, keepdim=True)
-                    masks = masks.take_along_dim(surest[..., None, None], dim=1)[:, 0]
-                    ious = predicted_iou.take_along_dim(surest, dim=1)[:, 0]
-                    results[index] += self._enlarged(masks, ious, shown, (height, width))
+                    results[index] += _in_runs(self.surest(feature[None], rows, shown, (height, width)), height)
         return results
+
+    def encode(self, inputs: Sequence[Float[Tensor, "3 _ _"]]) -> Float[Tensor, "B C h w"]:
+        """What prompts are answered from, of photos with the longer side that the encoder wants, RGB 0..255."""
+        return self.network.image_encoder(torch.stack([self.network.preprocess(image) for image in inputs]))
+
+    def surest(
+        self,
+        feature: Float[Tensor, "1 C h w"],
+        rows: Float[Tensor, "N _"],
+        shown: tuple[int, int],
+        size: tuple[int, int],
+    ) -> Iterator[Enlarged]:
+        """The surest mask of each prompt. Nothing here waits for the device."""
+        masks, predicted_iou = self._decode(feature, rows, shown, size)
+        surest = predicted_iou.argmax(dim=1, keepdim=True)
+        masks = masks.take_along_dim(surest[..., None, None], dim=1)[:, 0]
+        yield from self._enlarged(masks, predicted_iou.take_along_dim(surest, dim=1)[:, 0], shown, size)
 
     @torch.inference_mode()
     def grid(
@@ -110,7 +131,7 @@ class Sam:
             masks, ious = masks.flatten(0, 1), predicted_iou.flatten()
             if min_predicted_iou > 0:
                 masks, ious = masks[ious > min_predicted_iou], ious[ious > min_predicted_iou]
-            sure = self._enlarged(masks, ious, (shown.shape[1], shown.shape[2]), (height, width))
+            sure = _in_runs(self._enlarged(masks, ious, (shown.shape[1], shown.shape[2]), (height, width)), height)
             predicted += [one for one in sure if min_stability <= 0 or one.stability_score >= np.float32(min_stability)]
         boxes = torch.tensor([_corners(mask.box(one.lengths, height)) for one in predicted], dtype=torch.float32)
         ious = torch.tensor([one.predicted_iou for one in predicted])
@@ -139,12 +160,10 @@ class Sam:
         scale = torch.tensor([shown[1] / size[1], shown[0] / size[0]], dtype=prompts.dtype, device=device)
         corners = prompts.to(device).reshape(len(prompts), -1, 2) * scale
         is_point = prompts.shape[1] == 2
-        labels = torch.ones(len(prompts), 1, dtype=torch.int64, device=device)
-        sparse, dense = network.prompt_encoder(
-            points=(corners, labels) if is_point else None,
-            boxes=None if is_point else corners.flatten(1),
-            masks=None,
-        )
+        boxes = None if is_point else corners.flatten(1)
+        sparse, dense = network.prompt_encoder(points=None, boxes=boxes, masks=None)
+        if is_point:
+            sparse = self._points(corners)
         masks, predicted_iou = network.mask_decoder(
             image_embeddings=feature,
             image_pe=network.prompt_encoder.get_dense_pe(),
@@ -154,13 +173,23 @@ class Sam:
         )
         return masks, torch.where(masks.isfinite().flatten(2).all(dim=2), predicted_iou, torch.nan)
 
+    def _points(self, corners: Float[Tensor, "N 1 2"]) -> Float[Tensor, "N 2 C"]:
+        """What the decoder reads of one point for each mask, and of the place of a box that is not there.
+
+        segment_anything picks both by their labels, for which the host would wait for the device.
+        """
+        encoder = self.network.prompt_encoder
+        inside = encoder.pe_layer.forward_with_coords(corners + 0.5, encoder.input_image_size)  # a pixel's centre
+        inside = inside + encoder.point_embeddings[1].weight
+        return torch.cat([inside, encoder.not_a_point_embed.weight.expand_as(inside)], dim=1)
+
     def _enlarged(
         self,
         masks: Float[Tensor, "N h w"],
         predicted_iou: Float[Tensor, "N"],
         shown: tuple[int, int],
         size: tuple[int, int],
-    ) -> Iterator[Predicted]:
+    ) -> Iterator[Enlarged]:
         """Masks at the photo's `size`, as many at once as `LOGITS_PX` allows."""
         from segment_anything.utils.amg import calculate_stability_score
 
@@ -169,9 +198,13 @@ class Sam:
         for some, ious in zip(masks.split(few), predicted_iou.split(few), strict=True):
             logits = self.network.postprocess_masks(some[:, None], shown, size)[:, 0]
             stability = calculate_stability_score(logits, threshold, STABILITY_OFFSET).nan_to_num(0.0)  # 0 / 0: empty
-            solid = (logits > threshold).cpu()
-            for one, iou, score in zip(solid, ious.tolist(), stability.tolist(), strict=True):
-                yield Predicted(mask.runs_of(one), size[0], iou, score)
+            yield Enlarged(logits > threshold, ious, stability)
+
+
+def _in_runs(several: Iterable[Enlarged], height: int) -> Iterator[Predicted]:
+    for masks in several:
+        scores = zip(masks.solid.cpu(), masks.predicted_iou.tolist(), masks.stability.tolist(), strict=True)
+        yield from (Predicted(mask.runs_of(one), height, iou, stability) for one, iou, stability in scores)
 
 
 def _corners(box: Box) -> tuple[int, int, int, int]:

@@ -10,12 +10,12 @@ from anything3d import seed
 from anything3d.errors import ConfigError, InputError
 from anything3d.invert import Inverted, Inverter
 from anything3d.mini import diffusion as mini
+from anything3d.models import official
 from anything3d.models.adapter import TEXT, UNET, Adapter, Factors
 from anything3d.models.concept import concept_to_bytes, concepts_from_bytes
 from anything3d.models.diffusion import Denoiser, load_denoiser
 from anything3d.models.weights import Place
 from anything3d.settings.invert import InvertConfig, LoraConfig
-from tests import full_size
 
 IDS = ["sa_1-0000", "sa_1-0001"]
 CAPTIONS = ["a red mug", "an orange torus"]
@@ -196,7 +196,7 @@ def test_an_adapter_of_stable_diffusion_has_the_size_worked_out_by_hand():
     16 blocks of widths C = 5 x 320, 5 x 640, 6 x 1280; 12 layers of text.
     """
     with torch.device("meta"):
-        parts = {UNET: full_size.unet(), TEXT: full_size.text_encoder()}
+        parts = {UNET: official.unet(), TEXT: official.text_encoder()}
     adapter = Adapter.begin(parts, 1, seed.generators(0, "invert", IDS[:1]))
     sizes = {part: sum(factor.numel() for factor in adapter.factors(part)) for part in parts}
     assert sizes == {UNET: 23 * (5 * 320 + 5 * 640 + 6 * 1280) + 16 * 2 * 768, TEXT: 12 * 4 * 2 * 768}

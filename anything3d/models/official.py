@@ -1,0 +1,129 @@
+"""The official networks at full size, built without a file: as meta tensors, or as tensors that only have a shape.
+
+The sizes are those of the configurations that their owners publish beside the weights (`published.py` says where).
+`tests/anything3d/models/test_published.py` compares them with the official numbers of tensors and sizes of files.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from anything3d.models.pointe.config import OFFICIAL, OFFICIAL_CLIP
+from anything3d.models.pointe.loading import build
+from anything3d.models.published import PUBLISHED
+
+TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}
+SD21 = {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True}
+
+
+def sam(kind: str) -> nn.Module:
+    """SAM "vit_b", "vit_l" or "vit_h"."""
+    from segment_anything import sam_model_registry
+
+    return sam_model_registry[kind]()
+
+
+def blip(**vision: int) -> nn.Module:
+    """BLIP for captions; without a size of the image tower, the base network."""
+    from transformers import BlipConfig, BlipForConditionalGeneration
+
+    text = {"encoder_hidden_size": vision.get("hidden_size", 768)}
+    return BlipForConditionalGeneration(BlipConfig(vision_config={"image_size": 384, **vision}, text_config=text))
+
+
+def clip() -> nn.Module:
+    """CLIP ViT-L/14."""
+    from transformers import CLIPConfig, CLIPModel
+
+    vision = {**LARGE, "patch_size": 14, "image_size": 224}
+    return CLIPModel(CLIPConfig(text_config=TEXT, vision_config=vision, projection_dim=768))
+
+
+def unet(**settings: object) -> nn.Module:
+    """The UNet of Stable Diffusion 1.5, or of what the settings say."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(sample_size=64, **{**SD15, **settings})
+
+
+def controlnet(**settings: object) -> nn.Module:
+    """A ControlNet of Stable Diffusion 1.5, or of what the settings say."""
+    from diffusers import ControlNetModel
+
+    return ControlNetModel(**{**SD15, **settings})
+
+
+def taesd() -> nn.Module:
+    """The small autoencoder with the latents of Stable Diffusion 1 and 2."""
+    from diffusers import AutoencoderTiny
+
+    return AutoencoderTiny()
+
+
+def vae() -> nn.Module:
+    """The VAE of Stable Diffusion 1 and 2."""
+    from diffusers import AutoencoderKL
+
+    down, up = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
+    return AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512), down_block_types=down, up_block_types=up, layers_per_block=2
+    )
+
+
+def text_encoder(**settings: object) -> nn.Module:
+    """The text encoder of Stable Diffusion 1.5, or of what the settings say."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(CLIPTextConfig(**{**TEXT, **settings}))
+
+
+TEXT_SD21 = LARGE | {"num_hidden_layers": 23, "hidden_act": "gelu"}  # the last layer is cut off
+NETWORKS: Mapping[tuple[str, str], Callable[[], nn.Module]] = {  # folder, file -> its network
+    ("sam-vit-b", "sam_vit_b_01ec64.pth"): lambda: sam("vit_b"),
+    ("sam-vit-l", "sam_vit_l_0b3195.pth"): lambda: sam("vit_l"),
+    ("sam-vit-h", "sam_vit_h_4b8939.pth"): lambda: sam("vit_h"),
+    ("blip-base", "pytorch_model.bin"): blip,
+    ("blip-large", "model.safetensors"): lambda: blip(**LARGE),
+    ("clip-vit-l-14", "model.safetensors"): clip,
+    ("taesd-sd", "diffusion_pytorch_model.safetensors"): taesd,
+    ("stable-diffusion-1.5", "unet/diffusion_pytorch_model.safetensors"): unet,
+    ("stable-diffusion-1.5", "vae/diffusion_pytorch_model.safetensors"): vae,
+    ("stable-diffusion-1.5", "text_encoder/model.safetensors"): text_encoder,
+    ("stable-diffusion-1.5", "controlnet/diffusion_pytorch_model.safetensors"): controlnet,
+    ("stable-diffusion-2.1-base", "unet/diffusion_pytorch_model.safetensors"): lambda: unet(**SD21),
+    ("stable-diffusion-2.1-base", "vae/diffusion_pytorch_model.safetensors"): vae,
+    ("stable-diffusion-2.1-base", "text_encoder/model.safetensors"): lambda: text_encoder(**TEXT_SD21),
+    ("stable-diffusion-2.1-base", "controlnet/control_v11p_sd21_depth.safetensors"): lambda: controlnet(**SD21),
+    **{
+        (name, file.path): partial(build, OFFICIAL[file.path], OFFICIAL_CLIP)
+        for name, official in PUBLISHED.items()
+        for file in official.files
+        if file.path in OFFICIAL
+    },
+}
+
+
+def shaped(name: str, part: str, device: str, dtype: torch.dtype, lowered: str = "") -> Any:  # noqa: ANN401
+    """The frozen network of the weights `name`, without values, for a FakeTensorMode that is on.
+
+    `part` is the beginning of its file: "unet", or "" where the folder has one network. Numbers of modules whose names
+    begin with `lowered` have the `dtype`, all others are float32 or whole.
+
+    Raises: KeyError if no such network is known.
+    """
+    (make,) = [make for (folder, path), make in NETWORKS.items() if folder == name and path.startswith(part)]
+    with torch.device("meta"):
+        network = make().requires_grad_(False).eval()
+    for path, module in network.named_modules():
+        for kind in (module._parameters, module._buffers):
+            for key, value in kind.items():
+                if value is not None:
+                    own = dtype if value.is_floating_point() and path.startswith(lowered) else value.dtype
+                    kept = torch.empty(value.shape, dtype=own, device=device)
+                    kind[key] = nn.Parameter(kept, requires_grad=False) if kind is module._parameters else kept
+    return network
