@@ -65,19 +65,21 @@ def render(
     shift = None if generators is None else seed.rand((n_rays,), generators, camera.pose.device)
     solid = field.solid(config.empty)
     step = max(1, max_points // (n_objects * config.samples))  # rays of each object at a time
-    marched = []
+    pictures, kept = [], []
     for start in range(0, n_rays, step):
         rays = _rays(camera, n_objects, size, start, min(start + step, n_rays))
         part = 0.5 if shift is None else shift[:, start : start + step, None]
-        color, alpha, depth, shares = _march(solid, rays, part, config.samples)
-        marched.append((color, alpha, depth, shares if weights else shares[..., :0]))
-    color, alpha, depth, shares = (torch.cat(parts, dim=1) for parts in zip(*marched, strict=True))
+        *picture, shares = _march(solid, rays, part, config.samples)
+        pictures.append(picture)
+        if weights:
+            kept.append(shares)
+    color, alpha, depth = (torch.cat(parts, dim=1) for parts in zip(*pictures, strict=True))
     image = (len(camera), size, size)
     return Rendering(
         color.reshape(*image, -1).permute(0, 3, 1, 2),
         alpha.reshape(image),
         depth.reshape(image),
-        shares.reshape(*image, -1) if weights else None,
+        torch.cat(kept, dim=1).reshape(*image, -1) if weights else None,
     )
 
 

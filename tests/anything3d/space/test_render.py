@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -120,27 +121,33 @@ def test_samples_are_summed_up_alike_with_and_without_a_look_at_how_many_are_emp
 
 
 def test_more_views_take_no_more_memory_but_for_their_images():
-    class Largest(TorchDispatchMode):
-        """The bytes of the largest tensor that is made."""
+    class Watch(TorchDispatchMode):
+        """The most bytes that are held at one time by what is made."""
 
-        nbytes = 0
+        def __init__(self) -> None:
+            super().__init__()
+            self.held: dict[StorageWeakRef, int] = {}
+            self.most = 0
 
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             made = function(*args, **(kwargs or {}))
-            sizes = [value.nbytes for value in tree_leaves(made) if isinstance(value, torch.Tensor)]
-            self.nbytes = max(self.nbytes, *sizes, 0)
+            for value in tree_leaves(made):
+                if isinstance(value, torch.Tensor):
+                    self.held[StorageWeakRef(value.untyped_storage())] = value.untyped_storage().nbytes()
+            self.held = {storage: size for storage, size in self.held.items() if not storage.expired()}
+            self.most = max(self.most, sum(self.held.values()))
             return made
 
-    def largest(n_views: int, weights: bool) -> int:
-        with torch.no_grad(), Largest() as watch:
-            render(field, look([0.0] * n_views), 16, RenderConfig(samples=50), max_points=25600, weights=weights)
-        return watch.nbytes
+    def most(n_views: int, weights: bool) -> int:
+        with torch.no_grad(), Watch() as watch:
+            render(field, look([0.0] * n_views), 16, RenderConfig(samples=50), max_points=12800, weights=weights)
+        return watch.most
 
     field = uniform_field([1.0])
-    work_space = 5 * 4 * 25600  # colour, length and opacity of the samples of one piece
-    image = 3 * 4 * 16 * 16  # bytes of one view in RGB
-    assert [largest(n_views, False) for n_views in (2, 20, 200)] == [work_space, work_space, 200 * image]
-    assert largest(20, True) == 50 * 4 * 20 * 16 * 16  # what is not kept otherwise
+    few, many = most(2, False), most(22, False)
+    pixels = 20 * 16 * 16
+    assert many - few < 12 * 4 * pixels  # colour, opacity, length and depth, once in pieces and once as a whole
+    assert most(22, True) - many > 50 * 4 * pixels  # the weights of 50 samples
 
 
 def test_each_view_sees_the_field_of_its_object():
