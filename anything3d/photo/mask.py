@@ -8,6 +8,8 @@ character: bits + 48, and 32 more if another group follows. Bit 16 of a number's
 Source: cocoapi common/maskApi.c, `rleToString` and `rleFrString`. SA-1B stores its masks in this way.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64, UInt8
@@ -153,19 +155,26 @@ def box(lengths: Int64[np.ndarray, "R"], height: int) -> Box:
     return (x, y, right - x + 1, bottom - y + 1)
 
 
-def boxes_meet(a: Box, b: Box) -> bool:
-    """Whether two boxes share a pixel."""
-    return a[0] < b[0] + b[2] and b[0] < a[0] + a[2] and a[1] < b[1] + b[3] and b[1] < a[1] + a[3]
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Where the runs of a mask begin and end, for one that is compared with many."""
+
+    at: Int64[np.ndarray, "B"]  # pixels from the image's first one; 0 comes first
+    covered: Int64[np.ndarray, "B"]  # pixels of the object before each bound
 
 
-def intersection(a: Int64[np.ndarray, "R"], b: Int64[np.ndarray, "S"]) -> int:
-    """Pixels that two masks of one image share, without decoding either."""
-    ends = np.cumsum(a)[1::2]
-    starts = ends - a[1::2]
-    bounds = np.concatenate([[0], np.cumsum(b)])
-    inside = np.arange(len(b)) % 2 == 1
-    covered = np.concatenate([[0], np.cumsum(np.where(inside, b, 0))])  # pixels of b before each bound
-    return int((np.interp(ends, bounds, covered) - np.interp(starts, bounds, covered)).sum())  # exact below 2**53
+def bounds(lengths: Int64[np.ndarray, "R"]) -> Bounds:
+    """Of run lengths, background first."""
+    solid = np.where(np.arange(len(lengths)) % 2 == 1, lengths, 0)
+    return Bounds(*(np.concatenate([[0], np.cumsum(values)]) for values in (lengths, solid)))
+
+
+def shared(a: Bounds, b: Bounds) -> int:
+    """Pixels that two masks of one image share."""
+    few, many = (a, b) if len(a.at) < len(b.at) else (b, a)
+    edges = few.at[1 : (len(few.at) - 1) // 2 * 2 + 1]  # where its object begins, where it ends, and so on
+    before = np.interp(edges, many.at, many.covered)  # exact below 2**53
+    return int(before[1::2].sum() - before[::2].sum())
 
 
 def _span(indices: Int64[np.ndarray, "N"], margin: int) -> slice:

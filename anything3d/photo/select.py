@@ -11,14 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int64
 
 from anything3d.errors import Skipped
 from anything3d.photo import mask
-from anything3d.photo.mask import Box
+from anything3d.photo.mask import Bounds, Box
 from anything3d.settings.segment import SegmentConfig, Source
-
-Lengths = Mapping[int, Int64[np.ndarray, "_"]]  # runs of the masks that are left, by index
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +50,11 @@ def select(masks: Sequence[ObjectMask], height: int, width: int, config: Segment
     """
     judged = [_judge(one, height, width, config) for one in masks]
     drops = {index: drop for index, drop in enumerate(judged) if drop}
-    lengths = {index: mask.runs(one.counts, height * width) for index, one in enumerate(masks) if index not in drops}
-    for overlap in (_duplicates, _parts):
-        drops |= overlap(masks, {index: runs for index, runs in lengths.items() if index not in drops}, config)
-    ranked = sorted(lengths.keys() - drops.keys(), key=lambda index: (-masks[index].prominence, index))
+    sound = [index for index in range(len(masks)) if index not in drops]
+    overlaps = _Overlaps(masks, {index: mask.bounds(mask.runs(masks[index].counts, height * width)) for index in sound})
+    for drop in (_duplicates, _parts):
+        drops |= drop(masks, [index for index in sound if index not in drops], overlaps, config)
+    ranked = sorted(set(sound) - drops.keys(), key=lambda index: (-masks[index].prominence, index))
     for rank, index in enumerate(ranked[config.max_per_image :], start=config.max_per_image + 1):
         drops[index] = Skipped("quota", f"number {rank} by prominence; {config.max_per_image} are kept per photo")
     return [drops.get(index, one) for index, one in enumerate(masks)]
@@ -86,38 +84,63 @@ def _judge(judged: ObjectMask, height: int, width: int, config: SegmentConfig) -
     return None
 
 
-def _duplicates(masks: Sequence[ObjectMask], lengths: Lengths, config: SegmentConfig) -> dict[int, Skipped]:
+def _duplicates(
+    masks: Sequence[ObjectMask], left: Sequence[int], overlaps: "_Overlaps", config: SegmentConfig
+) -> dict[int, Skipped]:
     """Masks that nearly equal a better one; better is what SAM was surer of."""
     drops: dict[int, Skipped] = {}
     kept: list[int] = []
-    for index in sorted(lengths, key=lambda index: (-masks[index].quality, index)):
-        for other in kept:
-            shared = _shared_px(masks, lengths, index, other)
-            iou = shared / (masks[index].area_px + masks[other].area_px - shared)
-            if iou > config.max_iou:
-                drops[index] = Skipped("duplicate", f"IoU {iou:.3f} with the better mask {masks[other].name}")
-                break
-        else:
+    for index in sorted(left, key=lambda index: (-masks[index].quality, index)):
+        iou, better = overlaps.first(index, kept, config.max_iou, of_both=True)
+        if better is None:
             kept.append(index)
+        else:
+            drops[index] = Skipped("duplicate", f"IoU {iou:.3f} with the better mask {masks[better].name}")
     return drops
 
 
-def _parts(masks: Sequence[ObjectMask], lengths: Lengths, config: SegmentConfig) -> dict[int, Skipped]:
+def _parts(
+    masks: Sequence[ObjectMask], left: Sequence[int], overlaps: "_Overlaps", config: SegmentConfig
+) -> dict[int, Skipped]:
     """Masks that lie in a larger one which is itself no part."""
     drops: dict[int, Skipped] = {}
     wholes: list[int] = []
-    for index in sorted(lengths, key=lambda index: (-masks[index].area_px, index)):
-        for whole in wholes:
-            inside = _shared_px(masks, lengths, index, whole) / masks[index].area_px
-            if inside > config.max_containment:
-                drops[index] = Skipped("part", f"{inside:.3f} of it lies in mask {masks[whole].name}")
-                break
-        else:
+    for index in sorted(left, key=lambda index: (-masks[index].area_px, index)):
+        inside, whole = overlaps.first(index, wholes, config.max_containment, of_both=False)
+        if whole is None:
             wholes.append(index)
+        else:
+            drops[index] = Skipped("part", f"{inside:.3f} of it lies in mask {masks[whole].name}")
     return drops
 
 
-def _shared_px(masks: Sequence[ObjectMask], lengths: Lengths, a: int, b: int) -> int:
-    if not mask.boxes_meet(masks[a].box, masks[b].box):
-        return 0
-    return mask.intersection(lengths[a], lengths[b])
+class _Overlaps:
+    """What the masks of a photo share with each other. Boxes and areas rule nearly all pairs out before runs are read.
+
+    The result is that of comparing all pairs: no two masks share more pixels than their boxes do, or than the smaller
+    one has.
+    """
+
+    def __init__(self, masks: Sequence[ObjectMask], bounds: Mapping[int, Bounds]) -> None:
+        self._bounds = bounds
+        self._areas = np.array([one.area_px for one in masks], np.int64)
+        boxes = np.array([one.box for one in masks], np.int64).reshape(-1, 4)
+        self._first, self._end = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]  # x, y
+
+    def first(self, index: int, others: Sequence[int], limit: float, *, of_both: bool) -> tuple[float, int | None]:
+        """The first of the masks `others` that shares more than `limit` of its pixels with `index`, and what it shares.
+
+        The share is of the pixels of both masks together, or of those of `index` alone.
+        """
+        other = np.array(others, np.int64)
+        sides = np.minimum(self._end[index], self._end[other]) - np.maximum(self._first[index], self._first[other])
+        own, areas = self._areas[index], self._areas[other]
+        at_most = np.minimum(np.maximum(sides, 0).prod(axis=1), np.minimum(own, areas))
+        total = own + areas if of_both else own
+        possible = at_most / (total - at_most if of_both else total) > limit
+        for place in other[possible].tolist():
+            pixels = mask.shared(self._bounds[index], self._bounds[place])
+            union = int(own) + int(self._areas[place]) - pixels if of_both else int(own)
+            if pixels / union > limit:
+                return pixels / union, place
+        return 0.0, None

@@ -343,3 +343,48 @@ def test_objects_that_are_pointed_at_are_named_by_the_prompt_without_a_dot():
     assert prompt_name((290, 220)) == "p290x220"
     assert prompt_name((290.5, 1220.25)) == "p290_5x1220_25"
     assert prompt_name((10.0, 20.0, 30.0, 40.0)) == "b10x20x30x40"
+
+
+def test_of_many_overlapping_masks_each_is_dropped_for_the_first_that_says_so():
+    """Against the comparison of all pairs in pixels."""
+    config = SegmentConfig(min_area_px=0, min_area_share=0, max_edges=4, max_iou=0.5, max_containment=0.6)
+    config = replace(config, max_per_image=1000)
+    masks = blobs(60)
+    pixels = [mask.decode(one.counts, 60, 80) for one in masks]
+    dropped = {}
+    for reason, order, limit in (
+        ("duplicate", lambda index: (-masks[index].quality, index), config.max_iou),
+        ("part", lambda index: (-masks[index].area_px, index), config.max_containment),
+    ):
+        kept = []
+        for index in sorted((index for index in range(60) if index not in dropped), key=order):
+            for other in kept:
+                shared = int((pixels[index] & pixels[other]).sum())
+                both = int((pixels[index] | pixels[other]).sum())
+                if shared / (both if reason == "duplicate" else masks[index].area_px) > limit:
+                    dropped[index] = (reason, masks[other].name)
+                    break
+            else:
+                kept.append(index)
+    outcomes = select(masks, 60, 80, config)
+    found = {
+        index: (one.reason, one.message.split()[-1]) for index, one in enumerate(outcomes) if one is not masks[index]
+    }
+    assert found == dropped
+    assert {reason for reason, _ in found.values()} == {"duplicate", "part"}
+
+
+def blobs(count):
+    """Ellipses of all sizes and places in 60 rows of 80 pixels."""
+    generator = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(torch.arange(60.0), torch.arange(80.0), indexing="ij")
+    made = []
+    for index in range(count):
+        share = torch.rand(6, generator=generator).tolist()
+        width, height = 4 + 14 * share[0], 4 + 10 * share[1]
+        inside = ((x - 20 - 40 * share[2]) / width).square() + ((y - 15 - 30 * share[3]) / height).square() < 1
+        lengths = mask.runs_of(inside)
+        box, area = mask.box(lengths, 60), mask.area(lengths)
+        name, counts = f"{index:04d}", mask.encode_runs(lengths)
+        made.append(ObjectMask(name, counts, box, area, 0.9 + 0.1 * share[4], 0.9 + 0.1 * share[5], "annotations"))
+    return made

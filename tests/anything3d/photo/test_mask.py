@@ -94,7 +94,7 @@ def test_a_window_is_that_part_of_the_mask(found, data):
 @settings(max_examples=100, deadline=None)
 def test_intersection_counts_the_shared_pixels(found, random):
     other = torch.tensor([random.random() < 0.5 for _ in range(found.numel())]).reshape(found.shape)
-    assert mask.intersection(mask.runs_of(found), mask.runs_of(other)) == int((found & other).sum())
+    assert mask.shared(*(mask.bounds(mask.runs_of(one)) for one in (found, other))) == int((found & other).sum())
 
 
 @given(st.lists(st.integers(0, 2**33), min_size=1, max_size=20))
@@ -149,11 +149,6 @@ def test_an_impossible_size_allocates_nothing(height, width):
 
 def test_a_run_around_a_columns_end_reaches_the_first_and_the_last_row():
     assert mask.box(np.array([3, 2, 7]), height=4) == (0, 0, 2, 4)  # bottom of column 0, top of column 1
-
-
-def test_boxes_that_only_touch_share_no_pixel():
-    assert not mask.boxes_meet((0, 0, 2, 2), (2, 0, 2, 2))
-    assert mask.boxes_meet((0, 0, 3, 2), (2, 1, 2, 2))
 
 
 def test_tidy_drops_small_islands_fills_small_holes_and_keeps_the_largest():
