@@ -5,11 +5,12 @@ INSTALLED := .venv/installed
 DEMO ?= demo
 WORKERS ?= 2
 GPU_RESULTS ?= gpu.xml
+BENCH ?= bench.json
 
 # A run imports torch in about ten processes. Without compiled modules on disk, each of them compiles thousands of files.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test check fast gpu clean
+.PHONY: demo test bench check fast gpu clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing into .venv (a few GB, some minutes the first time) ..."
@@ -27,6 +28,9 @@ test: check  ## everything CI runs; workers of one thread each, so that they do 
 
 fast: $(INSTALLED)  ## the tests that need no Ray
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "not slow"
+
+bench: $(INSTALLED)  ## ours against what people would use instead; docs/benchmarks.md
+	@$(BIN)/python -m tests.bench --out $(BENCH)
 
 check: $(INSTALLED)  ## lint, formatting, types, import contracts
 	@$(BIN)/ruff check .
