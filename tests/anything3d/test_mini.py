@@ -3,6 +3,7 @@
 The thresholds lie safely below what docs/mini-models.md reports for many more objects.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cache
 
@@ -12,7 +13,7 @@ import torch
 from anything3d import seed
 from anything3d.backend import load_captioner
 from anything3d.invert import load_inverter
-from anything3d.mini import blip, clip, diffusion, pointe, sam
+from anything3d.mini import blip, clip, diffusion, pointe, sam, taesd
 from anything3d.mini.training import blip as blip_training
 from anything3d.mini.training import data
 from anything3d.mini.training import diffusion as diffusion_training
@@ -25,6 +26,7 @@ from anything3d.mini.words import COLORS
 from anything3d.models import weights
 from anything3d.models.clip import load_clip
 from anything3d.models.diffusion import load_denoiser
+from anything3d.models.encoder import explained
 from anything3d.models.pointe import load_point_denoiser
 from anything3d.models.sam import load_sam
 from anything3d.models.weights import Place
@@ -63,6 +65,7 @@ def random_weights(tmp_path_factory):
     blip.save(blip.build(1), folder / "blip")
     clip.save(clip.build(1), folder / "clip")
     diffusion.save(diffusion.build(1), folder / "diffusion")
+    taesd.save(taesd.build(1), folder / "taesd")
     pointe.save(pointe.build(1), folder)
     return folder
 
@@ -134,6 +137,18 @@ def decoded_psnr(folder, held_out):
         return float(psnr_db(denoiser.decode_latents(denoiser.encode_image(white)), white).mean())
 
 
+def explained_latents(folder, held_out):
+    """Share of the variance of the VAE's latents of crops that the TAESD explains."""
+    from diffusers import AutoencoderTiny
+
+    tiny = AutoencoderTiny.from_pretrained(folder / "taesd", torch_dtype=torch.float32)
+    denoiser = load_denoiser(str(folder / "diffusion"), Place())
+    _, pictures = seen(held_out, OBJECTS)
+    with torch.no_grad():
+        found = dataclasses.replace(denoiser, encode=lambda pixels: tiny.encode(pixels).latents).encode_image(pictures)
+        return explained(found, denoiser.encode_image(pictures))
+
+
 @cache
 def drawn(folder, held_out):
     return diffusion_training.judge_pictures(load_denoiser(str(folder / "diffusion"), Place()), held_out.objects)
@@ -195,6 +210,7 @@ MEASURES = {
     right_captions: 0.6,
     right_texts: 0.5,
     decoded_psnr: 28.0,
+    explained_latents: 0.9,
     drawn_outlines: 0.65,
     drawn_colors: 0.7,
     inversions_that_help: 0.7,

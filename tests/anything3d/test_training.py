@@ -9,10 +9,11 @@ from torch import nn
 from anything3d.errors import ConfigError, InputError, WeightsError
 from anything3d.lift import canonical
 from anything3d.mini import clip, training
+from anything3d.mini import diffusion as mini_diffusion
 from anything3d.mini import pointe as mini_pointe
 from anything3d.mini import sam as mini_sam
 from anything3d.mini.tokens import save_bert_tokenizer, save_clip_tokenizer
-from anything3d.mini.training import batch, blip, data, diffusion, loop, pointe, sam
+from anything3d.mini.training import batch, blip, data, diffusion, loop, pointe, sam, taesd
 from anything3d.mini.training import clip as clip_training
 from anything3d.mini.words import COLORS, SHAPES
 from anything3d.models.pointe.networks import CoarseShape
@@ -379,3 +380,19 @@ def test_what_a_network_is_trained_on_must_be_there(tmp_path):
         training.train_network("nerf", tmp_path, seed=0, device="cpu", steps=1, progress=print)
     with pytest.raises(WeightsError, match="not_trained"):
         training.install("vae", tmp_path)
+
+
+# the TAESD
+
+
+def test_a_taesd_learns_both_ways_from_a_vae_and_no_training_set(work):
+    mini_diffusion.save_vae(mini_diffusion.build(0).vae, work / "weights" / "diffusion", scaling_factor=0.5)
+    learning = taesd.training(work, 0, "cpu")
+    loss = learning.loss(generator())
+    assert torch.equal(loss, learning.loss(generator()))
+    loss.backward()
+    network = learning.networks
+    for half in (network.encoder, network.decoder):
+        assert all((weight.grad != 0).any() for weight in half.parameters())
+    with torch.no_grad():
+        assert learning.score()["explained"] < 0.5

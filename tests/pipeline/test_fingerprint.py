@@ -99,6 +99,16 @@ def test_another_default_changes_it_with_its_version():
     assert of("caption", Wider(beams=3), version=2) != before
 
 
+def test_the_weights_of_an_encoder_are_those_of_a_recipe_where_they_are_used_and_only_there():
+    quick, linear = (
+        replace(Config(), reconstruct=ReconstructConfig(sds=SdsConfig(encoder=name))) for name in ("taesd", "linear")
+    )
+    plain, with_taesd, with_linear = (recipes(config)["reconstruct"] for config in (Config(), quick, linear))
+    assert with_taesd.weights == plain.weights | {"taesd": digest("taesd", Place())}
+    assert with_linear.weights == plain.weights
+    assert len({recipe.fingerprint for recipe in (plain, with_taesd, with_linear)}) == 3
+
+
 def test_a_recipe_names_the_backend_its_weights_and_their_licences():
     recipe = recipes(Config())["caption"]
     assert recipe.backend == "blip"
