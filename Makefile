@@ -4,8 +4,8 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 DEMO ?= demo
 WORKERS ?= 2
-GPU_RESULTS ?= gpu.xml
 BENCH ?= bench.json
+GPU_RESULTS ?= gpu.json
 
 # A run imports torch in about ten processes. Without compiled modules on disk, each of them compiles thousands of files.
 export PYTHONDONTWRITEBYTECODE :=
@@ -38,9 +38,10 @@ check: $(INSTALLED)  ## lint, formatting, types, import contracts
 	@$(BIN)/lint-imports
 	@$(BIN)/mypy
 
-gpu: $(INSTALLED)  ## what needs a GPU: the tests marked `gpu`, with their outcome in $(GPU_RESULTS)
+gpu: $(INSTALLED)  ## what needs a GPU: the tests marked `gpu`, and the GPU rows of the benchmark into $(GPU_RESULTS)
 	@$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "There is no GPU: torch sees no CUDA device, so that nothing was tested or measured. Compare nvidia-smi and torch.version.cuda.")'
-	@$(BIN)/python -m pytest -m gpu --junitxml=$(GPU_RESULTS)
+	@$(BIN)/python -m pytest -m gpu --junitxml=$(basename $(GPU_RESULTS))-tests.xml
+	@$(BIN)/python -m tests.bench --gpu --out $(GPU_RESULTS)
 
 clean:  ## removes what make made
 	rm -rf .venv $(DEMO) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
