@@ -24,6 +24,9 @@ from pathlib import Path
 import psutil
 import ray
 from ray._private import ray_constants
+from ray._private.node import Node
+from ray._private.parameter import RayParams
+from ray._raylet import Config, persist_port  # type: ignore[attr-defined]  # made by C++
 
 from anything3d.errors import ConfigError, MachineError
 
@@ -34,6 +37,7 @@ LEAVE_S = 5.0  # for an orderly end
 DEATH_S = 3.0  # for a killed process to be gone
 LONGEST_BASE = 28  # bytes of a folder below which the names of Ray's sockets have at most 107, the system's limit
 PACKAGES = ("schemas", "anything3d", "pipeline")  # what workers import
+AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 VITAL = ("raylet", "gcs_server")  # processes without which a private Ray is dead
 
 
@@ -153,30 +157,72 @@ def last_words(error: BaseException) -> str:
 
 def _start(session: Session) -> None:
     """Start a Ray of this process's own, on loopback; slow machines get more than one try."""
-    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False  # else it takes no loopback
-    try:
-        for limit_s in START_LIMITS_S:
-            os.environ["RAY_gcs_server_port_wait_time_s"] = str(limit_s)  # noqa: SIM112 - its name
-            try:
+    if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":  # Ray's default, of which it warns if nobody asks
+        Config.initialize("")  # Ray has read the environment before
+    for limit_s in START_LIMITS_S:
+        os.environ["RAY_gcs_server_port_wait_time_s"] = str(limit_s)  # noqa: SIM112 - its name
+        try:
+            with _small_ray():
                 ray.init(
                     address="local",
                     include_dashboard=False,
                     object_store_memory=OBJECT_STORE_BYTES,
                     logging_level=logging.WARNING,
                     _temp_dir=str(session.folder),
+                    _system_config={"enable_metrics_collection": False},
                 )
-            except Exception as error:  # noqa: BLE001 - Ray has no class for it
-                failed = error
-                ray.shutdown()
-                _kill(session.look())
-            else:
-                return
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+        except Exception as error:  # noqa: BLE001 - Ray has no class for it
+            failed = error
+            ray.shutdown()
+            _kill(session.look())
+        else:
+            return
     raise MachineError(
         "ray_start",
         f"Ray did not start in {len(START_LIMITS_S)} tries: {last_words(failed)} See whether the machine is too busy.",
     ) from failed
+
+
+@contextmanager
+def _small_ray() -> Iterator[None]:
+    """Let Ray start on loopback, without the servers of the dashboard and of the autoscaler.
+
+    Ray starts both servers even if no dashboard is wanted, and waits for the first one. Each takes seconds of CPU. The
+    raylet waits for the ports that its agents choose, and dies after 15 s. On a busy machine an agent needs longer. So
+    the ports are chosen here.
+    """
+    choose = RayParams.update_pre_selected_port
+
+    def with_ports(params: RayParams) -> None:
+        params.update(**{name: _free_port() for name in AGENT_PORTS})
+        choose(params)
+
+    def instead_of_dashboard(node: Node, **given: object) -> None:
+        """Ray 2.60 does not tell this port to the raylet, which looks for it in a file."""
+        port = node.dashboard_agent_listen_port
+        persist_port(node.get_session_dir_path(), node.node_id, "dashboard_agent_listen_port", port)
+
+    kept = {
+        (RayParams, "update_pre_selected_port"): with_ports,
+        (ray_constants, "ENABLE_RAY_CLUSTER"): False,  # else it takes no loopback
+        (Node, "start_api_server"): instead_of_dashboard,
+        (Node, "start_monitor"): lambda node: None,
+    }
+    before = {place: getattr(*place) for place in kept}
+    try:
+        for place, value in kept.items():
+            setattr(*place, value)
+        yield
+    finally:
+        for place, value in before.items():
+            setattr(*place, value)
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("", 0))
+        port: int = one.getsockname()[1]
+    return port
 
 
 def _join(address: str) -> None:
