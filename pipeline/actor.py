@@ -1,15 +1,16 @@
-"""One stage in one Ray actor, side by side with the actors of other stages."""
+"""One Ray actor, which makes cells of one stage, or of several."""
 
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import ray
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from anything3d.errors import Anything3DError, WeightsError
 from anything3d.models.weights import digest
@@ -17,9 +18,9 @@ from pipeline import cell
 from pipeline.batch import LoadedStage
 from pipeline.cell import Recipe
 from pipeline.commit import Commit
-from pipeline.config import Config
+from pipeline.config import Config, Workers
 from pipeline.progress import SILENT_S, Line
-from pipeline.stages import BY_NAME
+from pipeline.stages import BY_NAME, use_threads
 from pipeline.store import Store
 from pipeline.unit import Unit
 
@@ -36,14 +37,14 @@ class Answer:
 
 
 class StageActor:
-    """Makes cells of one stage. The networks are loaded when it starts.
+    """Makes cells. The networks of its only stage are loaded when it starts; those of several, with their first units.
 
     An actor that has ended the run works on nothing any more: a device that failed once fails all that follows.
     """
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipes: Mapping[str, Recipe],
         config: str,
         weights: dict[str, str],
         root: str,
@@ -52,40 +53,71 @@ class StageActor:
         load: Load,
     ) -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # before transformers is imported
-        self._recipe, self._config, self._weights = recipe, Config.from_json(config), weights
-        self._load = partial(load, recipe.stage, config, device)
+        self._recipes, self._config, self._weights = recipes, Config.from_json(config), weights
+        self._load = {stage: partial(load, stage, config, device) for stage in recipes}
         self._store = Store(root)
         self._board = board
         self._ended: Anything3DError | None = None
-        with suppress(Anything3DError):  # the first unit raises it again; Ray prints what a constructor raises, thrice
-            self._check_weights()
-            self._load()
+        if len(recipes) == 1:
+            (only,) = recipes
+            with suppress(Anything3DError):  # its unit raises it again; Ray prints what a constructor raises, thrice
+                self._check_weights(only)
+                self._load[only]()
 
     def ready(self) -> tuple[str, int]:
-        """The host and the number of the process, which has loaded its stage."""
+        """The host and the number of the process, which is ready for a unit."""
         return socket.gethostname(), os.getpid()
 
-    def make(self, unit: str) -> Answer:
-        """The cell of a unit, which is Unit.to_json(). Raises: whatever is a bug."""
+    def make(self, stage: str, unit: str) -> Answer:
+        """The stage's cell of a unit, which is Unit.to_json(). Raises: whatever is a bug."""
         with _logged_on(self._board) as lines:
             if not self._ended:
                 try:
-                    self._check_weights()
-                    commit, made = cell.run(self._recipe, Unit.from_json(unit), self._store, self._load)
+                    self._check_weights(stage)
+                    use_threads(stage, self._config)  # the stage before may have had others
+                    recipe, load = self._recipes[stage], self._load[stage]
+                    commit, made = cell.run(recipe, Unit.from_json(unit), self._store, load)
                     return Answer(commit, made, tuple(lines))
                 except Anything3DError as error:
                     self._ended = error
             return Answer(self._ended, False, tuple(lines))
 
-    def _check_weights(self) -> None:
+    def _check_weights(self, stage: str) -> None:
         """Whether the networks here are those that the fingerprint speaks of; their files are read once a process."""
-        here = weights_digests(self._recipe.stage, self._config)
-        if wrong := sorted(name for name, sha256 in self._weights.items() if here[name] != sha256):
+        here = weights_digests(stage, self._config)
+        if wrong := sorted(name for name, sha256 in here.items() if self._weights[name] != sha256):
             raise WeightsError(
                 "weights_differ",
                 f"{', '.join(wrong)} on {socket.gethostname()} are not what the driver has. Copy the same files to all"
                 " nodes, below resources.weights_root.",
             )
+
+
+def start(
+    recipes: Mapping[str, Recipe],
+    config: Config,
+    own: Workers,
+    node: str,
+    root: str,
+    board: "ray.actor.ActorHandle",
+    load: Load,
+) -> "ray.actor.ActorHandle":
+    """A new actor of these stages, which takes from its node what `own` says; the node "" is any node."""
+    kind = ray.remote(StageActor).options(
+        num_cpus=own.num_cpus,
+        num_gpus=own.num_gpus or None,
+        max_restarts=0,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True) if node else "SPREAD",
+    )
+    return kind.remote(
+        {stage: replace(recipe, num_gpus=own.num_gpus) for stage, recipe in recipes.items()},
+        config.to_json(),
+        {name: sha256 for stage in recipes for name, sha256 in weights_digests(stage, config).items()},
+        root,
+        "cuda" if own.num_gpus else "cpu",
+        board,
+        load,
+    )
 
 
 def weights_digests(stage: str, config: Config) -> dict[str, str]:

@@ -19,7 +19,7 @@ from obstore.exceptions import BaseError
 
 from anything3d.errors import Anything3DError, Bug, DamagedCell, MachineError
 from pipeline import batch
-from pipeline.batch import Loader, Outcome
+from pipeline.batch import LoadedStage, Loader, Outcome
 from pipeline.commit import Commit, Part
 from pipeline.ledger import Attempt
 from pipeline.limit import Limit
@@ -110,15 +110,23 @@ def make(recipe: Recipe, unit: Unit, store: Store, load: Loader, attempt: Attemp
         log.warning("%s", told_late(recipe, unit, late, limit))
         attempt.says(over_time_s=limit)
 
+    def loaded() -> LoadedStage:
+        """The stage; the time in which it is loaded is not that of the cell."""
+        nonlocal started
+        before = time()
+        stage = load()
+        started += time() - before
+        return stage
+
+    apart = len(attempt.dead) >= DEATHS_BEFORE_ISOLATION or any("over_time_s" in says for says in attempt.dead.values())
     saved: set[str] = set()
     outcomes, tries = batch.compute(
-        load,
+        load if apart else loaded,
         ids,
         items,
         unit,
         partial(StoredCheckpoint, store, folder, saved),
-        apart=len(attempt.dead) >= DEATHS_BEFORE_ISOLATION
-        or any("over_time_s" in says for says in attempt.dead.values()),
+        apart=apart,
         limit=Limit(recipe.max_seconds_per_item, tell),
     )
     rows, rejects = sort_outcomes(recipe.stage, ids, outcomes, tries)

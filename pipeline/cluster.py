@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -31,13 +30,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from anything3d.errors import ConfigError, MachineError, WeightsError
 from pipeline import pools, stages
-from pipeline.actor import Load, StageActor, weights_digests
+from pipeline.actor import Load, start, weights_digests
 from pipeline.cell import Recipe
 from pipeline.commit import Commit
 from pipeline.config import Config, Workers
 from pipeline.measured import Measured
 from pipeline.pool import Made, Place, Pool
-from pipeline.pools import Node
+from pipeline.pools import SHARED, Node
 from pipeline.price import Spending, spent
 from pipeline.progress import SILENT_S, Board, Progress
 from pipeline.release.partition import Tally
@@ -116,6 +115,7 @@ class Actors:
         self.config, self.recipes, self.store = config, recipes, store
         self._progress, self._spending, self._load = progress, spending, load
         self._alone, self._measured = one_stage_at_a_time, measured
+        self._pool_of: dict[str, str] = {}  # stage -> name of its pool; known when Ray runs
         self._pools: dict[str, Pool] = {}
         self._nodes: Sequence[Node] = ()
         self._until = 0.0  # when it is to be seen whether other numbers of actors are faster
@@ -144,6 +144,8 @@ class Actors:
             connect()
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             self._board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()  # no lost node takes it
+            own = {stage: getattr(self.config.resources, stage) for stage in self.recipes}
+            self._pool_of = {stage: stage for stage in own} if self._alone else pools.pooled(own, nodes_now())
             self._ask.set_result(None)
         check_alive()
         if self._board is not None:
@@ -161,7 +163,7 @@ class Actors:
 
     def count(self, stage: str) -> int:
         """Actors of the stage; 1 before they are started."""
-        return max(1, self._sizes.get(stage, 1))
+        return max(1, self._sizes.get(self._pool_of.get(stage, stage), 1))
 
     async def cell(self, stage: str, unit: Unit, place: Place) -> Made | None:
         """The commit of the stage's cell of `unit`, and whether an actor has made it now.
@@ -176,7 +178,7 @@ class Actors:
         if self._broken:
             raise self._broken
         self._open(stage)
-        done = self._pools[stage].wait_for(unit, place)
+        done = self._pools[self._pool_of[stage]].wait_for(stage, unit, place)
         if self._alone:
             self._refit.set()
         return await done
@@ -189,14 +191,16 @@ class Actors:
 
     def _open(self, stage: str) -> None:
         """Open the pool of a stage, and those of the stages after it: a unit that lacks this cell lacks theirs, too."""
-        if stage in self._pools:
+        if self._pool_of[stage] in self._pools:
             return
         names = list(self.recipes)
-        for name in names[names.index(stage) :]:
-            if name not in self._pools:
-                self._check_weights(name)
-                start = partial(self._start, name)
-                self._pools[name] = Pool(self.recipes[name], self._spending, start, self._learn, self._refit)
+        for pool in [self._pool_of[name] for name in names[names.index(stage) :]]:
+            if pool not in self._pools:
+                served = {name: self.recipes[name] for name in names if self._pool_of[name] == pool}
+                for name in served:
+                    self._check_weights(name)
+                begin = partial(self._start, pool)
+                self._pools[pool] = Pool(served, self._spending, begin, self._learn, self._refit)
         self._progress.begin()
         self._refit.set()
         if self._fitting is None:
@@ -227,19 +231,30 @@ class Actors:
     def _resize(self, nodes: Sequence[Node]) -> None:
         """Start actors, or let some go."""
         open_now = self._one_alone() if self._alone else list(self._pools)
-        wanted = {name: getattr(self.config.resources, name) for name in open_now}
+        wanted = {name: self._wanted(name) for name in open_now}
         if self._sizes.keys() != wanted.keys() or self._nodes != nodes or time.monotonic() > self._until:
             self._choose(wanted, nodes)
-            known = self._measured.seconds_per_object().keys() >= wanted.keys()
+            known = self._seconds().keys() >= wanted.keys()
             self._until = time.monotonic() + (CHOOSE_S if known else 0.0)
         where = pools.placed(wanted, self._nodes, self._sizes)
         # Large shares first: they leave room for small ones, and not the other way round.
-        for name in sorted(self._pools, key=lambda name: -getattr(self.config.resources, name).num_gpus):
+        for name in sorted(self._pools, key=lambda name: -self._wanted(name).num_gpus):
             self._pools[name].fill(self._sizes.get(name, 0), Counter(where.get(name, ())))
+
+    def _wanted(self, pool: str) -> Workers:
+        return pools.together([getattr(self.config.resources, stage) for stage in self._pools[pool].recipes])
+
+    def _seconds(self) -> dict[str, float]:
+        """What an object costs in each pool of which all stages have been measured."""
+        known = self._measured.seconds_per_object()
+        served = {name: pool.recipes.keys() for name, pool in self._pools.items()}
+        return {name: sum(known[stage] for stage in own) for name, own in served.items() if own <= known.keys()}
 
     def _choose(self, wanted: Mapping[str, Workers], nodes: Sequence[Node]) -> None:
         """Choose how many actors each stage has, and say it. Without enough nodes, a run that is at work waits."""
-        times = self._measured.seconds_per_object()
+        times = self._seconds()
+        if SHARED in wanted and any(pools.on_cluster(wanted, nodes)[name].num_gpus for name in wanted):
+            raise MachineError("ray", "A node with a GPU has come up, and the actors were chosen without.")
         try:
             if self._on_gpus and not any(node.gpus for node in nodes):
                 raise ConfigError("gpus", "The nodes with GPUs have gone.")
@@ -262,27 +277,14 @@ class Actors:
         first = [name for name in self.recipes if name in busy]
         return [name for name in busy if self._pools[name].size][:1] or first[:1]
 
-    def _start(self, stage: str, node: str) -> "ray.actor.ActorHandle":
+    def _start(self, pool: str, node: str) -> "ray.actor.ActorHandle":
         """A new actor on a node, which comes up when there is room for it; "" is any node."""
-        wanted = getattr(self.config.resources, stage)
-        own = pools.on_cluster({stage: wanted}, self._nodes)[stage]
-        if own.num_gpus != wanted.num_gpus:
-            self._progress.remark(f"no node with a GPU is up: {stage} runs on the CPU")
-        kind = ray.remote(StageActor).options(
-            num_cpus=own.num_cpus,
-            num_gpus=own.num_gpus or None,
-            max_restarts=0,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True) if node else "SPREAD",
-        )
-        return kind.remote(
-            replace(self.recipes[stage], num_gpus=own.num_gpus),
-            self.config.to_json(),
-            weights_digests(stage, self.config),
-            self.store.root,
-            "cuda" if own.num_gpus else "cpu",
-            self._board,
-            self._load,
-        )
+        served, wanted = self._pools[pool].recipes, self._wanted(pool)
+        own = pools.on_cluster({pool: wanted}, self._nodes)[pool]
+        for stage in served:
+            if getattr(self.config.resources, stage).num_gpus and not own.num_gpus:
+                self._progress.remark(f"no node with a GPU is up: {stage} runs on the CPU")
+        return start(served, self.config, own, node, self.store.root, self._board, self._load)
 
     def _learn(self, unit: Unit, commit: Commit) -> None:
         """An actor has made a cell."""

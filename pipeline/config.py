@@ -61,8 +61,9 @@ class Units:
 class Workers:
     """The actors of one stage."""
 
-    # Actors that run side by side, all the time. 0 means as many as fit this cluster. Their number is chosen from the
-    # GPUs and CPUs, and from the time that an object takes in each stage.
+    # Actors of this stage that run side by side, all the time. 0 means as many as fit this cluster. Their number is
+    # chosen from the GPUs and CPUs, and from the time that an object takes in each stage. Where no stage runs on a GPU,
+    # stages with 0 share their actors.
     workers: Annotated[int, Interval(ge=0, le=10**6)] = 0
     # GPUs of each actor. A fraction shares a GPU. Above 1, it is a whole number. It is ignored where the
     # cluster has no GPU.

@@ -1,11 +1,11 @@
-"""The actors of one stage, and the units that wait for them."""
+"""Actors that make cells of the same stages, and the units that wait for them."""
 
 import asyncio
 import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import ray
@@ -31,16 +31,17 @@ class Entry(NamedTuple):
 
     place: Place
     number: int  # of the entry; no two are equal
+    stage: str
     unit: Unit | None  # None: the actor that takes it has to go
     done: "asyncio.Future[Made | None]"
 
 
 class Pool:
-    """The actors of one stage. Each has a coroutine that feeds it with one unit after the other."""
+    """Actors of one stage, or of several. Each has a coroutine that feeds it with one unit after the other."""
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipes: Mapping[str, Recipe],
         spending: Spending,
         start: Callable[[str], "ray.actor.ActorHandle"],
         learn: Callable[[Unit, Commit], None],
@@ -50,7 +51,7 @@ class Pool:
 
         `learn` is told of every cell that an actor has made, `changed` when an actor has gone or nothing is left to do.
         """
-        self.recipe = recipe
+        self.recipes = recipes
         self.at_work: dict[int, dict[str, object]] = {}  # cells that are being made
         self.size = 0  # actors that it is to have
         self._spending, self._start, self._learn, self._changed = spending, start, learn, changed
@@ -66,9 +67,9 @@ class Pool:
     def has_work(self) -> bool:
         return bool(self.at_work) or self._queue.qsize() > self._leaving
 
-    def wait_for(self, unit: Unit | None, place: Place) -> "asyncio.Future[Made | None]":
+    def wait_for(self, stage: str, unit: Unit | None, place: Place) -> "asyncio.Future[Made | None]":
         """Put a unit into the queue. None comes back if a limit was reached before an actor had begun with it."""
-        entry = Entry(place, next(self._count), unit, asyncio.get_running_loop().create_future())
+        entry = Entry(place, next(self._count), stage, unit, asyncio.get_running_loop().create_future())
         self._queue.put_nowait(entry)
         self._most = max(self._most, len(self.at_work) + self._queue.qsize() - self._leaving)
         return entry.done
@@ -76,7 +77,7 @@ class Pool:
     def fill(self, size: int, nodes: Counter[str]) -> None:
         """Start actors, or let some go, those first that are still starting.
 
-        `nodes` are those of all actors that the stage is to have. Without GPUs, it never has
+        `nodes` are those of all actors that the pool is to have. Without GPUs, it never has
         more than there were units at one time.
         """
         size = self.size = min(size, max(1, self._most)) if "" in nodes else size
@@ -86,7 +87,7 @@ class Pool:
                 task.cancel()
         while self._staying > size:
             self._leaving += 1
-            self.wait_for(None, (-1,))
+            self.wait_for("", None, (-1,))
         free = nodes - Counter(self._starting.values()) - Counter(self._ready.values())
         for node in list(free.elements())[: size - self._staying]:
             self._starting[asyncio.ensure_future(self._feed(node))] = node
@@ -96,7 +97,7 @@ class Pool:
         return len(self._starting) + len(self._ready) - self._leaving
 
     def fail(self, error: Exception) -> None:
-        """Raise the error where a cell of the stage is awaited now."""
+        """Raise the error where a cell is awaited now."""
         while not self._queue.empty():
             if not (entry := self._queue.get_nowait()).done.done():
                 entry.done.set_exception(error)
@@ -124,7 +125,7 @@ class Pool:
         except RayActorError as error:  # it is dead; `changed` leads to another one
             self._deaths += not up
             if self._deaths >= MOST_DEATHS:
-                says = f"The actors of {self.recipe.stage} die while they start: {last_words(error)}"
+                says = f"The actors of {', '.join(self.recipes)} die while they start: {last_words(error)}"
                 self.fail(MachineError("ray", says))
         except Exception as error:  # noqa: BLE001 - it is raised where a cell is awaited
             self.fail(error)
@@ -140,11 +141,11 @@ class Pool:
 
         Raises: RayActorError if the actor dies. The unit waits for another one then.
         """
-        stage, folder = self.recipe.stage, cell.folder_of(self.recipe, unit)
-        where: dict[str, Any] = {"stage": stage, "unit": unit.name, "folder": folder, "host": host, "pid": pid}
+        folder = cell.folder_of(self.recipes[entry.stage], unit)
+        where: dict[str, Any] = {"stage": entry.stage, "unit": unit.name, "folder": folder, "host": host, "pid": pid}
         self.at_work[entry.number] = {**where, "since": time.time()}
         try:
-            answer: Answer = await actor.make.remote(unit.to_json())
+            answer: Answer = await actor.make.remote(entry.stage, unit.to_json())
             for name, level, message in answer.lines:
                 logging.getLogger(name).log(level, "%s", message)
             if isinstance(answer.commit, Anything3DError):

@@ -1,8 +1,11 @@
 """How many actors each stage gets on a cluster, and on which nodes. Nothing here uses Ray.
 
+Where actors take GPUs, each stage has actors of its own. Where none does, the stages share their actors: each of these
+makes cells of any stage. So a small machine imports every library once for each core, and not once for each stage.
+
 A stage is as fast as its actors together: n actors that need t seconds an object finish n / t objects a second. The
 slowest stage sets the pace of the run. So the slowest stage gets one more actor, again and again, until that does not
-fit the cluster.
+fit the cluster. Actors that stages share count as those of one stage.
 """
 
 import heapq
@@ -15,6 +18,8 @@ from pipeline.config import Workers
 
 UNITS = 10_000  # Ray counts GPUs and CPUs in parts of this size; whole numbers have no rounding errors
 WORTH = 1.2  # times the throughput from which other pools are worth that actors end and others load their networks
+ASKED = ("workers", "num_gpus", "num_cpus", "threads")
+SHARED = "shared"  # name of the actors that stages share
 Placed = dict[str, list[str]]  # stage -> the node of each of its actors; "" is any node
 
 
@@ -32,6 +37,20 @@ def on_cluster(wanted: Mapping[str, Workers], nodes: Sequence[Node]) -> dict[str
     if any(node.gpus >= 1 for node in nodes):
         return dict(wanted)
     return {stage: replace(own, num_gpus=0.0) for stage, own in wanted.items()}
+
+
+def pooled(wanted: Mapping[str, Workers], nodes: Sequence[Node]) -> dict[str, str]:
+    """Stage -> the name of the pool of actors that serves it, which is its own name or SHARED.
+
+    Stages whose `workers` is not set share their actors, unless any stage runs on a GPU.
+    """
+    apart = any(own.num_gpus for own in on_cluster(wanted, nodes).values())
+    return {stage: stage if apart or own.workers else SHARED for stage, own in wanted.items()}
+
+
+def together(some: Sequence[Workers]) -> Workers:
+    """The settings of actors that serve all of these stages: the most that any of them asks for."""
+    return Workers(**{name: max(getattr(own, name) for own in some) for name in ASKED})
 
 
 def sizes(wanted: Mapping[str, Workers], nodes: Sequence[Node], seconds: Mapping[str, float]) -> dict[str, int]:

@@ -119,11 +119,16 @@ def load(name: str, config: str, device: str) -> Stage:
     """The stage `name`, ready to be called; built once per process. `config` is Config.to_json()."""
     settings = Config.from_json(config)
     stage = BY_NAME[name](settings, settings.place(device))
-    if "torch" in sys.modules:  # index and mesh work without it
-        from anything3d.models.device import use_threads
-
-        use_threads(getattr(settings.resources, name).threads)
+    use_threads(name, settings)
     return stage
+
+
+def use_threads(name: str, config: Config) -> None:
+    """Let torch use the threads of the stage `name` in this process; index and mesh work without torch."""
+    if "torch" in sys.modules:
+        from anything3d.models import device
+
+        device.use_threads(getattr(config.resources, name).threads)
 
 
 def weights_of(config: Config) -> list[str]:

@@ -159,6 +159,23 @@ def test_a_second_call_returns_the_commit_and_loads_nothing(store):
     assert first.gpu_seconds == pytest.approx(first.seconds / 2)
 
 
+def test_the_time_in_which_a_stage_is_loaded_is_not_that_of_the_cell(store, monkeypatch):
+    unit, clock = after_words(store), [1000.0]
+    monkeypatch.setattr(cell, "time", lambda: clock[0])
+
+    class Timed(Lengths):
+        def __call__(self, *given):
+            clock[0] += 7.0
+            return super().__call__(*given)
+
+    def slow() -> Timed:
+        clock[0] += 60.0
+        return Timed({})
+
+    commit, _ = cell.run(LENGTHS, unit, store, slow)
+    assert commit.seconds == 7.0
+
+
 def test_a_skipped_item_is_a_reject_and_its_neighbours_have_rows(store):
     commit, _ = run(store, {"cow": "skip"})
     rows, rejects = outcome(store, commit)

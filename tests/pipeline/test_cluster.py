@@ -6,15 +6,17 @@ import sys
 
 import pytest
 import ray
+import torch
 
 from anything3d.errors import MachineError, WeightsError
 from anything3d.mini.world import write_world
 from anything3d.models.weights import PACKAGED
-from pipeline.actor import StageActor
+from pipeline import cell, nothing
+from pipeline.actor import StageActor, weights_digests
 from pipeline.cluster import Actors, conduct
 from pipeline.config import load
 from pipeline.measured import Measured
-from pipeline.plan import shard_unit
+from pipeline.plan import image_ids, photo_units, shard_unit
 from pipeline.price import Spending
 from pipeline.progress import Board, Progress
 from pipeline.session import connect, disconnect
@@ -69,12 +71,41 @@ def test_an_actor_whose_weights_differ_says_so_and_works_on_nothing(unit, tmp_pa
     config = load([])
     connect()
     board = ray.remote(Board).remote()
-    given = (recipes(config)["caption"], config.to_json(), {"blip": "another"}, str(tmp_path / "out"), "cpu", board)
+    only = {"caption": recipes(config)["caption"]}
+    given = (only, config.to_json(), {"blip": "another"}, str(tmp_path / "out"), "cpu", board)
     actor = StageActor(*given, load_stage)
     for _ in range(2):
-        answer = actor.make(unit.to_json())
+        answer = actor.make("caption", unit.to_json())
         assert (answer.commit.reason, answer.made) == ("weights_differ", False)
         assert "blip" in str(answer.commit)
+
+
+def test_a_shared_actor_uses_the_threads_of_the_stage_that_it_works_for(unit, tmp_path):
+    seen = []
+
+    def note(name, config, device):
+        stage = nothing.load(name, config, device)
+
+        def call(*given):
+            seen.append((name, torch.get_num_threads()))
+            return stage(*given)
+
+        return call
+
+    config = load([], ["resources.index.threads=3", "resources.segment.threads=2"])
+    both, store, before = recipes(config), Store(str(tmp_path / "out")), torch.get_num_threads()
+    connect()
+    board = ray.remote(Board).remote()
+    weights = weights_digests("segment", config)
+    actor = StageActor(both, config.to_json(), weights, store.root, "cpu", board, note)
+    try:
+        shard = cell.as_input(both["index"], unit, actor.make("index", unit.to_json()).commit)
+        (photos,) = photo_units(shard, image_ids(shard, store), store, 8)
+        answer = actor.make("segment", photos.to_json())
+    finally:
+        torch.set_num_threads(before)
+    assert (answer.commit.stage, answer.made) == ("segment", True)
+    assert seen == [("index", 3), ("segment", 2)]
 
 
 def test_a_fault_of_the_machine_that_does_not_pass_ends_the_run_and_commits_nothing(unit, tmp_path):

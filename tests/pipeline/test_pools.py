@@ -12,7 +12,7 @@ from anything3d.errors import ConfigError
 from jobs.command import read_preset
 from pipeline.config import Workers, load
 from pipeline.measured import Measured
-from pipeline.pools import Node, described, placed, sizes, throughput, worth
+from pipeline.pools import SHARED, Node, described, placed, pooled, sizes, throughput, together, worth
 from pipeline.release.partition import Tally
 
 DEFAULT = load([read_preset("default")]).resources
@@ -83,6 +83,27 @@ def test_without_a_gpu_the_cores_are_shared_by_time():
     # 12 actors of reconstruct need 5 s, as invert does. To be faster, both need one more: 13 + 2 + 6 exceed 20 cores.
     assert counts == dict.fromkeys(DEFAULT.stages, 1) | {"reconstruct": 12}
     assert "GPU" not in described(counts, wanted(DEFAULT), cluster(1, 20, 0))
+
+
+def test_where_no_stage_runs_on_a_gpu_the_stages_share_their_actors():
+    """2 cores: 2 actors, each for all stages. A stage with a number of its own keeps its own actors."""
+    laptop = cluster(1, 2, 0)
+    assert pooled(wanted(MINI), laptop) == dict.fromkeys(MINI.stages, SHARED)
+    assert pooled(wanted(DEFAULT), laptop) == dict.fromkeys(DEFAULT.stages, SHARED)
+    assert pooled(wanted(MINI), cluster(1, 8, 1)) == dict.fromkeys(MINI.stages, SHARED)  # nobody asks for the GPU
+    assert pooled(wanted(DEFAULT), cluster(1, 8, 1)) == {stage: stage for stage in DEFAULT.stages}
+    one = wanted(MINI, reconstruct=3)
+    assert pooled(one, laptop) == dict.fromkeys(MINI.stages, SHARED) | {"reconstruct": "reconstruct"}
+    own = {SHARED: together([one[stage] for stage in MINI.stages if stage != "reconstruct"])}
+    assert sizes(own, laptop, {}) == {SHARED: 2}
+    assert sizes(own | {"reconstruct": one["reconstruct"]}, laptop, {}) == {SHARED: 1, "reconstruct": 3}
+    assert described({SHARED: 2}, own, laptop) == ("actors: shared 2 (chosen; resources.<stage>.workers sets them)")
+
+
+def test_a_shared_actor_takes_the_most_that_one_of_its_stages_asks_for():
+    some = [Workers(num_cpus=0.5, threads=3), Workers(num_cpus=2.0, num_gpus=0.5)]
+    assert together(some) == Workers(num_cpus=2.0, threads=3, num_gpus=0.5)
+    assert sizes({SHARED: together(some)}, cluster(1, 10, 0), {}) == {SHARED: 3}
 
 
 def test_threads_count_as_cores_and_only_the_first_actors_may_exceed_them():
