@@ -58,7 +58,7 @@ def test_the_parts_of_a_first_field_are_computed_where_the_cloud_is():
     """The reach, and whether the walker has come to an end, are read by the host. Between them nothing is."""
     points, wide = torch.zeros(4096, 3), RESOLUTION + 2 * 7
     assert lattice.spacings(points, 5).device == CUDA
-    axis = torch.linspace(-0.7, 0.7, wide)
+    axis = torch.linspace(-0.7, 0.7, wide, device=CUDA)
     distances, rows = lattice.neighbours(axis, points, 4)
     assert (distances.shape, distances.dtype, rows.device) == ((wide**3, 4), torch.float32, CUDA)
     solid = distances[:, 0].view(wide, wide, wide) < 0.1

@@ -100,7 +100,7 @@ class Machine:
             text_encoder=text_encoder,
             table=text_encoder.get_input_embeddings(),
             tokenize=lambda prompts: torch.zeros(len(prompts), TOKENS, dtype=torch.int64),
-            alphas_cumprod=torch.linspace(0.999, 0.005, 1000),
+            alphas_cumprod=torch.linspace(0.999, 0.005, 1000, device=self.name),
             latent_channels=4,
             latent_scale=8,
             image_size=512,
