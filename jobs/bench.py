@@ -13,9 +13,7 @@ from jobs.examples import ending
 if TYPE_CHECKING:
     from pipeline.bench import Bench, Growth, Size
 
-app = typer.Typer(
-    help="Count what the algorithms cost, and measure what the pipeline costs beside them.", no_args_is_help=True
-)
+app = typer.Typer(help="Count and measure what a run costs.", no_args_is_help=True)
 PREFIX = "anything3d-bench-"  # of the name of a folder that is removed at the end
 
 

@@ -192,7 +192,12 @@ def test_a_run_stops_at_its_limit_with_exit_code_5_and_the_same_command_continue
     out = tmp_path / "corpus"
     unfinished(corpus, out, ["mesh", "score"])
     shutil.copy(corpus.path / "corpus.json", out)
-    limited = run(shard, out, ["price.cpu_hour=3600", "price.currency=EUR"], ["--max-cost", "0.000001"], code=5)
+    alone = [
+        "price.cpu_hour=3600",
+        "price.currency=EUR",
+        "resources.mesh.workers=1",
+    ]  # as many begin as actors are there
+    limited = run(shard, out, alone, ["--max-cost", "0.000001"], code=5)
     assert limited.cells_run == len(list(out.glob("cells/mesh/*/*/commit.json"))) == 1
     assert not (out / "cells" / "score").exists()
     assert "0 objects and 0 rejects of 0 shards of this run" in limited.output

@@ -20,6 +20,7 @@ from pipeline import cell
 from pipeline.batch import NoCheckpoint
 from pipeline.config import Config, load
 from pipeline.input.source import digest
+from pipeline.nothing import least_row
 from pipeline.photo import method_config, object_rows
 from pipeline.stages import STAGES, needed, recipes
 from pipeline.stages import load as load_stage
@@ -27,7 +28,7 @@ from pipeline.stages.mesh import MeshStage
 from pipeline.stages.reconstruct import ReconstructStage
 from pipeline.store import Store
 from pipeline.unit import SOURCES, Input, Unit, slices
-from schemas.records import FieldRecord, ImageRecord, ObjectRecord, RejectRecord
+from schemas.records import CloudRecord, FieldRecord, ImageRecord, ObjectRecord, RejectRecord
 
 CONFIG = load(
     [],
@@ -120,7 +121,8 @@ def test_a_field_without_a_surface_is_a_reject(tmp_path):
 
     empty = Field(torch.full((1, 1, 8, 8, 8), -20.0), torch.zeros(1, 3, 8, 8, 8), FieldConfig(resolution=8))
     record = FieldRecord("sa_1-0000", empty.to_bytes(0), 1, 1, "field", None, 0.0, 0.0, 0.0, 0.0, 0.0)
-    (outcome,) = MeshStage(CONFIG, CONFIG.place())([(record,)], Unit("u", ("sa_1-0000",)), NoCheckpoint())
+    item = (least_row(ObjectRecord), record, least_row(CloudRecord))
+    (outcome,) = MeshStage(CONFIG, CONFIG.place())([item], Unit("u", ("sa_1-0000",)), NoCheckpoint())
     assert isinstance(outcome, NumericsError)
     assert outcome.reason == "empty_surface"
 

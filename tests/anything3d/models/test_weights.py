@@ -35,7 +35,7 @@ def packaged(tmp_path, monkeypatch):
 
 def test_every_packaged_file_is_the_one_in_the_manifest():
     names = [path.name for path in weights.PACKAGED.iterdir() if path.is_dir()]
-    assert sorted(names) == ["blip", "clip", "diffusion", "pointe", "pointe-upsampler", "sam"]
+    assert sorted(names) == ["blip", "clip", "diffusion", "pointe", "pointe-upsampler", "sam", "taesd"]
     for name in names:
         assert directory(name, Place()) == weights.PACKAGED / name
     total = sum(path.stat().st_size for path in weights.PACKAGED.rglob("*") if path.is_file())

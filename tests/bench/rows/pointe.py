@@ -56,7 +56,7 @@ def check(ours, theirs):
 @torch.no_grad()
 def official_sample(network, noise, grid, config):
     """`sample_heun` with guidance and no churn."""
-    alphas_bar = alphas_cumprod("base").tolist()
+    alphas_bar = alphas_cumprod("base")
     low, high = config.sigma_min ** (1 / config.rho), config.sigma_max ** (1 / config.rho)
     ramp = torch.linspace(0, 1, config.steps, dtype=torch.float64)
     sigmas = [*((high + ramp * (low - high)) ** config.rho).tolist(), 0.0]
