@@ -21,9 +21,9 @@ FRAME_TOLERANCE = 0.02  # canonical lengths
 def extract(grids: Grids, config: MeshConfig, sight: Sight | None = None) -> Mesh | NumericsError:
     """The outer surface of one object, or why it has none.
 
-    The surface is that of the solid that eyes outside see (solid.py). Where an object touches the cube's face it is
-    closed just outside. Specks are left out. The colours are those that an eye in front of the surface sees, and those
-    of the photo where `sight` shows them (paint.py). A photo whose mask the object does not cover gives no colour, as
+    The surface is that of the solid that cameras outside see (solid.py). Where an object touches the cube's face it is
+    closed just outside. Specks are left out. The colours are what a camera in front of the surface sees, and those of
+    the photo where `sight` shows them (paint.py). A photo whose mask the object does not cover gives no colour, as
     then the object or the reference camera is wrong.
 
     The error is NumericsError("empty_surface"), or ("field_not_finite") for a field with a NaN or Inf.

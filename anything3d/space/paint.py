@@ -1,6 +1,6 @@
-"""The colours of a surface: what an eye in front of it sees of the field, and what the photo shows of it.
+"""The colours of a surface: what a camera in front of it sees of the field, and what the photo shows of it.
 
-The field's colour at the surface itself is no good. Distillation changes a field's colours where rays gather them, and
+The field's colour at the surface itself is wrong. Distillation changes a field's colours where rays gather them, and
 that is below the surface. So every vertex is looked at from outside, along its normal, as rendering does it. Where the
 photo shows the surface well, its own pixels take the place of the field's colours.
 """
@@ -13,10 +13,7 @@ from jaxtyping import Bool, Float, UInt8
 from anything3d.space.grids import Grids
 from anything3d.space.viewpoint import ReferenceCamera
 
-BEFORE, BEHIND = (
-    1.0,
-    2.0,
-)  # where a look at the surface begins in front of it and ends behind it, in voxels of the field
+BEFORE, BEHIND = 1.0, 2.0  # a look at the surface begins so far in front of it and ends so far behind it, in voxels
 LOOKS = 8  # samples between them
 GRAZING, FACING = 0.2, 0.5  # cosine between normal and line of sight, from which and up to which the photo gains weight
 OPAQUE = 127  # alpha of what belongs to the mask is higher
@@ -97,7 +94,7 @@ def _hidden(
     solid: Float[np.ndarray, "N N N"],
     half: float,
 ) -> Bool[np.ndarray, "V"]:
-    """Whether something solid lies between each vertex and the eye in this direction."""
+    """Whether something solid lies between each vertex and the camera in this direction."""
     cells = len(solid) - 1
     start = (vertices / half + 1) * (cells / 2)  # in nodes: x, y, z
     hidden, open_ = np.zeros(len(vertices), bool), np.arange(len(vertices))

@@ -1,4 +1,4 @@
-"""The solid that eyes outside a field see: what they cannot look through, and all that lies behind it.
+"""The solid that cameras outside a field see: what they cannot look through, and all that lies behind it.
 
 A level set of density has no wall where a field is thin, though a few thin voxels in a row hide what lies behind them.
 So this file asks what rays meet. It follows the 13 lines through the neighbours of a node, in both directions. A node
