@@ -28,10 +28,10 @@ if TYPE_CHECKING:  # for type checkers, which read no table
     from anything3d.models.weights import Place as Place
     from anything3d.object3d import Object3D as Object3D
     from anything3d.object3d import Photo as Photo
+    from anything3d.quality.looks import Reconstruction as Reconstruction
     from anything3d.reconstruct import Evidence as Evidence
     from anything3d.reconstruct import Reconstructed as Reconstructed
     from anything3d.reconstruct import Reconstructor as Reconstructor
-    from anything3d.score import Reconstruction as Reconstruction
     from anything3d.score import Scored as Scored
     from anything3d.score import Scorer as Scorer
     from anything3d.score import load_scorer as load_scorer

@@ -34,13 +34,14 @@ from anything3d.models import concept
 from anything3d.models.weights import Place
 from anything3d.object3d import Object, Object3D, Photo
 from anything3d.photo.image import as_batch
+from anything3d.quality.looks import Reconstruction
 from anything3d.reconstruct import (
     Evidence,
     FinishedMesh,
     Reconstructed,
     Reconstructor,
 )
-from anything3d.score import Reconstruction, Scored, Scorer, load_scorer
+from anything3d.score import Scored, Scorer, load_scorer
 from anything3d.seed import generators
 from anything3d.segment import Segmented, Segmenter, load_segmenter, name_of
 from anything3d.settings.caption import CaptionConfig

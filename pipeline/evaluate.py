@@ -25,8 +25,8 @@ from schemas.corpus import ObjectRows
 from schemas.records import EvaluationRecord, ScoreRecord
 
 if TYPE_CHECKING:
+    from anything3d.quality.accuracy import TruthScores
     from anything3d.quality.summary import Summary
-    from anything3d.score import TruthScores
 
 SEED = 0  # of surface samples and bootstraps; a run's default
 
@@ -132,7 +132,7 @@ def truth_numbers(
     """The score row, if its cell read the same truth; else the same numbers anew; None if there can be none."""
     if cell.inputs["truth"] == known.digest:
         return rows.score
-    from anything3d.score import against_truth
+    from anything3d.quality.accuracy import against_truth
     from anything3d.seed import generators
     from pipeline.stages.score import ScoreStage
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from anything3d.distil.evidence import FinishedMesh, Reconstructed
     from anything3d.invert import Inverted
     from anything3d.lift import Lifted
-    from anything3d.score import Reconstruction, Scored
+    from anything3d.quality.looks import Reconstruction
+    from anything3d.score import Scored
     from anything3d.segment import Segmented
     from anything3d.space.mesh import Mesh
     from anything3d.space.paint import Sight
@@ -154,7 +155,7 @@ def reconstruction(
 ) -> "Reconstruction":
     """One object as its rows have it."""
     from anything3d.photo.image import crops_from_png
-    from anything3d.score import Reconstruction
+    from anything3d.quality.looks import Reconstruction
     from anything3d.space.cloud import from_ply
     from anything3d.space.field import Field
     from anything3d.space.mesh import from_glb
@@ -187,7 +188,7 @@ def mesh_row(object_id: str, surface: "Mesh") -> MeshRecord:
 def score_row(object_id: str, scored: "Scored", truth_caption: str | None, mask_iou: float | None) -> ScoreRecord:
     """The scores and the pictures; `truth_caption` and `mask_iou` are of the true object that the mask shows."""
     from anything3d.photo.image import encode_png, encode_webp
-    from anything3d.score import TruthScores
+    from anything3d.quality.accuracy import TruthScores
 
     true = {column.name: getattr(scored.truth, column.name, None) for column in fields(TruthScores)}
     return ScoreRecord(
@@ -203,5 +204,9 @@ def score_row(object_id: str, scored: "Scored", truth_caption: str | None, mask_
         mesh_psnr_db=scored.mesh.psnr_db,
         mesh_mask_iou=scored.mesh.mask_iou,
         mesh_clip_similarity=scored.mesh.clip_similarity,
+        front_back_similarity=scored.mesh.front_back,
+        self_intersections=scored.sound.self_intersections,
+        thin_share=scored.sound.thin_share,
+        hidden_share=scored.sound.hidden_share,
         **true,
     )

@@ -179,6 +179,19 @@ class ScoreRecord:
     fscore_2pct: Annotated[float | None, "null if no truth; 0 to 1, threshold 0.02 longest sides"] = None
     mesh_novel_psnr_db: Annotated[float | None, "null if no truth; as novel_psnr_db, of the mesh"] = None
     mesh_novel_mask_iou: Annotated[float | None, "null if no truth; as novel_mask_iou, of the mesh"] = None
+    front_back_similarity: Annotated[
+        float | None,
+        "null if before version 6; cosine of the mesh's turntable views from the photo's side and from behind",
+    ] = None
+    self_intersections: Annotated[
+        int | None, "null if before version 6, or above 500,000 triangles; triangles that cross others"
+    ] = None
+    thin_share: Annotated[
+        float | None, "null if before version 6; 0 to 1, surface with another wall within 0.02 longest sides behind it"
+    ] = None
+    hidden_share: Annotated[
+        float | None, "null if before version 6; 0 to 1, surface that none of 32 cameras all round sees"
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)

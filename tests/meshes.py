@@ -20,7 +20,8 @@ from torch import Tensor
 
 from anything3d.photo.pixels import WHITE, over
 from anything3d.quality import metrics
-from anything3d.score import Reconstruction, cameras_around, compare, frame_turn, resize, subset
+from anything3d.quality.accuracy import cameras_around, frame_turn, subset
+from anything3d.quality.looks import Reconstruction, compare, resize
 from anything3d.settings.reconstruct import POINT_E_DISTANCE, POINT_E_FOV_DEG, RenderConfig
 from anything3d.space.camera import Camera, angles, orbit
 from anything3d.space.mesh import Mesh, from_glb

@@ -33,7 +33,7 @@ from anything3d.models.sam.loading import assemble as assemble_sam
 from anything3d.models.weights import Place
 from anything3d.photo.pixels import WHITE
 from anything3d.quality.likeness import likeness, similarity, turntable
-from anything3d.score import GPU_POINTS
+from anything3d.quality.looks import GPU_POINTS
 from anything3d.settings.reconstruct import RenderConfig
 from anything3d.space.camera import Camera
 from anything3d.space.cloud import Cloud
@@ -205,7 +205,8 @@ class FullSize:
             return composite(seen, WHITE)
 
         def look(n: int) -> Tensor:
-            return similarity(clip, self._zeros(n * config.views, 3, config.size_px, config.size_px), self._crops(n))
+            seen = clip.image_embeddings(self._zeros(n * config.views, 3, config.size_px, config.size_px))
+            return similarity(clip, seen, self._crops(n))
 
         parts = (Part("view", config.views, view), Part("likeness", 2, look))
         return Stage("score", "object", {"Clip": clip.vision}, parts, 1)

@@ -29,11 +29,10 @@ def turntable(reference: Camera, views: int, elevation_deg: float) -> Camera:
     return orbit(azimuths, elevation, distance, fov)
 
 
-def similarity(clip: Clip, views: Float[Tensor, "BV 3 H W"], crops: Float[Tensor, "B 4 S S"]) -> Float[Tensor, "B"]:
-    """Mean cosine between an object's views (on white) and its crop (RGBA in [0, 1], put on white), -1..1."""
+def similarity(clip: Clip, views: Float[Tensor, "BV D"], crops: Float[Tensor, "B 4 S S"]) -> Float[Tensor, "B"]:
+    """Mean cosine between the embeddings of an object's views and that of its crop (RGBA in [0, 1], on white)."""
     photos = clip.image_embeddings(over(crops, WHITE))
-    seen = clip.image_embeddings(views).unflatten(0, (len(photos), -1))
-    return (seen * photos[:, None]).sum(-1).mean(1)
+    return (views.unflatten(0, (len(photos), -1)) * photos[:, None]).sum(-1).mean(1)
 
 
 @torch.no_grad()
@@ -47,4 +46,5 @@ def likeness(
 ) -> Float[Tensor, "B"]:
     """`similarity` of fields' turntables to their crops; `reference` cameras see the objects as the crops do."""
     seen = render(field, turntable(reference, VIEWS, ELEVATION_DEG), SIZE_PX, config, max_points=max_points)
-    return similarity(clip, composite(seen, WHITE).clamp(0, 1), crops.to(clip.device))
+    views = clip.image_embeddings(composite(seen, WHITE).clamp(0, 1))
+    return similarity(clip, views, crops.to(clip.device))

@@ -68,7 +68,14 @@ def normalise_points(points: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N 3"]:
 def sample_surface(
     vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], n: int, generator: torch.Generator
 ) -> Float[Tensor, "n 3"]:
-    """`n` points spread evenly over the triangles' area.
+    """`n` points spread evenly over the triangles' area. Raises: NumericsError as `sample_faces`."""
+    return sample_faces(vertices, faces, n, generator)[0]
+
+
+def sample_faces(
+    vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], n: int, generator: torch.Generator
+) -> tuple[Float[Tensor, "n 3"], Int[Tensor, "n"]]:
+    """`n` points spread evenly over the triangles' area, and the number of each point's triangle.
 
     Raises: NumericsError if the triangles have no area, or one is not finite.
     Source: Osada et al. 2002, section 4.1 (barycentric coordinates from the root of a uniform number).
@@ -82,7 +89,7 @@ def sample_surface(
     u, v = torch.rand(2, n, 1, generator=generator).to(vertices)
     a, b, c = corners[chosen].unbind(dim=1)
     root = u.sqrt()
-    return (1 - root) * a + root * (1 - v) * b + root * v * c
+    return (1 - root) * a + root * (1 - v) * b + root * v * c, chosen
 
 
 def angle_difference_deg(a: Float[Tensor, "B"], b: Float[Tensor, "B"], period_deg: float = 360.0) -> Float[Tensor, "B"]:

@@ -22,7 +22,7 @@ Item = tuple[ObjectRecord, FieldRecord, MeshRecord] | tuple[ObjectRecord, FieldR
 
 class ScoreStage:
     name = "score"
-    version = 5
+    version = 6
     record = ScoreRecord
 
     def __init__(self, config: Config, place: Place) -> None:

@@ -11,19 +11,17 @@ from anything3d.errors import ConfigError, NumericsError, WeightsError
 from anything3d.mesh import extract
 from anything3d.mini import clip as mini
 from anything3d.models.weights import Place
-from anything3d.quality.metrics import sample_surface
-from anything3d.quality.truth import Target
-from anything3d.score import (
+from anything3d.quality.accuracy import (
     NORMALIZATION,
-    Reconstruction,
-    Scored,
-    Scorer,
     against_truth,
     azimuth_error_deg,
     cameras_around,
     frame_turn,
-    load_scorer,
 )
+from anything3d.quality.looks import Reconstruction
+from anything3d.quality.metrics import sample_surface
+from anything3d.quality.truth import Target
+from anything3d.score import Scored, Scorer, load_scorer
 from anything3d.settings.mesh import MeshConfig
 from anything3d.settings.reconstruct import FieldConfig, RenderConfig
 from anything3d.settings.score import ScoreConfig
@@ -217,6 +215,22 @@ def test_clip_similarity_is_the_mean_cosine_of_the_turntable(scorer: Scorer, mad
     )  # the turntable is rounded to 8 bits
     self_similarity = scorer.clip.image_embeddings(crop) @ scorer.clip.image_embeddings(crop)[0]
     assert scored.mesh.clip_similarity < float(self_similarity)
+
+
+def test_a_mesh_that_has_its_front_again_behind_looks_more_alike_from_there(scorer: Scorer, made: Reconstruction):
+    """The slab is red in front and blue behind. The views of the turntable are those that are compared."""
+    scored = score(scorer, made, None)
+    views = scorer.clip.image_embeddings(scored.turntable.permute(0, 3, 1, 2).float() / 255)
+    assert scored.mesh.front_back == pytest.approx(float(views[0] @ views[2]), abs=2e-3)
+    both = np.float32([[0.9, 0.1, 0.1]] * len(made.mesh.vertices))
+    two_faced = score(scorer, replace(made, mesh=replace(made.mesh, colors=both)), None)
+    assert 1 - two_faced.mesh.front_back < (1 - scored.mesh.front_back) / 10
+
+
+def test_a_mesh_from_a_sound_field_is_sound(scorer: Scorer, made: Reconstruction):
+    sound = score(scorer, made, None).sound
+    assert (sound.self_intersections, sound.thin_share) == (0, 0)
+    assert sound.hidden_share < 0.01
 
 
 def test_a_crop_of_another_size_gives_nearly_the_same_scores(scorer: Scorer, made: Reconstruction):

@@ -11,7 +11,8 @@ import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 from anything3d.quality.likeness import turntable
-from anything3d.score import GPU_POINTS, to_uint8
+from anything3d.quality.looks import GPU_POINTS
+from anything3d.score import to_uint8
 from anything3d.settings.reconstruct import FieldConfig, RenderConfig
 from anything3d.space import lattice
 from anything3d.space.camera import Camera, orbit

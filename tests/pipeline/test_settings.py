@@ -23,8 +23,9 @@ from anything3d.models.diffusion import load_denoiser
 from anything3d.models.sam import load_sam
 from anything3d.models.weights import Place
 from anything3d.photo.image import decode_image, encode_png
+from anything3d.quality.looks import Reconstruction
 from anything3d.reconstruct import Distiller, Evidence
-from anything3d.score import Reconstruction, Scorer
+from anything3d.score import Scorer
 from anything3d.segment import Segmenter
 from anything3d.settings.reconstruct import FieldConfig
 from anything3d.space.camera import orbit
