@@ -21,6 +21,7 @@ from jobs.retry import retry
 from jobs.run import run
 from jobs.status import status
 from jobs.train import train
+from jobs.view import view
 from jobs.weights import app as weights
 from jobs.world import world
 
@@ -57,6 +58,7 @@ app.command(epilog=ending("world"))(world)
 app.command(epilog=ending("demo"))(demo)
 app.command(epilog=ending("evaluate"))(evaluate)
 app.command(epilog=ending("status"))(status)
+app.command(epilog=ending("view"))(view)
 app.command(epilog=ending("drop"))(drop)
 app.command(epilog=ending("export"))(export)
 app.command(epilog=ending("gc"))(gc)

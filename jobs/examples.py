@@ -21,6 +21,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {  # command -> calls of it
     "demo": ("anything3d demo", "anything3d demo somewhere"),
     "evaluate": ("anything3d evaluate corpus --truth world.truth --json summary.json",),
     "status": ("anything3d status corpus", "anything3d status s3://bucket/corpus --watch"),
+    "view": ("anything3d view corpus --open", "anything3d view s3://bucket/corpus --port 0"),
     "drop": ("anything3d drop corpus sa_000020",),
     "export": (
         "anything3d export corpus --format hf --out hub",

@@ -257,7 +257,7 @@ class OriginRecord:
 class ManifestRecord:
     """The manifest of a shard: a cell that the shard consists of, or a file that was published of it."""
 
-    what: Annotated[Literal["cell", "objects", "rejects", "assets"], "a cell, or what is in the file"]
+    what: Annotated[Literal["cell", "objects", "rejects", "assets", "gallery"], "a cell, or what is in the file"]
     path: Annotated[str, "the cell's folder, or the file; below the root of the corpus"]
     digest: Annotated[str, "SHA-256 of what the cell's commit says, or of the file's bytes"]
     rows: Annotated[int, "rows of the cell or of the table; objects of the tar"]

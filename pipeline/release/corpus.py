@@ -11,6 +11,7 @@ from pipeline.config import Config
 from pipeline.input.source import stem
 from pipeline.location import explained
 from pipeline.plan import Selection
+from pipeline.release.gallery.data import FORMAT
 from pipeline.release.partition import COLUMNS, Partition, Photos, photos_of
 from pipeline.release.retries import numbers_of, read_retries
 from pipeline.release.snapshot import MadeBy, Snapshot, append, newest, now, snapshot_of
@@ -24,13 +25,13 @@ FOLDERS = ("shards", "assets")  # of the files that partitions name
 def key_of(shard: Unit, recipes: Mapping[str, Recipe], selection: Selection, budget: int | None) -> str:
     """Hash of all that decides what the partition of a shard holds; `budget` is how many objects are wanted of it.
 
-    The columns of this version are part of it, so that all shards of a corpus have the same ones. How the shard is cut
-    into units is not part of it: other units have the same rows.
+    The columns and the gallery of this version are part of it, so that all shards of a corpus have the same ones. How
+    the shard is cut into units is not part of it: other units have the same rows.
     """
     inputs = {name: shard.inputs[name].digest for name in SOURCES}
     fingerprints = {name: recipe.fingerprint for name, recipe in recipes.items()}
     ids = None if selection.ids is None else sorted(selection.ids)
-    decides = [inputs, fingerprints, budget, ids, COLUMNS]
+    decides = [inputs, fingerprints, budget, ids, COLUMNS, FORMAT]
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
 
 

@@ -18,7 +18,7 @@ from schemas.records import ImageRecord, OriginRecord
 def finished_objects(store: Store, units: Sequence[Unit], seed: int) -> Iterator[ObjectRows]:
     """The finished objects of these units of one shard, in order; the rows of one unit at a time are in memory.
 
-    Of their columns of bytes only those are read that become files.
+    Of their columns of bytes only those are read that become files, or pictures of the gallery.
 
     Raises: DamagedCell if a part is not what its commit says.
     """
@@ -29,7 +29,7 @@ def finished_objects(store: Store, units: Sequence[Unit], seed: int) -> Iterator
         folders = {stage: unit.inputs[stage].path for stage in OBJECT_RECORDS if stage in unit.inputs}
         commits = {stage: sound_commit(store, folder) for stage, folder in folders.items()}
         licence = unit.inputs["licence"].digest
-        for rows in read_objects(store, commits, unit.ids, BECOME_FILES):
+        for rows in read_objects(store, commits, unit.ids, (*BECOME_FILES, "render_png")):
             photo = photos[rows.segment.image_id]
             yield replace(rows, origin=origin_of(rows.object_id, commits, licence, seed, photo))
 

@@ -6,14 +6,16 @@ says. What is deleted was written by us, as its name shows, is older than the ag
     snapshots/<number>.json, evaluation/<number>.parquet    of snapshots that are not kept
     objects/, rejects/      second names that the newest snapshot does not show
     shards/, assets/        tables, manifests and tars that no kept snapshot names
+    gallery/                pictures and pages that no kept manifest names
     cells/                  cells that no kept manifest names
     draft#<number>          what killed writes have left on a local disk
 
 Snapshots go first, so that none of them names a file that has gone; a gc that was interrupted can be given again. The
 log is read again before each deletion, so that what a run has published meanwhile stays.
 
-In memory are the paths of the files of the kept snapshots, 8 bytes for each cell that they name (three times as much
-while these are sorted), and BATCH files that are to be deleted. The names of all files are never in memory.
+In memory are the paths of the files of the kept snapshots, 8 bytes for each cell and each picture or page of a gallery
+that they name (three times as much while these are sorted), and BATCH files that are to be deleted. The names of all
+files are never in memory.
 """
 
 import hashlib
@@ -46,14 +48,20 @@ OURS = {  # folder of a corpus -> the files that we write there, in the order in
     "snapshots": NAME,
     "evaluation": re.compile(r"evaluation/(\d{6,})\.parquet"),
     **{folder: re.compile(rf"{folder}/.+-[0-9a-f]{{16}}\.parquet") for folder in TABLES},
-    "shards": re.compile(r"shards/[^/]+/(objects|rejects|manifest)-[0-9a-f]{16}\.parquet|shards/_delta_log/.+"),
+    "shards": re.compile(
+        r"shards/[^/]+/(objects|rejects|manifest)-[0-9a-f]{16}\.parquet"
+        r"|shards/[^/]+/(gallery|rejected)-[0-9a-f]{16}\.js|shards/_delta_log/.+"
+    ),
     "assets": re.compile(rf"assets/[^/]+/[^/]+-[0-9a-f]{{16}}\.tar|{re.escape(ASSETS_INDEX)}"),
+    "gallery": re.compile(r"gallery/[^/]+/[^/]+-[0-9a-f]{16}\.(webp|js)|gallery/[a-z0-9-]+\.(js|css|txt)"),
     "cells": re.compile(
         rf"{CELL.pattern}/(commit\.json|damaged-[0-9a-f]{{32}}\.json|(rows|rejects)-[0-9a-f]{{32}}\.parquet"
         r"|attempts/[0-9a-f]{32}\.json|checkpoints/[0-9a-f]{10})"
     ),
 }
-STAYS = re.compile(rf"{re.escape(ASSETS_INDEX)}|shards/_delta_log/.+")  # of these: what belongs to no one snapshot
+STAYS = re.compile(
+    rf"{re.escape(ASSETS_INDEX)}|shards/_delta_log/.+|gallery/[^/]+"
+)  # of these: what belongs to no one snapshot
 
 
 @dataclass(slots=True)
@@ -82,12 +90,12 @@ class Kept:
     numbers: list[int]  # of the kept ones, the newest first
     files: frozenset[str]
     shown: frozenset[str]  # second names that the newest shows
-    cells: memoryview  # sorted hashes of the folders of the cells that their manifests name
+    named: memoryview  # sorted hashes of the folders of the cells, and of the files of galleries, in their manifests
 
-    def has_cell(self, folder: str) -> bool:
-        """Whether a manifest names it. Two folders of one hash are taken for one: then one too many stays."""
-        place = bisect_left(self.cells, hash_of(folder))
-        return place < len(self.cells) and self.cells[place] == hash_of(folder)
+    def names(self, path: str) -> bool:
+        """Whether a manifest names it. Two paths of one hash are taken for one: then one too many stays."""
+        place = bisect_left(self.named, hash_of(path))
+        return place < len(self.named) and self.named[place] == hash_of(path)
 
 
 def gc(corpus: str, older_than_days: int, keep_last: int, *, apply: bool) -> Report:
@@ -174,8 +182,8 @@ class Sweep:
             return key in self.kept.shown
         if any(entry.modified >= self._before for entry in files.values()):
             return True
-        if folder == "cells":
-            return self.kept.has_cell(key)
+        if folder == "cells" or (folder == "gallery" and not STAYS.fullmatch(key)):
+            return self.kept.names(key)
         if folder in ("snapshots", "evaluation"):
             return int(name.partition(".")[0]) in self.kept.numbers
         return key in self.kept.files or STAYS.fullmatch(key) is not None
@@ -238,16 +246,16 @@ def keep(store: Store, before: datetime, keep_last: int) -> Kept:
             kept.append(number)
             files |= {file.path for file in snapshot.files}
             manifests |= {one.manifest.path: one.manifest for one in snapshot.partitions.values()}
-    return Kept(frozenset(log), kept, frozenset(files), frozenset(shown), cells_of(store, list(manifests.values())))
+    return Kept(frozenset(log), kept, frozenset(files), frozenset(shown), named_by(store, list(manifests.values())))
 
 
-def cells_of(store: Store, manifests: Sequence[Part]) -> memoryview:
-    """Sorted hashes of the folders of all cells that these manifests name."""
+def named_by(store: Store, manifests: Sequence[Part]) -> memoryview:
+    """Sorted hashes of the folders of all cells, and of the files of galleries, that these manifests name."""
     hashes = array("Q")
     for manifest in manifests:
         table = sound_table(store, manifest).select(["what", "path"])
         rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
-        hashes.extend(hash_of(path) for what, path in rows if what == "cell")
+        hashes.extend(hash_of(path) for what, path in rows if what in ("cell", "gallery"))
     unsorted = pa.Array.from_buffers(pa.uint64(), len(hashes), [None, pa.py_buffer(hashes)])
     return memoryview(unsorted.sort().buffers()[1]).cast("B").cast("Q")[: len(hashes)]
 

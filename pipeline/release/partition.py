@@ -6,7 +6,7 @@ Parquet file that is written once, under a name with its digest: one row for eac
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import pyarrow as pa
@@ -101,11 +101,13 @@ class Partition:
     manifest: Part
     tables: Mapping[str, Part]  # objects, rejects
     tars: tuple[Part, ...]
+    gallery: Mapping[str, Part] = field(default_factory=dict)  # objects, rejects; {} if published before there was one
     retries: tuple[int, ...] = ()  # numbers of the retries that it has, see retries.py
 
     @property
     def files(self) -> list[Part]:
-        return [self.manifest, *self.tables.values(), *self.tars]
+        """Those that a snapshot names. The manifest also names the pictures and pages of the gallery."""
+        return [self.manifest, *self.tables.values(), *self.tars, *self.gallery.values()]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -123,6 +125,7 @@ class Partition:
                 "manifest": Part(**body["manifest"]),
                 "tables": {name: Part(**file) for name, file in body["tables"].items()},
                 "tars": tuple(Part(**file) for file in body["tars"]),
+                "gallery": {name: Part(**file) for name, file in body.get("gallery", {}).items()},
                 "retries": tuple(body.get("retries", ())),
             }
         )

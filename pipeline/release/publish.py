@@ -4,6 +4,7 @@
     shards/<shard>/objects-<digest>.parquet       one row for each object: all metadata and scores
     shards/<shard>/rejects-<digest>.parquet       one row for each item that stopped
     shards/<shard>/manifest-<digest>.parquet      the cells that the shard consists of, and the files above
+    shards/<shard>/gallery-<digest>.js ...        the files of the gallery, see gallery/
 
 `write_group` makes one tar, and `write_shard` the rest. They run in this process or in a Ray task (`spread.py`). A
 file never changes: its name says what is in it. Only `gc` removes one. Each is written even if it lies there already,
@@ -23,13 +24,14 @@ import pyarrow as pa
 from pipeline.commit import Commit, Part
 from pipeline.input.ids import image_of
 from pipeline.release.finished import finished_objects
+from pipeline.release.gallery import data as gallery
 from pipeline.release.objects import write_tar
 from pipeline.release.partition import COLUMNS, Partition, Photos, Rejected, Tally, manifest_bytes
 from pipeline.release.snapshot import MadeBy
 from pipeline.store import Store
 from pipeline.unit import Unit
 from schemas.arrow import from_table, objects_table, published_bytes, to_table
-from schemas.records import RejectRecord
+from schemas.records import ObjectRecord, RejectRecord
 
 TAR_BYTES = 512 << 20  # about; of the assets of one tar
 READERS = 16  # threads that read rejects
@@ -62,7 +64,7 @@ class Made:
         """Hash of what the partition holds."""
         cells = sorted([name, commit.unit, commit.digest] for name, some in self.commits.items() for commit in some)
         duplicates = [[row.item_id, row.message] for row in self.duplicates]
-        held = json.dumps([cells, duplicates, self.licence, COLUMNS])
+        held = json.dumps([cells, duplicates, self.licence, COLUMNS, gallery.FORMAT])
         return hashlib.sha256(held.encode()).hexdigest()[:16]
 
     def named_anew(self, partition: Partition) -> Partition:
@@ -99,25 +101,30 @@ class Group:
     tar: Part | None  # None: no object of the units is finished
     rows: pa.Table
     absent: tuple[str, ...]
+    sheets: tuple[Part, ...] = ()  # of the gallery
+    pages: tuple[Part, ...] = ()  # likewise
 
 
 def write_group(store: Store, made_by: MadeBy, units: Sequence[Unit]) -> Group:
-    """Write the tar of the finished objects of these units. One unit at a time is in memory, and all rows.
+    """Write the tar of the finished objects of these units, and their sheets and pages of the gallery.
+
+    One unit at a time is in memory, and all rows.
 
     Raises: DamagedCell if a part is not what its commit says.
     """
-    seed = int(made_by.settings.get("seed", 0))
+    seed, sheets, pages = int(made_by.settings.get("seed", 0)), list[Part](), list[Part]()
     with tempfile.TemporaryFile() as file:
-        rows = write_tar(finished_objects(store, units, seed), file)
+        rows = write_tar(gallery.with_sheets(store, finished_objects(store, units, seed), sheets), file)
         tar = None
         if rows:
             digest = _digest_of(file)
             shard, first = rows[0]["shard"], rows[0]["object_id"]
             tar = Part(f"assets/{shard}/{first}-{digest[:16]}.tar", file.tell(), digest, len(rows))
             store.write_file(tar.path, file)
+            pages = gallery.write_pages(store, rows, tar.path)
     found = {row["object_id"] for row in rows}
     absent = tuple(item for unit in units for item in unit.ids if item not in found)
-    return Group(tar, objects_table(rows, tar.path if tar else ""), absent)
+    return Group(tar, objects_table(rows, tar.path if tar else ""), absent, tuple(sheets), tuple(pages))
 
 
 def write_shard(store: Store, made: Made, groups: Sequence[Group]) -> Partition | tuple[str, ...]:
@@ -140,8 +147,9 @@ def write_shard(store: Store, made: Made, groups: Sequence[Group]) -> Partition 
         "rejects": _write(store, name, "rejects", published_bytes(table), len(rejects)),
     }
     tars = tuple(group.tar for group in groups if group.tar is not None)
+    shown, pictures = write_gallery(store, made, groups, objects, standing)
     commits = [commit for some in made.commits.values() for commit in some]
-    files = {**{kind: [table] for kind, table in tables.items()}, "assets": tars}
+    files = {**{kind: [table] for kind, table in tables.items()}, "assets": tars, "gallery": pictures}
     licences = {licence for commit in commits for licence in commit.licences}
     by_folder = {commit.folder: commit for commit in commits}
     shared = [
@@ -172,8 +180,43 @@ def write_shard(store: Store, made: Made, groups: Sequence[Group]) -> Partition 
         manifest=_write(store, name, "manifest", manifest, len(commits) + len(shared) + len(tables) + len(tars)),
         tables=tables,
         tars=tars,
+        gallery=shown,
         retries=made.retries,
     )
+
+
+def write_gallery(
+    store: Store, made: Made, groups: Sequence[Group], objects: pa.Table, rejects: Sequence[RejectRecord]
+) -> tuple[dict[str, Part], list[Part]]:
+    """Write the index of a shard's gallery and the examples of its rejects: these two, and all files of the gallery.
+
+    Raises: DamagedCell.
+    """
+    folder = f"shards/{made.shard.name}"
+    sheets, pages = [one for group in groups for one in group.sheets], [one for group in groups for one in group.pages]
+    crops = crops_of(store, made, {row.item_id for row in gallery.examples(rejects)})
+    reasons, more = gallery.rejected(rejects, crops, store, made.shard.name)
+    shown = {
+        "objects": gallery.write(
+            store, folder, "gallery", "js", gallery.index(objects, sheets, pages), objects.num_rows
+        ),
+        "rejects": gallery.write(store, folder, "rejected", "js", reasons, len(rejects)),
+    }
+    return shown, [*shown.values(), *sheets, *pages, *more]
+
+
+def crops_of(store: Store, made: Made, ids: Collection[str]) -> dict[str, bytes]:
+    """The crops of those of these items that are wanted objects. Raises: DamagedCell."""
+    wanted: dict[str, list[str]] = {}  # folder of a cell -> its objects
+    for unit in made.units:
+        if some := [item for item in unit.ids if item in ids]:
+            wanted.setdefault(unit.inputs["segment"].path, []).extend(some)
+    commits = {commit.folder: commit for commit in made.commits.get("segment", ())}
+    with ThreadPoolExecutor(READERS) as threads:
+        read = threads.map(
+            lambda cell: store.read_part(commits[cell[0]].rows, ObjectRecord, cell[1], ("crop_png",)), wanted.items()
+        )
+        return {row.object_id: row.crop_png for rows in read for row in rows}
 
 
 def publish_here(store: Store, made: Made) -> Partition | tuple[str, ...]:

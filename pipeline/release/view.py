@@ -4,37 +4,30 @@
     assets/index.json    the tars of its partitions, as wids reads them
     README.md, LICENSE   a dataset card, and the licences that apply
     snapshot.json        the snapshot itself
-    index.html           a gallery
+    index.html, gallery/catalogue.js ...    a gallery, see gallery/
 
 Everything here can be made again from the log and from what lies in shards/ and assets/. So two commands that turn the
 view at the same moment lose nothing: the one that looks last sees the newest snapshot, and shows it.
 """
 
 import json
-import logging
 import re
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from typing import Any
 
-from anything3d.errors import DamagedCell, SourceError
 from pipeline.commit import Part
 from pipeline.config import Config, changed
 from pipeline.release.card import LICENSE, README, About, Source, license_file, readme
-from pipeline.release.finished import released_objects
-from pipeline.release.pages import PICTURES, Card, corpus_page
+from pipeline.release.gallery.page import BESIDE, CATALOGUE, PAGE, gallery_pages
 from pipeline.release.snapshot import Snapshot, newest, numbers
 from pipeline.release.wids import ASSETS_INDEX, wids_index
 from pipeline.store import Store
 from schemas.corpus import OBJECT_COLUMNS
 
 TABLES = ("objects", "rejects")  # folders that show one table of every partition
-POINTER, PAGE = "snapshot.json", "index.html"
-PAGES = (ASSETS_INDEX, README, LICENSE, PAGE)  # what describes the snapshot
+POINTER = "snapshot.json"
+PAGES = (ASSETS_INDEX, README, LICENSE, *BESIDE, CATALOGUE, PAGE)  # what describes the snapshot
 SHOWN = re.compile(r"(objects|rejects)/(.+)-([0-9a-f]{16}\.parquet)")
-GALLERY_OBJECTS = 60
-
-log = logging.getLogger(__name__)
 
 
 def turn(store: Store, snapshot: Snapshot) -> None:
@@ -51,7 +44,8 @@ def turn(store: Store, snapshot: Snapshot) -> None:
         data = snapshot.to_json()
         if store.find(POINTER) != data or not all(store.size(path) for path in PAGES):
             for path, content in pages(store, snapshot).items():
-                store.write(path, content)
+                if store.find(path) != content:
+                    store.write(path, content)
             store.write(POINTER, data)
         if next(iter(numbers(store)), 0) == snapshot.number:
             store.delete([path for path in sorted(there.keys() - shown.keys()) if is_ours(store, path)])
@@ -83,7 +77,7 @@ def pages(store: Store, snapshot: Snapshot) -> dict[str, bytes]:
         ASSETS_INDEX: wids_index(tars),
         README: readme(card),
         LICENSE: license_file(card),
-        PAGE: gallery(store, snapshot).encode(),
+        **gallery_pages(snapshot, card),
     }
 
 
@@ -116,18 +110,3 @@ def _settings(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any
             yield from _settings(f"{prefix}{name}.", value)
         elif not prefix.startswith(("resources.", "price.")):
             yield f"{prefix}{name}", value
-
-
-def gallery(store: Store, snapshot: Snapshot) -> str:
-    """The page of the first GALLERY_OBJECTS objects. A shard whose cells are damaged is left out, and said."""
-    cards = list[Card]()
-    for shard, partition in snapshot.partitions.items():
-        try:
-            objects = islice(released_objects(store, [partition], PICTURES), GALLERY_OBJECTS - len(cards))
-            cards += [Card.of(rows) for rows in objects]
-        except (DamagedCell, SourceError) as error:
-            log.warning("%s does not show the objects of %s: %s; run that shard again", PAGE, shard, error)
-        if len(cards) == GALLERY_OBJECTS:
-            break
-    title = f"{snapshot.number} ({snapshot.digest})"
-    return corpus_page(cards, title, snapshot.objects, snapshot.rejects, snapshot.note)

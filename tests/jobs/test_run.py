@@ -61,12 +61,14 @@ def test_the_snapshot_names_its_files_and_the_gallery_shows_the_objects(corpus):
     body = json.loads((corpus.path / "snapshots" / "000001.json").read_text())
     assert json.loads((corpus.path / "snapshot.json").read_text()) == body
     (partition,) = body["partitions"].values()
-    files = [partition["manifest"], *partition["tables"].values(), *partition["tars"]]
+    files = [partition["manifest"], *partition["tables"].values(), *partition["tars"], *partition["gallery"].values()]
     assert all((corpus.path / file["path"]).stat().st_size == file["bytes"] for file in files)
     assert body["made_by"]["settings"]["invert"]["steps"] == 3
     html = (corpus.path / "index.html").read_text()
     assert corpus.snapshot in html
-    assert html.count("<section>") == body["objects"]
+    index = (corpus.path / partition["gallery"]["objects"]["path"]).read_text()
+    shown = json.loads(index.removeprefix("anything3d(").removesuffix(");\n"))
+    assert len(shown["ids"]) == body["objects"] == partition["gallery"]["objects"]["rows"]
 
 
 def test_the_log_file_has_one_line_for_every_commit(corpus):

@@ -1,0 +1,2 @@
+"use strict";
+A3D.drawBars = async () => {};

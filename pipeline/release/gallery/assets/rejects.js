@@ -1,0 +1,2 @@
+"use strict";
+A3D.drawRejects = async () => {};

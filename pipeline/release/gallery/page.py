@@ -1,0 +1,79 @@
+"""The page of the gallery, and the list of shards that it begins with. Both show one snapshot."""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.release.card import About
+from pipeline.release.gallery.data import NUMBERS, REASON_EXAMPLES, script
+from pipeline.release.partition import Partition
+from pipeline.release.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+HERE = Path(__file__).parent
+PAGE, FOLDER = "index.html", "gallery"
+CATALOGUE = f"{FOLDER}/catalogue.js"
+SCRIPTS = ("load", "state", "find", "cards", "mesh", "detail", "bars", "rejects", "main")  # one file, in this order
+BESIDE = {  # path in the corpus -> the files that make it
+    f"{FOLDER}/gallery.js": [f"{name}.js" for name in SCRIPTS],
+    **{f"{FOLDER}/{name}": [name] for name in ("gallery.css", "three.js", "three-license.txt")},
+}
+
+
+def gallery_pages(snapshot: Snapshot, about: About) -> dict[str, bytes]:
+    """Path -> content of the page and of what lies beside it, without the files of the shards."""
+    return {
+        **{path: b"".join((HERE / "assets" / name).read_bytes() for name in names) for path, names in BESIDE.items()},
+        CATALOGUE: script(catalogue(snapshot, about)),
+        PAGE: render("gallery.html", about=about, snapshot=snapshot).encode(),
+    }
+
+
+def catalogue(snapshot: Snapshot, about: About) -> dict[str, Any]:
+    """What the page knows before it reads the files of a shard."""
+    return {
+        "snapshot": snapshot.number,
+        "digest": snapshot.digest,
+        "date": snapshot.date,
+        "preset": about.preset,
+        "weights": dict(about.weights),
+        "versions": dict(about.versions),
+        "columns": dict(about.columns),
+        "numbers": NUMBERS,
+        "examples": REASON_EXAMPLES,
+        "shards": [_shard(one) for one in snapshot.partitions.values()],
+    }
+
+
+def _shard(partition: Partition) -> Mapping[str, Any]:
+    """A shard. It has no files of the gallery if an older version of this package published it."""
+    files = {kind: part.path for kind, part in partition.gallery.items()}
+    return {
+        "name": partition.shard,
+        "location": partition.location,
+        "objects": partition.objects,
+        "rejects": partition.rejects,
+        "files": files,
+        "reasons": [[one.stage, one.kind, one.reason, one.inputs + one.parts] for one in partition.rejected],
+    }
+
+
+def render(template: str, **values: Any) -> str:  # noqa: ANN401 - whatever a template shows
+    """A page. All values are escaped, except those that are marked as HTML."""
+    return _templates().get_template(template).render(**values)
+
+
+@cache
+def _templates() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
