@@ -41,6 +41,7 @@ A3D.start = async () => {
     const { page } = A3D.state();
     if (A3D.state().object) A3D.go({ object: "", at: "", page });
   });
+  A3D.by("scores").addEventListener("toggle", () => A3D.drawBars(A3D.state()));
   window.addEventListener("hashchange", A3D.show);
   const first = A3D.shown(A3D.state())[0];
   await A3D.show();
