@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from anything3d.errors import NumericsError
 from anything3d.settings.mesh import MeshConfig
+from anything3d.space.atlas import textured
 from anything3d.space.grids import Grids
 from anything3d.space.mesh import Mesh, components, signed_volumes, vertex_normals
 from anything3d.space.paint import Sight, covered, seen_colors, with_photo
@@ -37,11 +38,30 @@ def extract(grids: Grids, config: MeshConfig, sight: Sight | None = None) -> Mes
         vertices, faces = _march_cubes(solid, half, config.min_component_share)
     except NumericsError as error:
         return error
-    normals = vertex_normals(vertices, faces)
-    colors = seen_colors(grids, vertices, normals)
-    if sight is not None and covered(solid, half, sight) >= config.min_cover:
-        colors = with_photo(colors, vertices, normals, solid, half, sight)
-    return Mesh(vertices, faces, colors)
+    vertices, faces = simplified(vertices, faces, config.max_faces)
+    shown = sight if sight is not None and covered(solid, half, sight) >= config.min_cover else None
+
+    def paint(points: Float[np.ndarray, "N 3"], normals: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
+        colors = seen_colors(grids, points, normals)
+        return colors if shown is None else with_photo(colors, points, normals, solid, half, shown)
+
+    texture = textured(vertices, faces, config.texture_px, paint) if config.texture_px else None
+    return Mesh(vertices, faces, paint(vertices, vertex_normals(vertices, faces)), texture)
+
+
+def simplified(
+    vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], max_faces: int
+) -> tuple[Float[np.ndarray, "W 3"], Int[np.ndarray, "G 3"]]:
+    """The same surface with about `max_faces` triangles, if it has more; 0: as it is.
+
+    Edges are collapsed in the order of their quadric errors (Garland and Heckbert 1997, in fast-simplification).
+    """
+    from fast_simplification import simplify
+
+    if not 0 < max_faces < len(faces):
+        return vertices, faces
+    fewer, triangles = simplify(vertices.astype(np.float32), faces.astype(np.int32), target_count=max_faces)
+    return fewer.astype(np.float32), triangles.astype(np.int64)
 
 
 def surface(shape: Grids | Mesh, config: MeshConfig, sight: Sight | None = None) -> Mesh | NumericsError:

@@ -3,12 +3,16 @@
     anything3d world held.tar --scenes 10 --seed 77 --held-out
     anything3d run held.tar --out corpus --max-objects 10
     python -m tests.meshes corpus --truth held.truth --sheet sheet.png --before older-corpus
+    python -m tests.meshes corpus --truth held.truth --cut "max_faces=2000 texture_px=256" --cut "surface=0.15"
 
+`--cut` cuts the same fields again with these settings of the section `mesh`, and judges the file that this gives.
 `--before` is a corpus of the same objects whose meshes another version has made. Each object is one row of the sheet:
-its crop; then what three cameras see of the field, of the older mesh and of the mesh; and two views of the truth.
+its crop; then what three cameras see of the field and of every mesh; and two views of the truth.
 The cameras are the reference camera, one above it, and one behind the object.
 """
 
+import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -18,19 +22,22 @@ import typer
 from PIL import Image
 from torch import Tensor
 
+from anything3d.mesh import surface
 from anything3d.photo.pixels import WHITE, over
 from anything3d.quality import metrics
 from anything3d.quality.accuracy import cameras_around, frame_turn, subset
 from anything3d.quality.looks import Reconstruction, compare, resize
+from anything3d.settings.mesh import MeshConfig
 from anything3d.settings.reconstruct import POINT_E_DISTANCE, POINT_E_FOV_DEG, RenderConfig
 from anything3d.space.camera import Camera, angles, orbit
-from anything3d.space.mesh import Mesh, from_glb
+from anything3d.space.grids import Grids
+from anything3d.space.mesh import Mesh, facts, from_glb, to_glb
 from anything3d.space.raster import rasterize
 from anything3d.space.render import Rendering, composite, render
 from pipeline.input import source
 from pipeline.release.finished import released_objects
 from pipeline.release.snapshot import snapshot_of
-from pipeline.rows import RECONSTRUCTED, reconstruction
+from pipeline.rows import RECONSTRUCTED, reconstruction, sight
 from pipeline.truth import GivenTruth, find_truth, given_truth, read_target
 from schemas.corpus import ObjectRows
 
@@ -38,6 +45,7 @@ SIZE, TILE = 128, 96  # px of the pictures that are compared, and of those of th
 SAMPLES = RenderConfig(samples=96)
 ANGLES = ((0.0, 55.0), (150.0, 25.0))  # azimuth beyond the reference camera's, and elevation; degrees
 COLUMNS = ("photo_psnr", "photo_psnr_mask", "photo_iou", "field_psnr", "novel_psnr", "novel_iou", "chamfer", "f_5pct")
+OF_FILE = ("faces", "watertight", "glb_kb", "cpu_s")  # cpu_s: of cutting the mesh and writing the file
 
 
 def main(
@@ -45,6 +53,7 @@ def main(
     truth: Annotated[str, typer.Option(help="X.truth of the corpus's shard.")],
     sheet: Annotated[Path | None, typer.Option(help="A PNG to write.")] = None,
     before: Annotated[str | None, typer.Option(help="A corpus with older meshes of the same objects.")] = None,
+    cut: Annotated[list[str] | None, typer.Option(help="Settings of mesh, as in 'surface=0.15 max_faces=0'.")] = None,
 ) -> None:
     """Print the mean of every number for the field, the older mesh and the mesh."""
     given, older = given_truth(truth), {row.object_id: row for row in objects_of(before)} if before else {}
@@ -53,16 +62,25 @@ def main(
     with torch.inference_mode():
         for row in objects_of(corpus):
             made = reconstruction(row.segment, row.reconstruct, row.mesh, row.lift)
-            meshes = {"mesh": made.mesh}
-            if row.object_id in older:
-                meshes = {"before": from_glb(older[row.object_id].mesh.glb), **meshes}
+            files = {"before": older[row.object_id].mesh.glb} if row.object_id in older else {}
+            files, seconds = {**files, "mesh": row.mesh.glb}, dict[str, float]()
+            for settings in cut or []:
+                started = time.process_time()
+                files[settings] = to_glb(cut_again(row, settings))
+                seconds[settings] = time.process_time() - started
+            meshes = {name: from_glb(glb) for name, glb in files.items()}
             for name, numbers in numbers_of(made, meshes, row, given):
-                sums.setdefault(name, []).append(numbers)
+                of_file = [torch.nan] * len(OF_FILE)
+                if name in files:
+                    about = facts(meshes[name])
+                    of_file = [about.faces, about.watertight, len(files[name]) / 1e3, seconds.get(name, torch.nan)]
+                sums.setdefault(name, []).append(numbers + of_file)
             pictures.append(picture(made, list(meshes.values()), row, given))
-    print(f"{len(pictures)} objects".ljust(16), *(f"{name:>16}" for name in COLUMNS))
+    names = (*COLUMNS, *OF_FILE)
+    print(f"{len(pictures)} objects".ljust(32), *(f"{name:>15}" for name in names))
     for name, rows in sums.items():
-        means = torch.tensor(rows).nanmean(0).tolist()
-        print(name.ljust(16), *(f"{mean:16.3f}" for mean in means))
+        means = torch.tensor(rows, dtype=torch.float64).nanmean(0).tolist()
+        print(name.ljust(32), *(f"{mean:15.3f}" for mean in means))
     if sheet:
         Image.fromarray((torch.cat(pictures, 1) * 255).round().byte().permute(1, 2, 0).numpy()).save(sheet)
 
@@ -74,6 +92,16 @@ def objects_of(corpus: str) -> Iterator[ObjectRows]:
     for row in released_objects(store, partitions, RECONSTRUCTED):
         if row.reconstruct.field is not None:
             yield row
+
+
+def cut_again(row: ObjectRows, settings: str) -> Mesh:
+    """The surface of the object's field with other settings, which are written as in `surface=0.15 max_faces=0`."""
+    given = {name: json.loads(value) for name, value in (pair.split("=") for pair in settings.split())}
+    assert row.reconstruct.field is not None
+    shape = Grids.from_bytes(row.reconstruct.field)
+    mesh = surface(shape, MeshConfig(**given), sight(row.segment, row.reconstruct, row.lift))
+    assert isinstance(mesh, Mesh), mesh
+    return mesh
 
 
 def numbers_of(

@@ -19,6 +19,10 @@ class MeshConfig:
     silhouette: Annotated[float, Interval(gt=0, lt=1)] = 0.5
     # A component with a smaller share of all faces is left out. threestudio takes 1 %.
     min_component_share: Share = 0.01
+    # A surface of more triangles is simplified to this number; 0: it is not.
+    max_faces: Annotated[int, Interval(ge=0, le=10_000_000)] = 5000
+    # Side of the texture; 0: the vertices have the colours.
+    texture_px: Annotated[int, Interval(ge=0, le=8192)] = 512
     # The photo gives its colours to the surface if the surface covers this share of the mask, seen from the reference
     # camera.
     min_cover: Share = 0.9

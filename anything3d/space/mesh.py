@@ -5,18 +5,23 @@ Meshes are arrays and not tensors, so that the stage `mesh` works without torch.
 
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from anything3d.errors import InputError
-
-if TYPE_CHECKING:
-    from trimesh import Trimesh
+from anything3d.space.gltf import pack
 
 UP = (0.0, 1.0, 0.0)
-OWN_COLOR = "_color"  # the name of an attribute that is not glTF's must begin with _
+JPEG_QUALITY = 95  # of 100
+
+
+@dataclass(frozen=True, slots=True)
+class Texture:
+    """A picture that colours a surface."""
+
+    corners: Float[np.ndarray, "F 3 2"]  # x, y of every triangle's corners; fractions from the picture's top left
+    image: UInt8[np.ndarray, "H W 3"]  # sRGB
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,7 @@ class Mesh:
     vertices: Float[np.ndarray, "V 3"]
     faces: Int[np.ndarray, "F 3"]
     colors: Float[np.ndarray, "V 3"]
+    texture: Texture | None = None  # finer colours, of which `colors` are those at the vertices
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +57,42 @@ def facts(mesh: Mesh) -> MeshFacts:
 
 
 def to_glb(mesh: Mesh) -> bytes:
-    """Binary glTF 2.0 (y up, front +z, as in the canonical frame): normals, and vertex colours on a matte material.
+    """Binary glTF 2.0 (y up, front +z, as in the canonical frame): normals, and colours on a matte material.
 
-    Without normals a viewer shades every triangle alone (specification 3.7.2.1).
+    Without normals a viewer shades every triangle alone (specification 3.7.2.1). A texture is stored as JPEG, in sRGB
+    (3.9.2). Its file has no vertex colours, as viewers would multiply both. A vertex with several places in the texture
+    is written once for each.
 
-    glTF wants linear vertex colours (specification 3.7.2.1), so the sRGB values are decoded. Colours are rounded to 16
-    bits, of which one sRGB level of 255 is 20 steps at least; vertices to float32. Equal meshes give equal bytes.
+    Without a texture, glTF wants linear vertex colours (3.7.2.1), so the sRGB values are decoded. They are written as
+    float32, as trimesh reads 16 bits wrongly, and 8 bits of linear light are too few. Coordinates are float32. Equal
+    meshes give equal bytes.
     """
-    from trimesh.visual import TextureVisuals
-    from trimesh.visual.material import PBRMaterial
+    normals = vertex_normals(mesh.vertices, mesh.faces)
+    positions = mesh.vertices.astype(np.float32)
+    if mesh.texture is None:
+        colors = _decode_srgb(mesh.colors).clip(0, 1).astype(np.float32)
+        return pack({"POSITION": positions, "NORMAL": normals, "COLOR_0": colors}, mesh.faces)
+    places = mesh.texture.corners.reshape(-1, 2).astype(np.float32)
+    at_corner = np.column_stack([mesh.faces.reshape(-1), places.astype(np.float64)])
+    _, corner, triangles = np.unique(at_corner, axis=0, return_index=True, return_inverse=True)
+    vertex = mesh.faces.reshape(-1)[corner]
+    attributes = {"POSITION": positions[vertex], "NORMAL": normals[vertex], "TEXCOORD_0": places[corner]}
+    return pack(attributes, triangles.reshape(-1, 3), to_jpeg(mesh.texture.image))
 
-    paint = TextureVisuals(material=PBRMaterial(name="matte", metallicFactor=0.0, roughnessFactor=1.0))
-    body = _trimesh(mesh, paint)
-    body.vertex_attributes[OWN_COLOR] = _to_rgba(_decode_srgb(mesh.colors), np.uint16)
-    return bytes(body.export(file_type="glb", tree_postprocessor=_name_color))
+
+def to_jpeg(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
+    """A picture as JPEG, with the colours of every pixel."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return file.getvalue()
 
 
 def from_glb(data: bytes) -> Mesh:
-    """The mesh of `to_glb`, or any other with linear vertex colours of 8 or 16 bits or in floats.
+    """The mesh of `to_glb`, or any other with a base colour texture, or with linear vertex colours of any depth.
+
+    Vertices of a textured mesh are joined if they lie in the same place. Its vertex colours are those of the texture.
 
     Raises: InputError("bad_glb") if there is no single coloured mesh in `data`.
     """
@@ -76,13 +100,34 @@ def from_glb(data: bytes) -> Mesh:
 
     try:
         (loaded,) = trimesh.load_scene(io.BytesIO(data), file_type="glb", process=False).geometry.values()
-        rgba = loaded.visual.vertex_attributes["color"]
         vertices, faces = np.array(loaded.vertices, np.float32), np.array(loaded.faces, np.int64)
+        if "color" not in loaded.visual.vertex_attributes:
+            picture = np.array(loaded.visual.material.baseColorTexture.convert("RGB"))
+            places = np.array(loaded.visual.uv, np.float32)
+            places[:, 1] = 1 - places[:, 1]  # trimesh counts from the bottom
+            return _joined(vertices, faces, Texture(places[faces], picture))
+        rgba = loaded.visual.vertex_attributes["color"]
         highest = 1 if rgba.dtype.kind == "f" else np.iinfo(rgba.dtype).max
         linear = np.array(rgba[:, :3], np.float32) / highest
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OSError) as error:
         raise InputError("bad_glb", f"{len(data)} bytes are not one coloured mesh: {error!r}") from error
     return Mesh(vertices, faces, _encode_srgb(linear))
+
+
+def _joined(vertices: Float[np.ndarray, "W 3"], faces: Int[np.ndarray, "F 3"], texture: Texture) -> Mesh:
+    """A textured mesh in which every place has one vertex, in the order of their first ones."""
+    _, first, same = np.unique(vertices, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    number = np.empty_like(order)
+    number[order] = np.arange(len(order))
+    joined = number[same.reshape(-1)][faces]
+    height, width = texture.image.shape[:2]
+    column, row = np.moveaxis(np.floor(texture.corners * [width, height]).astype(int), -1, 0)
+    seen = texture.image[row.clip(0, height - 1), column.clip(0, width - 1)].reshape(-1, 3)
+    corner = joined.reshape(-1)
+    counts = np.bincount(corner, minlength=len(order)).clip(1)
+    colors = np.stack([np.bincount(corner, band, len(order)) for band in seen.T], axis=1) / (255 * counts[:, None])
+    return Mesh(vertices[first[order]], joined, colors.astype(np.float32), texture)
 
 
 def components(faces: Int[np.ndarray, "F 3"], n_vertices: int) -> Int[np.ndarray, "F"]:
@@ -111,13 +156,6 @@ def signed_volumes(vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F
     return (a * np.cross(b, c)).sum(-1) / 6
 
 
-def _trimesh(mesh: Mesh, paint: object) -> "Trimesh":
-    import trimesh
-
-    normals = vertex_normals(mesh.vertices, mesh.faces)
-    return trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=normals, visual=paint, process=False)
-
-
 def _decode_srgb(colors: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
     """Linear light of sRGB values. Source: IEC 61966-2-1."""
     colors = colors.astype(np.float64)
@@ -128,17 +166,3 @@ def _encode_srgb(linear: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
     linear = linear.astype(np.float64)
     colors = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * np.maximum(linear, 0) ** (1 / 2.4) - 0.055)
     return colors.astype(np.float32)
-
-
-def _to_rgba(colors: Float[np.ndarray, "N 3"], depth: type[np.unsignedinteger]) -> np.ndarray:
-    """Opaque colours as integers of a depth, [N, 4]."""
-    highest = np.iinfo(depth).max
-    rgb = np.round(colors.astype(np.float64).clip(0, 1) * highest)
-    return np.pad(rgb, ((0, 0), (0, 1)), constant_values=highest).astype(depth)
-
-
-def _name_color(tree: dict[str, Any]) -> None:
-    """Make the attribute of our own the mesh's colour: trimesh itself writes 8 bits only."""
-    attributes = tree["meshes"][0]["primitives"][0]["attributes"]
-    attributes["COLOR_0"] = attributes.pop(OWN_COLOR)
-    tree["accessors"][attributes["COLOR_0"]]["normalized"] = True

@@ -40,8 +40,8 @@ def _one(
     mesh: Mesh, camera: Camera, size: int
 ) -> tuple[Float[Tensor, "3 S S"], Float[Tensor, "S S"], Float[Tensor, "S S"]]:
     """Colour, opacity (0 or 1) and depth of every part, seen from one camera; 0 where there is no triangle."""
-    arrays = (mesh.vertices, mesh.faces, mesh.colors)
-    vertices, triangles, colors = (torch.from_numpy(array).to(camera.pose.device) for array in arrays)
+    arrays = (mesh.vertices, mesh.faces)
+    vertices, triangles = (torch.from_numpy(array).to(camera.pose.device) for array in arrays)
     where, depth = (value[0] for value in project(camera, vertices[None]))
     corners, depths = (where * size)[triangles], depth[triangles]  # [F 3 2] in parts, [F 3]
     low, high = corners.amin(1), corners.amax(1)
@@ -68,10 +68,20 @@ def _one(
         shares[part[drawn]] = inverse[drawn] * distance[drawn, None]
 
     covered = winner < NOTHING
-    corner_colors = colors[triangles[winner.where(covered, 0)]]  # [P 3 3]
-    color = (shares[..., None] * corner_colors).sum(1) * covered[:, None]
+    color = _colors(mesh, winner.where(covered, 0), shares) * covered[:, None]
     image = (size, size)
     return color.T.reshape(3, *image), covered.float().reshape(image), nearest.where(covered, 0.0).reshape(image)
+
+
+def _colors(mesh: Mesh, face: Int[Tensor, "P"], shares: Float[Tensor, "P 3"]) -> Float[Tensor, "P 3"]:
+    """What the mesh shows in these triangles, at these shares of their corners. Texels are mixed bilinearly."""
+    if mesh.texture is None:
+        of_corners = torch.from_numpy(mesh.colors[mesh.faces])
+        return (shares[..., None] * of_corners.to(face.device)[face]).sum(1)
+    where = (shares[..., None] * torch.from_numpy(mesh.texture.corners).to(face.device)[face]).sum(1)
+    image = torch.from_numpy(mesh.texture.image).to(face.device).permute(2, 0, 1)[None] / 255
+    seen = nn.functional.grid_sample(image, (2 * where - 1)[None, None], padding_mode="border", align_corners=False)
+    return seen[0, :, 0].T
 
 
 def _chunks(pairs: Int[Tensor, "F"]) -> list[Tensor]:

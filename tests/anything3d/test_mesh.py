@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from scipy.spatial import cKDTree
 
 from anything3d.errors import InputError, NumericsError
 from anything3d.mesh import checked, extract, resampled
 from anything3d.settings.mesh import MeshConfig
 from anything3d.settings.reconstruct import FieldConfig
+from anything3d.space.atlas import texels_of
 from anything3d.space.field import Field, nodes
 from anything3d.space.mesh import Mesh, facts, from_glb, signed_volumes, to_glb, vertex_normals
 from anything3d.space.paint import Sight
@@ -20,7 +22,7 @@ from anything3d.space.viewpoint import ReferenceCamera
 
 R = 40
 CONFIG = FieldConfig(resolution=R, half=0.6)
-DEFAULT = MeshConfig()
+DEFAULT = MeshConfig(max_faces=0, texture_px=0)  # every vertex of marching cubes, with its colour
 STEP = 1.2 / (R - 1)  # between two nodes
 LEVEL = CONFIG.raw_level(3.2)  # where it rises by 40 per length, a ray has met an opacity of 0.08 there
 FRONT = ReferenceCamera(0.0, 0.0, 3.0, (2.5, 2.5, 0.5, 0.5))
@@ -132,7 +134,7 @@ def test_a_photo_of_something_larger_gives_no_colour():
 def test_the_photo_does_not_colour_what_is_hidden_from_it():
     """Two balls in a row: the eye sees the one in front of the other."""
     signed = torch.maximum(ball(0.2, (0.0, 0.0, 0.3)), ball(0.15, (0.0, 0.0, -0.3)))
-    mesh = extract(field_of(signed).grids(0), MeshConfig(min_cover=0.0), Sight(disc(31, (255, 255, 0)), FRONT))
+    mesh = extract(field_of(signed).grids(0), replace(DEFAULT, min_cover=0.0), Sight(disc(31, (255, 255, 0)), FRONT))
     plain = mesh_of(signed)
     assert isinstance(mesh, Mesh)
     behind = mesh.vertices[:, 2] < 0
@@ -149,7 +151,7 @@ def test_a_box_with_thin_walls_is_closed_and_has_its_top():
     top = (nodes(R, 0.6)[..., 1] - 8.5 * STEP).abs() < 0.1 * STEP
     density = torch.where(top, 6.0, 80.0) * wall  # 6 * 1.2 / 39 = 0.18, and 1 - exp(-0.18) = 0.17
     raw = torch.expm1(density / 30).clamp(min=1e-4).log() + 1
-    mesh = extract(Field(raw[None, None], torch.zeros(1, 3, R, R, R), CONFIG).grids(0), MeshConfig(resolution=R))
+    mesh = extract(Field(raw[None, None], torch.zeros(1, 3, R, R, R), CONFIG).grids(0), replace(DEFAULT, resolution=R))
     assert isinstance(mesh, Mesh)
     assert facts(mesh).watertight
     assert facts(mesh).components == 1
@@ -161,7 +163,7 @@ def test_a_box_with_thin_walls_is_closed_and_has_its_top():
 def test_every_mesh_is_watertight(number):
     noise = torch.randn(1, 1, 9, 9, 9, generator=torch.Generator().manual_seed(number)) * 4
     raw = torch.nn.functional.interpolate(noise, size=R, mode="trilinear", align_corners=True)
-    mesh = extract(Field(raw, torch.zeros(1, 3, R, R, R), CONFIG).grids(0), MeshConfig(min_component_share=0.0))
+    mesh = extract(Field(raw, torch.zeros(1, 3, R, R, R), CONFIG).grids(0), replace(DEFAULT, min_component_share=0.0))
     assert isinstance(mesh, Mesh)
     assert facts(mesh).watertight
     assert volume(mesh) > 0
@@ -186,9 +188,9 @@ def test_numpy_samples_the_field_as_torch_does():
 
 def test_specks_and_cavities_are_left_out():
     big, speck, hollow = ball(0.35), ball(0.075, (0.48, 0.48, 0.48)), -ball(0.2)
-    both = mesh_of(torch.maximum(big, speck), MeshConfig(min_component_share=0.0))
+    both = mesh_of(torch.maximum(big, speck), replace(DEFAULT, min_component_share=0.0))
     assert facts(both).components == 2
-    clean = mesh_of(torch.minimum(torch.maximum(big, speck), hollow), MeshConfig(min_component_share=0.05))
+    clean = mesh_of(torch.minimum(torch.maximum(big, speck), hollow), replace(DEFAULT, min_component_share=0.05))
     assert facts(clean).components == 1
     assert volume(clean) == pytest.approx(4 / 3 * math.pi * 0.35**3, rel=0.02)
     assert len(clean.vertices) == facts(clean).vertices == len(np.unique(clean.faces))
@@ -228,7 +230,7 @@ def test_glb_has_equal_bytes_each_time_and_keeps_the_mesh():
     again = from_glb(data)
     np.testing.assert_array_equal(again.vertices, mesh.vertices)
     np.testing.assert_array_equal(again.faces, mesh.faces)
-    np.testing.assert_allclose(again.colors, mesh.colors, atol=1e-4)  # 16 bits of linear light, dark end
+    np.testing.assert_allclose(again.colors, mesh.colors, atol=1e-6)
 
 
 def test_every_srgb_level_survives_in_a_glb():
@@ -247,10 +249,11 @@ def test_colours_of_a_glb_are_read_in_every_depth_that_gltf_has(depth, highest):
     tree, body = json.loads(data[20 : 20 + length]), data[20 + length + 8 :]
     accessor = tree["accessors"][tree["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"]]
     view = tree["bufferViews"][accessor["bufferView"]]
-    assert (accessor["componentType"], accessor["normalized"], view["byteOffset"] % 4) == (5123, True, 0)
+    assert (accessor["componentType"], accessor["type"], view["byteOffset"] % 4) == (5126, "VEC3", 0)
     colors = (np.array([[0.25, 0.5, 1.0, 1.0]] * 4) * highest).astype(depth).tobytes()
     tree["bufferViews"].append({"buffer": 0, "byteOffset": len(body), "byteLength": len(colors)})
     accessor |= {"componentType": {"<u1": 5121, "<u2": 5123, "<f4": 5126}[depth], "normalized": highest > 1}
+    accessor["type"] = "VEC4"
     accessor["bufferView"] = len(tree["bufferViews"]) - 1
     tree["buffers"][0]["byteLength"] = len(body) + len(colors)
     text = json.dumps(tree).encode()
@@ -262,14 +265,17 @@ def test_colours_of_a_glb_are_read_in_every_depth_that_gltf_has(depth, highest):
     np.testing.assert_allclose(found.colors, expected, atol=0.003)
 
 
-def test_glb_colours_are_linear_light_on_a_matte_material():
+def test_vertex_colours_are_linear_light_on_a_matte_material():
     vertices = np.float32([[0, 0, 0], [1, 0, 0], [0, 1, 0]])
     mesh = Mesh(vertices, np.array([[0, 1, 2]]), np.float32([[0.5, 1.0, 0.0]] * 3))
     (loaded,) = trimesh.load_scene(io.BytesIO(to_glb(mesh)), file_type="glb").geometry.values()
-    linear = round(((0.5 + 0.055) / 1.055) ** 2.4 * 65535)
-    assert loaded.visual.vertex_attributes["color"][0].tolist() == [linear, 65535, 0, 65535]
+    linear = ((0.5 + 0.055) / 1.055) ** 2.4
+    np.testing.assert_allclose(loaded.visual.vertex_attributes["color"][0], [linear, 1, 0], atol=1e-6)
     assert loaded.visual.material.metallicFactor == 0
-    assert loaded.vertices[:, 1].max() == 1  # y stays up
+    (colored,) = trimesh.load_scene(
+        io.BytesIO(to_glb(mesh)), file_type="glb", skip_materials=True
+    ).geometry.values()  # trimesh shows no vertex colours beside a material
+    assert colored.visual.vertex_colors[0].tolist() == [round(255 * linear), 255, 0, 255]
 
 
 def test_glb_has_unit_normals_that_look_outwards():
@@ -316,3 +322,71 @@ def test_a_given_mesh_is_taken_as_it_is_or_refused(given, reason):
     else:
         assert isinstance(result, NumericsError)
         assert result.reason == reason
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_fewer_faces_keep_the_shape_and_its_watertightness(number):
+    """Blobs of noise: 500 faces of about 8,000, whose corners lie within a node of vertices of the surface."""
+    noise = torch.randn(1, 1, 7, 7, 7, generator=torch.Generator().manual_seed(number))
+    blobs = torch.nn.functional.interpolate(noise, size=R, mode="trilinear", align_corners=True)[0, 0]
+    signed = torch.minimum(ball(0.45), 0.05 * blobs + ball(0.35))
+    full, small = mesh_of(signed), mesh_of(signed, replace(DEFAULT, max_faces=500))
+    assert len(full.faces) > 4000
+    assert len(small.faces) <= 500
+    assert facts(small).watertight
+    assert facts(small).components == facts(full).components
+    assert volume(small) == pytest.approx(volume(full), rel=0.02)
+    assert cKDTree(full.vertices).query(small.vertices)[0].max() < 0.75 * STEP
+    np.testing.assert_allclose(small.colors, 1 / (1 + np.exp(-4 * small.vertices)), atol=0.06)
+
+
+def test_a_mesh_within_the_budget_stays_as_it_is():
+    full = mesh_of(ball(0.4))
+    same = mesh_of(ball(0.4), replace(DEFAULT, max_faces=len(full.faces)))
+    np.testing.assert_array_equal(same.faces, full.faces)
+    np.testing.assert_array_equal(same.vertices, full.vertices)
+
+
+def test_the_texture_has_the_fields_colours_between_vertices():
+    """A ball of 100 faces: its texture changes where the field does, which is between the vertices."""
+    config = replace(DEFAULT, max_faces=100, texture_px=256)
+    mesh = extract(two_coloured_ball().grids(0), config)
+    assert isinstance(mesh, Mesh)
+    assert mesh.texture is not None
+    assert facts(mesh).watertight
+    texels = texels_of(mesh.texture.corners, 256)
+    seen = mesh.texture.image[texels.row, texels.column] / 255
+    points = texels.on(mesh.faces, mesh.vertices)
+    for half, color in ((points[:, 1] > 0.05, [1, 0, 0]), (points[:, 1] < -0.05, [0, 0, 1])):
+        assert half.sum() > 5000
+        assert np.abs(seen[half] - color).mean() < 0.1
+
+
+def test_the_photo_colours_the_texture_too():
+    mesh = extract(two_coloured_ball().grids(0), MeshConfig(texture_px=128), Sight(disc(22, (255, 255, 0)), FRONT))
+    assert isinstance(mesh, Mesh)
+    assert mesh.texture is not None
+    texels = texels_of(mesh.texture.corners, 128)
+    towards = FRONT.eye - texels.on(mesh.faces, mesh.vertices)
+    cosine = (texels.on(mesh.faces, vertex_normals(mesh.vertices, mesh.faces)) * towards).sum(1)
+    facing = cosine / np.linalg.norm(towards, axis=1) > 0.75
+    assert facing.sum() > 500
+    np.testing.assert_array_equal(
+        mesh.texture.image[texels.row, texels.column][facing], np.tile([255, 255, 0], (facing.sum(), 1))
+    )
+
+
+def test_up_is_plus_y_and_the_front_is_plus_z_in_the_file():
+    """The camera in front, at azimuth 0, gives its colours to the side whose z is positive."""
+    tall = torch.maximum(ball(0.2), ball(0.1, (0.0, 0.4, 0.0)))
+    tall = torch.maximum(tall, 0.08 - (nodes(R, 0.6) - torch.tensor([0.0, 0.3, 0.0])).norm(dim=-1))
+    mesh = extract(field_of(tall).grids(0), replace(DEFAULT, min_cover=0.0), Sight(disc(31, (255, 0, 255)), FRONT))
+    assert isinstance(mesh, Mesh)
+    (loaded,) = trimesh.load_scene(io.BytesIO(to_glb(mesh)), file_type="glb", process=False).geometry.values()
+    scene = trimesh.load_scene(io.BytesIO(to_glb(mesh)), file_type="glb")
+    np.testing.assert_allclose(scene.bounds, [[-0.2, -0.2, -0.2], [0.2, 0.5, 0.2]], atol=0.02)  # no node turns it
+    purple = (np.abs(loaded.visual.vertex_attributes["color"] - [1, 0, 1]).max(1) < 1e-3) & (
+        loaded.vertices[:, 1] < 0.1
+    )
+    assert purple.sum() > 100
+    assert loaded.vertices[purple, 2].min() > 0
