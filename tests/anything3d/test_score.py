@@ -125,7 +125,7 @@ def test_the_truth_itself_scores_the_best_there_is(scorer: Scorer, made: Reconst
 
 
 def test_a_mesh_that_is_spoilt_costs_in_its_own_numbers_alone(scorer: Scorer, made: Reconstruction, target: Target):
-    blue = replace(made.mesh, colors=np.float32([[0, 0, 1]] * len(made.mesh.vertices)))
+    blue = replace(made.mesh, colors=np.float32([[0, 0, 1]] * len(made.mesh.vertices)), texture=None)
     spoilt, whole = score(scorer, replace(made, mesh=blue), target), score(scorer, made, target)
     assert spoilt.field == whole.field
     assert spoilt.truth is not None
@@ -201,7 +201,11 @@ def test_a_mesh_without_field_and_cloud_is_what_is_rendered(scorer: Scorer, made
     assert alone.truth.novel_psnr_db > 20
     assert alone.field.mask_iou > 0.8  # the surface lies within the soft edge of a field of 40 voxels
     assert alone.field.clip_similarity > 0.9 * whole.field.clip_similarity
-    blue = replace(made, field=None, mesh=replace(made.mesh, colors=np.float32([[0, 0, 1]] * len(made.mesh.vertices))))
+    blue = replace(
+        made,
+        field=None,
+        mesh=replace(made.mesh, colors=np.float32([[0, 0, 1]] * len(made.mesh.vertices)), texture=None),
+    )
     assert score(scorer, blue, target).field.psnr_db < alone.field.psnr_db - 5
 
 
