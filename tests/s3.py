@@ -4,12 +4,17 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from hashlib import md5
 from html import escape, unescape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import takewhile
 from re import findall, fullmatch
 from unittest.mock import patch
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from sortedcontainers import SortedDict
 
 BUCKET = "b"
 
@@ -22,7 +27,9 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.objects: dict[str, bytes] = {}
+        self.objects: SortedDict = SortedDict()  # key -> bytes
+        self.written: dict[str, datetime] = {}  # key -> when; a key that a test has put there itself has none
+        self.started = datetime.now(UTC)
         self.asked: list[tuple[str, str, str]] = []
         self.sent = 0
         self.pieces: dict[str, dict[int, bytes]] = {}  # of files that are uploaded in pieces, by upload and number
@@ -32,6 +39,14 @@ class Server(ThreadingHTTPServer):
         self.silent = 0  # so many of the next requests are not answered
         self.loses_answer_to = ""  # the next PUT of a key with this end is done, and its connection is closed
         self.ending = threading.Event()
+
+    def keep(self, key: str, data: bytes) -> None:
+        """Put the object there, or another one in its place."""
+        self.objects[key], self.written[key] = data, datetime.now(UTC)
+
+    def date(self, key: str) -> datetime:
+        """When the object was put there."""
+        return self.written.get(key, self.started)
 
 
 @contextmanager
@@ -56,6 +71,8 @@ def serve() -> Iterator[Server]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # one packet for head and body: in two, the second one waits for the client's system
+    disable_nagle_algorithm = True
     server: Server
 
     def log_message(self, *_: object) -> None: ...
@@ -87,7 +104,8 @@ class _Handler(BaseHTTPRequestHandler):
         data = self.server.objects.get(self.key)
         if data is None:
             return self._answer(404, _error("NoSuchKey"))
-        headers = {"ETag": f'"{md5(data).hexdigest()}"', "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
+        date = format_datetime(self.server.date(self.key), usegmt=True)
+        headers = {"ETag": f'"{md5(data).hexdigest()}"', "Last-Modified": date}
         wanted = fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if not wanted:
             return self._answer(200, data, headers)
@@ -104,13 +122,13 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(412, _error("PreconditionFailed"))
         if source := self.headers.get("x-amz-copy-source"):
             self.body = self.server.objects[unquote(source).lstrip("/").removeprefix(f"{BUCKET}/")]
-            self.server.objects[self.key] = self.body
+            self.server.keep(self.key, self.body)
             tag = f'<ETag>"{md5(self.body).hexdigest()}"</ETag>'
-            answer = f"<CopyObjectResult><LastModified>2026-01-01T00:00:00.000Z</LastModified>{tag}</CopyObjectResult>"
+            answer = f"<CopyObjectResult><LastModified>{self._date(self.key)}</LastModified>{tag}</CopyObjectResult>"
             return self._answer(200, answer.encode())
         if "uploadId" in self.query:
             return self._answer(200, headers={"ETag": f'"{self._keep_piece()}"'})
-        self.server.objects[self.key] = self.body
+        self.server.keep(self.key, self.body)
         if self.server.loses_answer_to and self.key.endswith(self.server.loses_answer_to):
             self.server.loses_answer_to = ""
             self.close_connection = True
@@ -134,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
             )
         if "uploadId" in self.query:
             pieces = self.server.pieces.pop(self.query["uploadId"][0])
-            self.server.objects[self.key] = b"".join(pieces[number] for number in sorted(pieces))
+            self.server.keep(self.key, b"".join(pieces[number] for number in sorted(pieces)))
             answer = "<CompleteMultipartUploadResult><ETag>&quot;x&quot;</ETag></CompleteMultipartUploadResult>"
             return self._answer(200, answer.encode())
         keys = [unescape(key) for key in findall("<Key>(.*?)</Key>", self.body.decode())]
@@ -145,12 +163,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _listing(self) -> bytes:
         prefix, delimiter = self.query.get("prefix", [""])[0], self.query.get("delimiter", [""])[0]
-        keys = sorted(key for key in self.server.objects if key.startswith(prefix))
+        keys = list(takewhile(lambda key: key.startswith(prefix), self.server.objects.irange(prefix)))
         rests = {key: key.removeprefix(prefix) for key in keys}
         folders = {prefix + rest.split(delimiter)[0] for rest in rests.values() if delimiter and delimiter in rest}
         here = [key for key in keys if not delimiter or delimiter not in rests[key]]
         text = "".join(
-            f"<Contents><Key>{escape(key)}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+            f"<Contents><Key>{escape(key)}</Key><LastModified>{self._date(key)}</LastModified>"
             f"<ETag>&quot;x&quot;</ETag><Size>{len(self.server.objects[key])}</Size></Contents>"
             for key in here
         )
@@ -160,6 +178,9 @@ class _Handler(BaseHTTPRequestHandler):
         )
         return f"<ListBucketResult><IsTruncated>false</IsTruncated>{text}</ListBucketResult>".encode()
 
+    def _date(self, key: str) -> str:
+        return self.server.date(key).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
     def _answer(self, code: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
         self.send_response(code)
         for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
@@ -168,6 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.server.sent += len(body)
             self.wfile.write(body)
+        self.wfile.flush()
 
 
 def _error(code: str) -> bytes:
