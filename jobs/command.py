@@ -49,6 +49,7 @@ LogFile = Annotated[
 
 PRESETS = Path(__file__).parent / "presets"
 MAX_FAILED = 0.05
+SHOW_CURSOR = "\x1b[?25h\n"
 LOG_LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 DONE, NOT_BALANCED, IMPOSSIBLE, TOO_FEW, MACHINE_FAILED, LIMIT_REACHED, GATE_REFUSED, NO_OBJECT = range(8)
 CODES = (
@@ -218,7 +219,8 @@ def _end_when_told(arrivals: int, numbers: list[signal.Signals]) -> None:
             line = (
                 f"anything3d: stopped by {signal.Signals(number[0]).name}; the same command continues from what is done"
             )
-            saying = threading.Thread(target=os.write, args=(2, f"{line}\n".encode()), daemon=True)
+            shown = SHOW_CURSOR if os.isatty(2) else ""  # a table that is drawn has hidden it
+            saying = threading.Thread(target=os.write, args=(2, f"{shown}{line}\n".encode()), daemon=True)
             saying.start()
             saying.join(1.0)  # nobody may read it
             _abandon()

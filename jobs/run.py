@@ -25,6 +25,7 @@ from jobs.command import (
     read_settings,
     read_settings_like,
 )
+from jobs.live import live
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -84,19 +85,21 @@ def run(
         from pipeline.run import run as run_pipeline  # Ray, which takes seconds; a wrong argument has been said
 
         join(address)
-        report = run_pipeline(
-            asked.config,
-            asked.shards,
-            source.absolute(out),
-            asked.selection,
-            preset=asked.preset,
-            only=only,
-            one_stage_at_a_time=one_stage_at_a_time,
-            md5=None if md5 is None else source.read_md5(md5),
-            max_gpu_hours=max_gpu_hours,
-            max_cost=max_cost,
-            say=lambda line: print(line, flush=True),
-        )
+        with live() as (say, show):
+            report = run_pipeline(
+                asked.config,
+                asked.shards,
+                source.absolute(out),
+                asked.selection,
+                preset=asked.preset,
+                only=only,
+                one_stage_at_a_time=one_stage_at_a_time,
+                md5=None if md5 is None else source.read_md5(md5),
+                max_gpu_hours=max_gpu_hours,
+                max_cost=max_cost,
+                say=say,
+                show=show,
+            )
         for line in lines(report, out):
             print(line, flush=True)
         short = report.limit or shortfall(report.partitions, source.absolute(out), max_failed)

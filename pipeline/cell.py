@@ -84,9 +84,8 @@ def run(recipe: Recipe, unit: Unit, store: Store, load: Loader) -> tuple[Commit,
 def told(commit: Commit) -> str:
     """A commit in the words of a log: what went in, what came out, and how long it took."""
     counts = commit.counts
-    rejects = counts["skipped"] + counts["failed"] + counts["crashed"]
     return (
-        f"stage={commit.stage} unit={commit.unit} in={counts['inputs']} out={counts['rows']} rejects={rejects}"
+        f"stage={commit.stage} unit={commit.unit} in={counts['inputs']} out={counts['rows']} rejects={commit.rejected}"
         f" seconds={commit.seconds:.1f}"
     )
 

@@ -40,7 +40,7 @@ from pipeline.pools import SHARED, Node
 from pipeline.price import Spending, spent
 from pipeline.progress import SILENT_S, Board, Progress
 from pipeline.release.partition import Tally
-from pipeline.session import check_alive, connect, last_words
+from pipeline.session import check_alive, connect, last_words, nodes_now
 from pipeline.store import Store
 from pipeline.unit import Unit
 
@@ -151,8 +151,12 @@ class Actors:
         if self._board is not None:
             for name, level, message in ray.get(self._board.read.remote(), timeout=SILENT_S):
                 logging.getLogger(name).log(level, "%s", message)
-        at_work = [one for pool in list(self._pools.values()) for one in list(pool.at_work.values())]
-        self._progress.show(at_work, self._spending.spent)
+        open_now = list(self._pools.values())
+        at_work = [one for pool in open_now for one in list(pool.at_work.values())]
+        lanes = {tuple(pool.recipes): pool.size for pool in open_now}
+        if self._alone:  # one stage after the other
+            lanes = {tuple(self.recipes): max(lanes.values(), default=1)}
+        self._progress.show(at_work, self._spending.spent, lanes, self._measured.seconds_per_item())
 
     # what the loop does
 
@@ -199,8 +203,7 @@ class Actors:
                 served = {name: self.recipes[name] for name in names if self._pool_of[name] == pool}
                 for name in served:
                     self._check_weights(name)
-                begin = partial(self._start, pool)
-                self._pools[pool] = Pool(served, self._spending, begin, self._learn, self._refit)
+                self._pools[pool] = Pool(served, self._spending, partial(self._start, pool), self._learn, self._refit)
         self._progress.begin()
         self._refit.set()
         if self._fitting is None:
@@ -264,8 +267,9 @@ class Actors:
                 raise
             self._progress.remark(f"{error} The run waits for nodes.")
             return
-        same = self._nodes == nodes
-        if self._sizes.keys() != sizes.keys() or pools.worth(self._sizes, sizes, times, same_nodes=same):
+        if self._sizes.keys() != sizes.keys() or pools.worth(
+            self._sizes, sizes, times, same_nodes=self._nodes == nodes
+        ):
             self._sizes = sizes
             if sizes:
                 self._progress.tell(pools.described(sizes, wanted, nodes))
@@ -274,8 +278,9 @@ class Actors:
     def _one_alone(self) -> list[str]:
         """The one stage that has actors now: that of before, as long as it has work, or else the first that has any."""
         busy = [name for name, pool in self._pools.items() if pool.has_work]
-        first = [name for name in self.recipes if name in busy]
-        return [name for name in busy if self._pools[name].size][:1] or first[:1]
+        return [name for name in busy if self._pools[name].size][:1] or [name for name in self.recipes if name in busy][
+            :1
+        ]
 
     def _start(self, pool: str, node: str) -> "ray.actor.ActorHandle":
         """A new actor on a node, which comes up when there is room for it; "" is any node."""
@@ -290,10 +295,3 @@ class Actors:
         """An actor has made a cell."""
         self._spending.spent += spent(commit.stage, commit.seconds, commit.gpu_seconds, self.config)
         self._measured.learn(commit.stage, Tally.of([commit]))
-
-
-def nodes_now() -> list[Node]:
-    """The nodes of the cluster that are up, by name; those that an autoscaler may start are not among them."""
-    up = [node for node in ray.nodes() if node["Alive"]] if ray.is_initialized() else []
-    nodes = [Node(node["NodeID"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in up]
-    return sorted(nodes, key=lambda node: node.name)

@@ -61,6 +61,11 @@ class Commit:
         """Where its cell lies."""
         return self.rows.path.rsplit("/", 1)[0]
 
+    @property
+    def rejected(self) -> int:
+        """Items that were rejected, and parts of items."""
+        return sum(self.counts[kind] for kind in ("skipped", "failed", "crashed"))
+
     def to_json(self) -> bytes:
         """One line, with a digest of itself, so that damage is seen."""
         values = {column: getattr(self, column) for column in sorted(self.__dataclass_fields__)}

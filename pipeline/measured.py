@@ -35,6 +35,11 @@ class Measured:
         """The cells of a stage; those of other settings if there are none of these."""
         return self.same.get(stage) or self.other.get(stage)
 
+    def seconds_per_item(self) -> dict[str, float]:
+        """Stage -> seconds of one actor for one of its items. A stage that was not measured is left out."""
+        known = {stage: self.cells_of(stage) for stage in [*self.same, *self.other]}
+        return {stage: cells.seconds / cells.inputs for stage, cells in known.items() if cells}
+
     def seconds_per_object(self) -> dict[str, float]:
         """Stage -> seconds of one actor for one object; of index and segment, the object's part of its shard and photo.
 
@@ -44,9 +49,8 @@ class Measured:
         per_photo = segment.rows / segment.inputs if segment else 0.0
         per_shard = per_photo * index.rows / index.inputs if index else 0.0
         objects = {"index": per_shard, "segment": per_photo}  # of an item
-        known = {stage: cells for stage in self.same.keys() | self.other.keys() if (cells := self.cells_of(stage))}
         return {
-            stage: cells.seconds / cells.inputs / objects.get(stage, 1.0)
-            for stage, cells in known.items()
+            stage: seconds / objects.get(stage, 1.0)
+            for stage, seconds in self.seconds_per_item().items()
             if objects.get(stage, 1.0)
         }

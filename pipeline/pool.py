@@ -143,7 +143,7 @@ class Pool:
         """
         folder = cell.folder_of(self.recipes[entry.stage], unit)
         where: dict[str, Any] = {"stage": entry.stage, "unit": unit.name, "folder": folder, "host": host, "pid": pid}
-        self.at_work[entry.number] = {**where, "since": time.time()}
+        self.at_work[entry.number] = {**where, "items": len(unit.ids), "since": time.time()}
         try:
             answer: Answer = await actor.make.remote(entry.stage, unit.to_json())
             for name, level, message in answer.lines:

@@ -1,36 +1,55 @@
-"""One line that says how far a run is: items of each stage, elapsed time, and an estimate of the remaining time."""
+"""How far a run is: items of each stage, elapsed time and an estimate of the remaining time, as a line or as values."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 
 from pipeline.price import Spent
+from pipeline.remaining import Count, Lanes, Left, remaining
 
 Line = tuple[str, int, str]  # of a log: name of the logger, level, message
-SILENCE_S = 20.0  # longest time without a line
+PAUSE_S = 5.0  # shortest time between two lines, at the beginning of a run
+PAUSE = 0.02  # the same, as a share of the time of the run: the log of a long run grows with its logarithm
+SILENCE_S = 20.0  # longest time without a line, at the beginning of a run
 SILENT_S = 20.0  # after which a board that does not answer is taken for dead
 
 
-@dataclass(slots=True)
-class Count:
-    """Items of one stage."""
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """How far a run is."""
 
-    items: int = 0  # that are known to come through it
-    already: int = 0  # that were there before
-    done: int = 0  # by this run
-    seconds: float = 0.0  # that its actors worked on them
+    now: float  # seconds since 1970
+    elapsed: float  # seconds since the start of the run
+    shards: tuple[int, int, int]  # finished, begun, in all
+    stages: Mapping[str, Count]  # in the order in which items came to them
+    per_minute: Mapping[str, float]  # stage -> items that this run has done in a minute
+    at_work: Sequence[Mapping[str, object]]  # cells that are being computed
+    left: Left
+    spent: Spent
 
     @property
-    def left(self) -> int:
-        return self.items - self.already - self.done
+    def line(self) -> str:
+        """The counts alone."""
+        finished, _, total = self.shards
+        shards = [f"shards {finished}/{total}"] if total > 1 else []
+        return " · ".join(
+            [*shards, *(f"{name} {one.already + one.done}/{one.items}" for name, one in self.stages.items())]
+        )
 
 
 class Progress:
-    """Collects what is expected and says what is done: when it changed, and now and then to show that it is alive."""
+    """Collects what is expected and what is done, and says it: now and then as a line, or whenever it is looked at."""
 
-    def __init__(self, say: Callable[[str], None], note: Callable[..., None] = lambda **more: None) -> None:
-        """`note` is told the same as values: what `anything3d status` shows of a run at work."""
-        self._say, self._note = say, note
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        note: Callable[..., None] = lambda **more: None,
+        show: Callable[[Shown], None] | None = None,
+    ) -> None:
+        """`note` is told the same as values: what `anything3d status` shows of a run at work. With `show` there are no
+        lines of counts: it is told of them at every look."""
+        self._say, self._note, self._show = say, note, show
         self._remarks: set[str] = set()
         self._counts: dict[str, Count] = {}
         self._shards: tuple[int, int, int] = (0, 0, 0)  # finished, begun, in all
@@ -43,16 +62,19 @@ class Progress:
         self._shards = (finished, begun, total)
 
     def expect(self, stage: str, items: int) -> None:
-        """More items will come through the stage."""
-        self._counts.setdefault(stage, Count()).items += items
-
-    def add(self, stage: str, items: int, seconds: float | None) -> None:
-        """Items have come through the stage, in so many seconds of its actor. None: they were there before."""
+        """A unit with so many items will come through the stage."""
         count = self._counts.setdefault(stage, Count())
-        if seconds is None:
-            count.already += items
+        count.items, count.units_left = count.items + items, count.units_left + 1
+
+    def add(self, stage: str, items: int, rejects: int = 0, *, made: bool) -> None:
+        """A unit with so many items has come through the stage. Its cell was `made` now, or was there before."""
+        count = self._counts.setdefault(stage, Count())
+        count.units_left -= 1
+        count.rejects += rejects
+        if made:
+            count.done += items
         else:
-            count.done, count.seconds = count.done + items, count.seconds + seconds
+            count.already += items
 
     def remark(self, line: str) -> None:
         """A line that a run says once."""
@@ -68,41 +90,64 @@ class Progress:
         """Actors are being started."""
         if self._begun is None:
             self._begun = time.monotonic()
-            line = self._line()
-            self._last = (line, self._begun)
-            self._say(f"[{clock(self._begun - self._started)}] {line} · loading networks")
+            now = self._now((), Spent(), {}, {})
+            self._last = (now.line, self._begun)
+            self._say(f"[{clock(now.elapsed)}] {now.line} · loading networks")
 
-    def show(self, at_work: Sequence[dict[str, object]] = (), spent: Spent | None = None) -> None:
-        """Say how far the run is, if that has changed; `at_work`: the cells that are being computed."""
+    def show(
+        self,
+        at_work: Sequence[Mapping[str, object]] = (),
+        spent: Spent | None = None,
+        lanes: Lanes = MappingProxyType({}),
+        per_item: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """Say how far the run is, if that has changed or nothing was said for long.
+
+        `at_work` are the cells that are being computed, `lanes` the actors, and `per_item` the seconds that an item of
+        a stage takes, as far as that is known.
+        """
         if self._begun is None:
             return
-        now, line, elapsed = time.monotonic(), self._line(), time.monotonic() - self._begun
-        rest = self._seconds_left(elapsed)
+        now = self._now(at_work, spent or Spent(), lanes, per_item)
         self._note(
             stages={
-                name: {"items": one.items, "done": one.already + one.done}
-                | {"per_minute": round(60 * one.done / max(elapsed, 1.0), 1)}
-                for name, one in self._counts.copy().items()
+                name: {"items": one.items, "done": one.already + one.done, "per_minute": now.per_minute[name]}
+                for name, one in now.stages.items()
             },
-            seconds_left=round(rest),
+            seconds_left=round(now.left.seconds),
             at_work=list(at_work),
-            spent=asdict(spent or Spent()),
+            spent=asdict(now.spent),
         )
-        if line != self._last[0] or now - self._last[1] > SILENCE_S:
-            self._last = (line, now)
-            self._say(f"[{clock(now - self._started)}] {line}" + (f" · about {clock(rest)} left" if rest >= 1 else ""))
+        if self._show is not None:
+            self._show(now)
+            return
+        silent_s, pause_s = time.monotonic() - self._last[1], max(PAUSE_S, PAUSE * now.elapsed)
+        if silent_s > max(SILENCE_S, pause_s) or (now.line != self._last[0] and silent_s >= pause_s):
+            self._last = (now.line, time.monotonic())
+            self._say(
+                " · ".join([f"[{clock(now.elapsed)}] {now.line}", *([told] if (told := told_left(now.left)) else [])])
+            )
 
-    def _line(self) -> str:
-        finished, _, total = self._shards
-        shards = [f"shards {finished}/{total}"] if total > 1 else []
-        counts = [f"{name} {one.already + one.done}/{one.items}" for name, one in self._counts.copy().items()]
-        return " · ".join([*shards, *counts])
-
-    def _seconds_left(self, elapsed: float) -> float:
-        """Of the run. A shard that has not been begun is taken for as large as the others."""
-        _, begun, total = self._shards
-        more = (total - begun) / begun if begun else 0.0
-        return remaining_seconds(list(self._counts.copy().values()), elapsed, more)
+    def _now(
+        self,
+        at_work: Sequence[Mapping[str, object]],
+        spent: Spent,
+        lanes: Lanes,
+        per_item: Mapping[str, float],
+    ) -> Shown:
+        now, date, (_, begun, total) = time.monotonic(), time.time(), self._shards
+        counts = {name: replace(one) for name, one in self._counts.copy().items()}
+        minutes = max(now - (self._begun or now), 1.0) / 60
+        return Shown(
+            now=date,
+            elapsed=now - self._started,
+            shards=self._shards,
+            stages=counts,
+            per_minute={name: round(one.done / minutes, 1) for name, one in counts.items()},
+            at_work=at_work,
+            left=remaining(counts, lanes, per_item, (total - begun) / begun if begun else 0.0, at_work, date),
+            spent=spent,
+        )
 
 
 class Board:
@@ -120,14 +165,9 @@ class Board:
         return logged
 
 
-def remaining_seconds(counts: Sequence[Count], elapsed: float, more: float = 0.0) -> float:
-    """Seconds left if the actors go on side by side as they did; a stage without a finished item counts nothing.
-
-    `more` is how much work is still to come that is not among the items, as a multiple of all of them.
-    """
-    worked = sum(one.seconds for one in counts)
-    left = sum((one.left + more * (one.items - one.already)) * one.seconds / one.done for one in counts if one.done)
-    return elapsed * left / worked if worked else 0.0
+def told_left(left: Left) -> str:
+    """In words; nothing if less than a second is known to be left."""
+    return f"{'about' if left.whole else 'more than'} {clock(left.seconds)} left" if left.seconds >= 1 else ""
 
 
 def clock(seconds: float) -> str:

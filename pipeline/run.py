@@ -28,7 +28,7 @@ from pipeline.marker import check
 from pipeline.measured import Measured
 from pipeline.plan import READERS, Selection, image_ids, photo_units, shard_unit
 from pipeline.price import Spending
-from pipeline.progress import Progress
+from pipeline.progress import Progress, Shown
 from pipeline.release.corpus import Corpus, key_of, made_by_run
 from pipeline.release.partition import Partition, duplicate
 from pipeline.release.publish import Made
@@ -61,13 +61,14 @@ def run(
     max_cost: float | None = None,
     load: Load = stages.load,
     say: Callable[[str], None] = lambda line: None,
+    show: Callable[[Shown], None] | None = None,
 ) -> Report:
     """Every wanted object of `shards` through every stage into the corpus `out`, and the report.
 
     The shards become partitions of the corpus, or replace the partitions that have their names. Other shards stay,
     unless `only` is given. With `judge`, nothing is published before it has agreed, at the end. `preset` is the name of
     the settings that `config` began with. `md5` is what the shards' MD5s have to be, by file name: a shard with another
-    one is a reject, none of it is used.
+    one is a reject, none of it is used. `say` hears lines; `show` is told how far the run is, which no line says then.
 
     When the cells that this run makes have used `max_gpu_hours` or `max_cost` (price.currency), no further cell is
     begun, and `Report.limit` says so. Those shards are published that are finished.
@@ -90,7 +91,7 @@ def run(
     while True:
         try:
             with Attempt(store, RUNS) as attempt:
-                progress = Progress(say, attempt.will_say)
+                progress = Progress(say, attempt.will_say, show)
                 walk = Walk(config, store, selection, progress, report, preset, judge, only=only)
                 walk.through(shards, md5 or {}, load, one_stage_at_a_time)
                 attempt.close_the_dead()

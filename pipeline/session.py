@@ -29,6 +29,7 @@ from ray._private.parameter import RayParams
 from ray._raylet import Config, persist_port  # type: ignore[attr-defined]  # made by C++
 
 from anything3d.errors import ConfigError, MachineError
+from pipeline import pools
 
 OBJECT_STORE_BYTES = 200 << 20  # of a private Ray; rows are names
 START_LIMITS_S = (30, 90, 180)  # for Ray's control store to come up, try by try; a busy machine is slow
@@ -147,6 +148,15 @@ def check_alive() -> None:
                 "ray", f"Ray's {name} (process {process.pid}) died. See whether it was killed, or out of memory."
             )
     _session.look()  # their children are found as long as they live
+
+
+def nodes_now() -> list[pools.Node]:
+    """The nodes of the cluster that are up, by name; those that an autoscaler may start are not among them."""
+    up = [node for node in ray.nodes() if node["Alive"]] if ray.is_initialized() else []
+    nodes = [
+        pools.Node(node["NodeID"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in up
+    ]
+    return sorted(nodes, key=lambda node: node.name)
 
 
 def last_words(error: BaseException) -> str:

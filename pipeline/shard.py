@@ -80,7 +80,7 @@ class Passage:
                 if answer is None:
                     return None
                 commit, made = answer
-            self.progress.add(name, len(unit.ids), commit.seconds if made else None)
+            self.progress.add(name, len(unit.ids), commit.rejected, made=made)
             self.report.made[name] = self.report.made.get(name, 0) + made
             commits[name] = commit
             unit = cell.as_input(recipe, unit, commit)

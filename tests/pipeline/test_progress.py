@@ -1,38 +1,104 @@
-"""The progress line: counts, and a remaining time that is arithmetic."""
+"""The progress of a run: counts, lines that do not come too often, and a remaining time that is arithmetic."""
 
-from pipeline.progress import SILENCE_S, Count, Progress, clock, remaining_seconds
+import pytest
 
-
-def test_the_rest_takes_as_long_as_the_same_work_took_so_far():
-    # lift: 2 of 10 done at 3 s each, 24 s left; mesh: 1 of 10 at 4 s, 36 s left; 10 s of work took 5 s of time
-    counts = [Count(10, 0, 2, 6.0), Count(10, 0, 1, 4.0)]
-    assert remaining_seconds(counts, elapsed=5.0) == 5.0 * 60 / 10
+from pipeline.progress import PAUSE, PAUSE_S, SILENCE_S, Progress, Shown, clock, told_left
+from pipeline.remaining import Count, Left, remaining
 
 
-def test_items_that_were_there_before_are_neither_work_nor_left():
-    assert remaining_seconds([Count(10, 8, 1, 2.0)], elapsed=2.0) == 2.0
-    assert remaining_seconds([Count(10, 0, 0, 0.0)], elapsed=9.0) == 0.0
+class Clock:
+    """A clock that only goes when it is told to."""
+
+    now = 1000.0
+
+
+@pytest.fixture
+def clock_s(monkeypatch):
+    monkeypatch.setattr("pipeline.progress.time.monotonic", lambda: Clock.now)
+    Clock.now = 1000.0
+    return Clock
+
+
+def test_the_slowest_actors_decide():
+    # caption: 8 items of 1 s for 2 actors; reconstruct: 9 items of 10 s for 3 actors
+    counts = {"segment": Count(4, 0, 4), "caption": Count(10, 0, 2, 0, 2), "reconstruct": Count(10, 0, 1, 0, 3)}
+    lanes, per_item = {("segment",): 1, ("caption",): 2, ("reconstruct",): 3}, {"caption": 1.0, "reconstruct": 10.0}
+    assert remaining(counts, lanes, per_item) == Left(30.0, True)
+
+
+def test_actors_that_stages_share_do_the_work_of_all_of_them():
+    counts = {"segment": Count(4, 0, 4), "lift": Count(8, 0, 0, 0, 2), "mesh": Count(8, 0, 0, 0, 2)}
+    assert remaining(counts, {("segment", "lift", "mesh"): 2}, {"lift": 3.0, "mesh": 1.0}) == Left(16.0, True)
+
+
+def test_more_actors_than_units_do_not_help():
+    counts = {"segment": Count(4, 0, 4), "lift": Count(8, 0, 0, 0, 1)}
+    assert remaining(counts, {("segment", "lift"): 4}, {"lift": 3.0}) == Left(24.0, True)
+
+
+def test_a_stage_of_which_nothing_is_known_makes_it_more_than_that():
+    counts = {"segment": Count(4, 0, 4), "lift": Count(8, 0, 4, 0, 1), "mesh": Count(8, 0, 0, 0, 1)}
+    assert remaining(counts, {("lift",): 1, ("mesh",): 1}, {"lift": 2.0}) == Left(8.0, False)
+
+
+def test_photos_to_come_have_as_many_objects_as_those_that_were_segmented():
+    # 2 of 6 photos have had 10 objects, so that 20 more come; 10 + 20 objects of 3 s, 4 photos of 1 s, 2 actors
+    counts = {"segment": Count(6, 0, 2, 0, 2), "lift": Count(10, 0, 0, 0, 2)}
+    assert remaining(counts, {("segment", "lift"): 2}, {"segment": 1.0, "lift": 3.0}) == Left((4 + 30 * 3) / 2, True)
+
+
+def test_without_a_segmented_photo_nobody_knows_how_many_objects_come():
+    counts = {"segment": Count(6, 0, 0, 0, 1)}
+    assert remaining(counts, {("segment", "lift"): 1}, {"segment": 2.0, "lift": 3.0}) == Left(12.0, False)
 
 
 def test_shards_to_come_are_taken_for_as_large_as_those_that_have_begun():
-    # 8 of 10 are to do, and as many as 2 x 10 come; an item takes 3 s, and 6 s of work took 2 s of time
-    assert remaining_seconds([Count(10, 0, 2, 6.0)], elapsed=2.0, more=2.0) == 2.0 * (8 + 20) * 3 / 6
+    # 8 of 10 are to do, and as many as 2 x 10 come
+    counts = {"segment": Count(4, 0, 4), "lift": Count(10, 0, 2, 0, 1)}
+    assert remaining(counts, {("lift",): 1}, {"lift": 3.0}, more=2.0) == Left((8 + 20) * 3, True)
 
 
-def test_a_line_is_said_when_it_changes():
+def test_what_was_there_before_is_expected_to_be_there_in_the_shards_to_come():
+    counts = {"segment": Count(4, 4, 0), "lift": Count(10, 10, 0)}
+    assert remaining(counts, {("segment", "lift"): 1}, {"lift": 3.0}, more=9.0) == Left(0.0, True)
+
+
+def test_time_that_has_gone_into_a_cell_is_no_more_left():
+    counts = {"segment": Count(4, 0, 4), "lift": Count(8, 0, 0, 0, 1)}
+    work = {"stage": "lift", "items": 8, "since": 100.0}
+    assert remaining(counts, {("lift",): 1}, {"lift": 3.0}, at_work=[work], now=110.0) == Left(14.0, True)
+    assert remaining(counts, {("lift",): 1}, {"lift": 3.0}, at_work=[work], now=900.0) == Left(0.0, True)
+
+
+def test_a_line_is_said_when_it_has_changed_and_the_last_one_is_not_new(clock_s):
     lines: list[str] = []
     progress = Progress(lines.append)
     progress.show()  # nothing has begun
     progress.expect("lift", 4)
-    progress.add("lift", 1, None)
+    progress.add("lift", 1, made=False)
     progress.begin()
+    progress.add("lift", 1, made=True)
+    progress.show()  # too soon
+    clock_s.now += PAUSE_S
     progress.show()
-    progress.add("lift", 1, 2.0)
     progress.show()
-    progress.show()
-    progress.add("lift", 2, 4.0)
+    clock_s.now += PAUSE_S
+    progress.show()  # nothing new
+    progress.add("lift", 2, made=True)
     progress.show()
     assert [line.split("] ")[1].split(" · ")[0] for line in lines] == ["lift 1/4", "lift 2/4", "lift 4/4"]
+
+
+def test_the_lines_of_a_long_run_come_more_rarely(clock_s):
+    lines: list[str] = []
+    progress = Progress(lines.append)
+    progress.expect("lift", 100_000)
+    progress.begin()
+    for _ in range(8 * 3600):
+        clock_s.now += 1.0
+        progress.add("lift", 1, made=True)
+        progress.show()
+    assert 1 / PAUSE < len(lines) < 10 / PAUSE
 
 
 def test_a_run_of_several_shards_says_how_many_are_finished():
@@ -44,21 +110,42 @@ def test_a_run_of_several_shards_says_how_many_are_finished():
     assert lines == ["[0:00] shards 1/3 · index 0/1 · loading networks"]
 
 
-def test_a_stage_whose_first_cell_takes_long_is_seen_to_live(monkeypatch):
+def test_a_stage_whose_first_cell_takes_long_is_seen_to_live(clock_s):
     lines: list[str] = []
-    clock_s = 1000.0
-    monkeypatch.setattr("pipeline.progress.time.monotonic", lambda: clock_s)
     progress = Progress(lines.append)
     progress.expect("reconstruct", 8)
-    clock_s += 36_000  # cells were looked up
     progress.begin()
-    clock_s += SILENCE_S + 1
+    clock_s.now += SILENCE_S + 1
     progress.show()
-    assert lines[-1] == "[10:00:21] reconstruct 0/8"
-    clock_s += 39
-    progress.add("reconstruct", 4, 60.0)
+    assert lines[-1] == "[0:21] reconstruct 0/8"
+    clock_s.now += 39
+    progress.add("reconstruct", 4, made=True)
+    progress.show((), None, {("segment", "reconstruct"): 1}, {"segment": 0.0, "reconstruct": 15.0})
+    assert lines[-1] == "[1:00] reconstruct 4/8 · more than 1:00 left"  # no photo is known
+
+
+def test_whoever_is_shown_the_progress_hears_no_lines_of_it(clock_s):
+    lines, shown = list[str](), list[Shown]()
+    progress = Progress(lines.append, show=shown.append)
+    progress.expect("lift", 4)
+    progress.begin()
+    clock_s.now += 60.0
+    progress.add("lift", 3, 2, made=True)
     progress.show()
-    assert lines[-1] == "[10:01:00] reconstruct 4/8 · about 1:00 left"  # by the time since the actors were started
+    assert len(lines) == 1
+    assert (shown[-1].elapsed, shown[-1].stages["lift"], shown[-1].per_minute) == (
+        60.0,
+        Count(4, 0, 3, 2),
+        {"lift": 3.0},
+    )
+
+
+def test_what_is_left_is_told_in_words():
+    assert [told_left(left) for left in (Left(90, True), Left(90, False), Left(0.4, True))] == [
+        "about 1:30 left",
+        "more than 1:30 left",
+        "",
+    ]
 
 
 def test_times_read_as_clocks():

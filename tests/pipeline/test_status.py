@@ -28,11 +28,11 @@ def at_work(attempt, cell):
     """What the driver of a run does: it knows the cell that an actor computes."""
     progress = Progress([].append, attempt.will_say)
     progress.expect("lift", 10)
-    progress.add("lift", 4, None)
+    progress.add("lift", 4, made=False)
     progress.begin()
-    progress.add("lift", 3, 60.0)
-    own = {"stage": "lift", "unit": "unit", "folder": cell, "host": "host", "pid": 5, "since": time.time()}
-    progress.show([own], Spent(60.0, 30.0, 2.0))
+    progress.add("lift", 3, made=True)
+    own = {"stage": "lift", "unit": "unit", "folder": cell, "host": "host", "pid": 5, "items": 3, "since": time.time()}
+    progress.show([own], Spent(60.0, 30.0, 2.0), {("lift",): 1}, {"lift": 20.0})
     attempt.says()  # as every heartbeat does
 
 

@@ -1,0 +1,92 @@
+"""How long a run still takes: from the items that are left, the seconds that an item takes, and the actors.
+
+The actors of a lane share the work of its stages. Lanes work side by side, so that the slowest one decides. What is not
+known counts as nothing, and `Left.whole` says that there is such a thing. A photo that has not been segmented is taken
+to have as many objects as the others, and a shard that has not been begun to have as much work as the others.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+SHARDS, PHOTOS = "index", "segment"  # stages whose items are no objects
+
+
+@dataclass(slots=True)
+class Count:
+    """Items of one stage."""
+
+    items: int = 0  # that are known to come through it
+    already: int = 0  # that were there before
+    done: int = 0  # by this run
+    rejects: int = 0  # among those that came through it, and their parts
+    units_left: int = 0  # that are known to come
+
+    @property
+    def left(self) -> int:
+        return self.items - self.already - self.done
+
+
+Lanes = Mapping[tuple[str, ...], int]  # stages that share their actors -> the number of these actors
+
+
+class Left(NamedTuple):
+    """Seconds that a run still takes."""
+
+    seconds: float
+    whole: bool  # False: there is more work, of which it is not known how long it takes
+
+
+def remaining(
+    counts: Mapping[str, Count],
+    lanes: Lanes,
+    per_item: Mapping[str, float],
+    more: float = 0.0,
+    at_work: Sequence[Mapping[str, Any]] = (),
+    now: float = 0.0,
+) -> Left:
+    """How long the run still takes.
+
+    `per_item` are the seconds that an actor needs for an item of a stage. `more` is how many shards are still to begin,
+    as a multiple of those that have begun. `at_work` are the cells that are being computed, each with its `stage`, its
+    number of `items`, and `since` when; `now` is in the same seconds.
+    """
+    begun = dict.fromkeys(per_item, 0.0)  # seconds that have gone into cells which are not done
+    for work in at_work:
+        if (stage := work["stage"]) in begun:
+            begun[stage] += min(max(now - work["since"], 0.0), work["items"] * per_item[stage])
+    to_come = dict(_to_come(counts, lanes, more))
+    seconds, whole = 0.0, True
+    for stages, actors in lanes.items():
+        work_s, busy = 0.0, 1
+        for stage in stages:
+            count, coming = counts.get(stage, Count()), to_come[stage]
+            whole &= coming is not None
+            items = count.left + (coming or 0.0)
+            if items and stage not in per_item:
+                whole = False
+            elif items:
+                work_s += max(items * per_item[stage] - begun[stage], 0.0)
+                busy = max(busy, actors if coming else count.units_left)
+        seconds = max(seconds, work_s / max(1, min(actors, busy)))
+    return Left(seconds, whole)
+
+
+def _to_come(counts: Mapping[str, Count], lanes: Lanes, more: float) -> Iterator[tuple[str, float | None]]:
+    """Stage -> items of it that nobody expects by name yet; None if their number is not known."""
+    photos = counts.get(PHOTOS, Count())
+    seen = photos.already + photos.done
+    objects = max((count.items for stage, count in counts.items() if stage not in (SHARDS, PHOTOS)), default=0)
+    for stage in [stage for stages in lanes for stage in stages]:
+        count = counts.get(stage, Count())
+        if stage in (SHARDS, PHOTOS):
+            unnamed = 0.0 if count.items else None
+        elif photos.left or not photos.items:
+            unnamed = photos.left * objects / seen if seen else None
+        else:
+            unnamed = 0.0
+        if unnamed is None:
+            yield stage, None
+        else:
+            new = (count.items - count.already) / count.items if count.items else 1.0  # share that was not there before
+            yield stage, new * (unnamed + more * (count.items + unnamed))
