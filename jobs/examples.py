@@ -26,6 +26,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {  # command -> calls of it
     "export": (
         "anything3d export corpus --format hf --out hub",
         "anything3d export corpus --format lance --out table --where 'clip_similarity > 0.25'",
+        "anything3d export corpus --format usdz --out usdz --where watertight",
     ),
     "gc": ("anything3d gc corpus", "anything3d gc corpus --older-than 7 --keep-last 3 --apply"),
     "nightly": ("anything3d nightly --config night.toml",),

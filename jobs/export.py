@@ -14,7 +14,10 @@ class Form(StrEnum):
     DELTA = "delta"
     HF = "hf"
     LANCE = "lance"
+    OBJ = "obj"
     OBJAVERSE = "objaverse"
+    PLY = "ply"
+    USDZ = "usdz"
 
 
 def export(

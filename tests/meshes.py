@@ -58,7 +58,7 @@ def main(
     """Print the mean of every number for the field, the older mesh and the mesh."""
     given, older = given_truth(truth), {row.object_id: row for row in objects_of(before)} if before else {}
     sums: dict[str, list[list[float]]] = {}
-    pictures = []
+    count, pictures = 0, []
     with torch.inference_mode():
         for row in objects_of(corpus):
             made = reconstruction(row.segment, row.reconstruct, row.mesh, row.lift)
@@ -75,9 +75,11 @@ def main(
                     about = facts(meshes[name])
                     of_file = [about.faces, about.watertight, len(files[name]) / 1e3, seconds.get(name, torch.nan)]
                 sums.setdefault(name, []).append(numbers + of_file)
-            pictures.append(picture(made, list(meshes.values()), row, given))
+            count += 1
+            if sheet:
+                pictures.append(picture(made, list(meshes.values()), row, given))
     names = (*COLUMNS, *OF_FILE)
-    print(f"{len(pictures)} objects".ljust(32), *(f"{name:>15}" for name in names))
+    print(f"{count} objects".ljust(32), *(f"{name:>15}" for name in names))
     for name, rows in sums.items():
         means = torch.tensor(rows, dtype=torch.float64).nanmean(0).tolist()
         print(name.ljust(32), *(f"{mean:15.3f}" for mean in means))
@@ -110,10 +112,11 @@ def numbers_of(
     """COLUMNS of the field and of each mesh: NaN where the object has no truth, or a field has no such number."""
     crop, mask = resize(over(made.crop[None], WHITE), SIZE), resize(made.crop[None, 3:], SIZE)[:, 0]
     shown = find_truth(row.segment, given.says)
+    own = look(made, None, made.reference, SIZE)
     for name, mesh in {"field": made.mesh, **meshes}.items():
         field = name == "field"
         vertices = torch.from_numpy(mesh.vertices)
-        seen, own = look(made, None if field else mesh, made.reference, SIZE), look(made, None, made.reference, SIZE)
+        seen = own if field else look(made, mesh, made.reference, SIZE)
         psnr, iou = compare(seen, crop, mask)
         squares = (composite(seen, WHITE).clamp(0, 1) - crop).square().mean(1)
         inside = -10 * ((squares * mask).sum() / mask.sum()).log10()

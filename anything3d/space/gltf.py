@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from anything3d.errors import InputError
+
 COMPONENTS = {"f4": 5126, "u2": 5123, "u4": 5125}
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
 LINEAR, LINEAR_MIPMAP_LINEAR, CLAMP_TO_EDGE = 9729, 9987, 33071
@@ -80,3 +82,21 @@ def pack(attributes: Mapping[str, np.ndarray], indices: np.ndarray, jpeg: bytes 
     text += b" " * (-len(text) % 4)
     chunks = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(body), b"BIN\0") + bytes(body)
     return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+
+
+def picture_of(glb: bytes) -> tuple[bytes, str]:
+    """The base colour texture of a file with one material, as it is stored, and its suffix: jpg or png.
+
+    Raises: InputError("bad_glb") if the file has none, or refers to another file.
+    """
+    try:
+        length = int.from_bytes(glb[12:16], "little")
+        tree = json.loads(glb[20 : 20 + length])
+        number = tree["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"]["index"]
+        image = tree["images"][tree["textures"][number]["source"]]
+        view = tree["bufferViews"][image["bufferView"]]
+        suffix = {"image/jpeg": "jpg", "image/png": "png"}[image["mimeType"]]
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise InputError("bad_glb", f"{len(glb)} bytes have no texture of their own: {error!r}") from error
+    start = 28 + length + view.get("byteOffset", 0)
+    return glb[start : start + view["byteLength"]], suffix

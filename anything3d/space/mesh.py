@@ -70,7 +70,7 @@ def to_glb(mesh: Mesh) -> bytes:
     normals = vertex_normals(mesh.vertices, mesh.faces)
     positions = mesh.vertices.astype(np.float32)
     if mesh.texture is None:
-        colors = _decode_srgb(mesh.colors).clip(0, 1).astype(np.float32)
+        colors = decode_srgb(mesh.colors).clip(0, 1).astype(np.float32)
         return pack({"POSITION": positions, "NORMAL": normals, "COLOR_0": colors}, mesh.faces)
     places = mesh.texture.corners.reshape(-1, 2).astype(np.float32)
     at_corner = np.column_stack([mesh.faces.reshape(-1), places.astype(np.float64)])
@@ -156,7 +156,7 @@ def signed_volumes(vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F
     return (a * np.cross(b, c)).sum(-1) / 6
 
 
-def _decode_srgb(colors: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
+def decode_srgb(colors: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
     """Linear light of sRGB values. Source: IEC 61966-2-1."""
     colors = colors.astype(np.float64)
     return np.where(colors <= 0.04045, colors / 12.92, ((np.maximum(colors, 0) + 0.055) / 1.055) ** 2.4)

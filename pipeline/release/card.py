@@ -247,6 +247,19 @@ EXPORTED = {  # format of an export -> what it holds
         '`lance.dataset("objects.lance")` reads the objects. The column `crop` is the crop of the photo, as PNG. The'
         " column `glb` is the mesh, as a blob."
     ),
+    "obj": (
+        "`object-paths.json.gz` maps each object to its OBJ file in `objs/`. Its MTL file and its texture lie beside"
+        " it. An object without a texture has the colour of each vertex behind its coordinates."
+        " `metadata/*.json.gz` has the columns of each object."
+    ),
+    "ply": (
+        "`object-paths.json.gz` maps each object to its PLY file in `plys/`, which is binary and has the colour of each"
+        " vertex. `metadata/*.json.gz` has the columns of each object."
+    ),
+    "usdz": (
+        "`object-paths.json.gz` maps each object to its USDZ file in `usdzs/`. `metadata/*.json.gz` has the columns of"
+        " each object."
+    ),
 }
 
 EXPORT = Template("""---

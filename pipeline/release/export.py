@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from itertools import groupby, islice
 from typing import Any
@@ -42,12 +43,13 @@ BLOB = {"lance-encoding:blob": "true"}  # a column that Lance reads row by row, 
 WITH_FILES = pa.schema(
     [*COLUMNS, pa.field("crop", pa.large_binary()), pa.field("glb", pa.large_binary(), metadata=BLOB)]
 )
+NEEDS = {"lance": "lance", "usdz": "pxr"}  # format -> module
 ROWS_AT_ONCE = 64
 FILE_BYTES = 512 << 20  # about; of a Parquet file
 FILES_PER_FOLDER = 1000
 OBJECTS_PER_FOLDER = 5000  # of an Objaverse folder
 WRITERS = 16  # threads that write meshes
-EXTRAS = {"duckdb": "where", "lance": "lance"}  # module -> extra of this package that installs it
+EXTRAS = {"duckdb": "where", "lance": "lance", "pxr": "usd"}  # module -> extra of this package that installs it
 
 
 def export(
@@ -73,8 +75,8 @@ def export(
         raise ConfigError(
             "export_arguments", f"--format {form} needs an --out: an empty folder, or s3://bucket/prefix."
         )
-    if form == "lance":
-        extra("lance")
+    if form in NEEDS:
+        extra(NEEDS[form])
     chosen(objects_schema().empty_table(), where)  # so that a wrong condition is said before anything is written
     with explained(f"{corpus} or {out}"):
         place = Store(out)
@@ -202,8 +204,11 @@ HF_TYPES = {
 }  # Arrow -> datasets
 
 
-def write_objaverse(place: Store, objects: Iterator[pa.Table]) -> int:
-    """The folders of Objaverse 1.0. An object's `uid` is its id, and its `license` is the column `licence`."""
+def write_objaverse(place: Store, objects: Iterator[pa.Table], form: str = "glb") -> int:
+    """The folders of Objaverse 1.0. An object's `uid` is its id, and its `license` is the column `licence`.
+
+    With another `form`, each mesh is written in it, and `object-paths.json.gz` names that file.
+    """
     rows = (row for some in objects for row in some.to_pylist())
     with tempfile.TemporaryFile() as file, ThreadPoolExecutor(WRITERS) as threads:
         count = 0
@@ -213,16 +218,30 @@ def write_objaverse(place: Store, objects: Iterator[pa.Table]) -> int:
                 name, annotations = f"{folder // 1000:03d}-{folder % 1000:03d}", dict[str, Any]()
                 of_folder = (row for _, row in some)
                 while batch := list(islice(of_folder, ROWS_AT_ONCE)):
-                    meshes = {f"glbs/{name}/{row['object_id']}.glb": row["glb"] for row in batch}
-                    list(threads.map(place.write, meshes.keys(), meshes.values()))
+                    files = {
+                        f"{form}s/{name}/{file}": data
+                        for row in batch
+                        for file, data in mesh_files(row["glb"], row["object_id"], form).items()
+                    }
+                    list(threads.map(place.write, files.keys(), files.values()))
                     annotations |= {row["object_id"]: annotation(row) for row in batch}
-                    for row, path in zip(batch, meshes, strict=True):
+                    for row in batch:
+                        path = f"{form}s/{name}/{row['object_id']}.{form}"
                         paths.write(f"{',' if count else ''}\n{json.dumps(row['object_id'])}: {json.dumps(path)}")
                         count += 1
                 place.write(f"metadata/{name}.json.gz", gzip.compress(json.dumps(annotations).encode(), mtime=0))
             paths.write("\n}\n")
         place.write_file("object-paths.json.gz", file)
     return count
+
+
+def mesh_files(glb: bytes, name: str, form: str) -> dict[str, bytes]:
+    """The files of one mesh: the GLB as it is, or the same mesh in another form."""
+    if form == "glb":
+        return {f"{name}.glb": glb}
+    from anything3d.space.formats import FORMATS
+
+    return FORMATS[form](glb, name)
 
 
 def annotation(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,4 +271,5 @@ FORMS: dict[str, Callable[[Store, Iterator[pa.Table]], int]] = {
     "hf": write_hf,
     "objaverse": write_objaverse,
     "lance": write_lance,
+    **{form: partial(write_objaverse, form=form) for form in ("obj", "ply", "usdz")},
 }

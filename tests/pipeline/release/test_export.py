@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from anything3d.errors import ConfigError, SourceError
+from anything3d.space.formats import FORMATS
 from jobs.cli import app
 from pipeline.release.delta import read_log, write_log
 from pipeline.release.export import FORMS, PLACES, export
@@ -148,6 +149,19 @@ def test_objaverse_s_files_name_every_object(corpus, tmp_path):
         }
 
 
+@pytest.mark.parametrize("form", ["obj", "ply", "usdz"])
+def test_meshes_in_other_forms_have_the_layout_of_objaverse(corpus, tmp_path, form):
+    wanted = rows_of(corpus, 2)
+    assert export(str(corpus), form, str(tmp_path / "out"))[0] == len(wanted)
+    paths = json.loads(gzip.decompress((tmp_path / "out" / "object-paths.json.gz").read_bytes()))
+    assert paths == {name: f"{form}s/000-000/{name}.{form}" for name in wanted}
+    for name, row in wanted.items():
+        files = FORMATS[form](row["glb"], name)
+        assert files.keys() == {path.name for path in (tmp_path / "out" / f"{form}s" / "000-000").glob(f"{name}.*")}
+        if form != "usdz":  # a zip has the time in it
+            assert (tmp_path / "out" / paths[name]).read_bytes() == files[f"{name}.{form}"]
+
+
 def test_lance_reads_columns_and_blobs(corpus, tmp_path):
     wanted = rows_of(corpus, 1)
     assert export(str(corpus), "lance", str(tmp_path / "out"), number=1)[0] == len(wanted)
@@ -180,8 +194,11 @@ def test_what_cannot_be_is_said_before_anything_is_written(corpus, tmp_path, mon
         export(str(corpus), "delta", out)
     monkeypatch.setitem(sys.modules, "lance", None)
     monkeypatch.setitem(sys.modules, "duckdb", None)
+    monkeypatch.setitem(sys.modules, "pxr", None)
     with pytest.raises(ConfigError, match=r"missing_extra: .*anything3d\[lance\]"):
         export(str(corpus), "lance", out)
+    with pytest.raises(ConfigError, match=r"missing_extra: .*anything3d\[usd\]"):
+        export(str(corpus), "usdz", out)
     with pytest.raises(ConfigError, match=r"missing_extra: .*anything3d\[where\]"):
         export(str(corpus), "hf", out, "true")
     assert list(tmp_path.iterdir()) == []
