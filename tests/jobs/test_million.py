@@ -23,7 +23,7 @@ from tests.jobs.conftest import ROOT, environment
 from tests.pipeline.conftest import MADE_BY, World
 
 SHARDS, OBJECTS = 1000, 1000
-BYTES_A_SHARD = 3000  # of a snapshot
+BYTES_A_SHARD = 3500  # of a snapshot; each of its files has about 200
 WITHIN_S, WITHIN_KB = 30, 1 << 20
 UNITS = OBJECTS // 8
 
@@ -62,6 +62,7 @@ def simulated(folder, world):
             manifest=replace(own, bytes=len(manifest[1])),
             tables={kind: files[part] for kind, part in real.tables.items()},
             tars=tuple(files[part] for part in real.tars),
+            gallery={kind: files[part] for kind, part in real.gallery.items()},
         )
     snapshot = append(store, MADE_BY, lambda before: partitions)
     for path, table in view.tables(snapshot).items():
