@@ -10,7 +10,7 @@ GPU_RESULTS ?= gpu.json
 # A run imports torch in about ten processes. Without compiled modules on disk, each of them compiles thousands of files.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test bench check fast gpu clean
+.PHONY: demo test bench docs check fast gpu clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing into .venv (a few GB, some minutes the first time) ..."
@@ -31,6 +31,9 @@ fast: $(INSTALLED)  ## the tests that need no Ray
 
 bench: $(INSTALLED)  ## ours against what people would use instead; docs/benchmarks.md
 	@$(BIN)/python -m tests.bench --out $(BENCH)
+
+docs: $(INSTALLED)  ## the documentation as a site that opens from the disk: build/site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 check: $(INSTALLED)  ## lint, formatting, types, import contracts
 	@$(BIN)/ruff check .

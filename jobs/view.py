@@ -12,7 +12,7 @@ def view(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of loopback; 0: one that is free.")] = 8000,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
-    """Serve the gallery of a corpus to a browser on this machine, until Ctrl-C.
+    """Serve the gallery of a corpus to a browser on this machine.
 
     The corpus may lie on a disk or in a bucket. Only this machine can reach the server. It reads what the newest
     snapshot names, and writes nothing.

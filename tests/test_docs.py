@@ -2,8 +2,11 @@
 
 import ast
 import importlib
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -30,6 +33,7 @@ EXAMPLE = {  # what CONTRIBUTING adds
     "pipeline/stages/tint.py",
     "anything3d/box.py",
 }
+QUIET = {"NO_MKDOCS_2_WARNING": "1"}  # of mkdocs-material, about the next major version of mkdocs
 OF_A_CORPUS = {"index.html", "snapshot.json", "corpus.json"}
 
 
@@ -228,3 +232,11 @@ def test_rooms_import_only_what_the_picture_allows():
         if node_of(target) not in below[node_of(module)] | {node_of(module)}
     ]
     assert not upward, "\n".join(upward)
+
+
+def test_the_documents_are_a_site_without_a_broken_link(tmp_path):
+    """Strict: a page that no menu names is an error, too, and so is a link to a heading that is not there."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **QUIET})
+    assert ended.returncode == 0, ended.stderr
+    assert "Start in five minutes" in (tmp_path / "site" / "index.html").read_text()

@@ -11,7 +11,7 @@ from anything3d import errors
 from jobs.cli import app
 from jobs.command import CODES, exit_code, logs
 
-README = Path(__file__).parent.parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "commands.md"
 COMMANDS = (
     "run",
     "plan",
@@ -110,7 +110,7 @@ def test_a_fault_of_the_machine_is_one_line_and_a_code_of_its_own(tmp_path):
         (errors.NoObject, 7),
     ],
 )
-def test_every_kind_of_end_has_its_exit_code_in_the_help_and_in_the_readme(kind, code):
+def test_every_kind_of_end_has_its_exit_code_in_the_help_and_on_its_page(kind, code):
     assert exit_code(kind("some_reason", "a message")) == code
     assert f"; {code} " in CODES
-    assert f"\n| {code} | " in README.read_text()
+    assert f"\n| {code} | " in PAGE.read_text()
