@@ -20,6 +20,21 @@ if TYPE_CHECKING:
 
 BATCH_CLOUDS = 16  # drafts in one call of Point-E's base network
 
+
+def _nobody(line: str) -> None:
+    """Who hears of a backend that nobody listens to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What `resources.reconstruct` says of a backend. It changes memory and time, and no result."""
+
+    max_points: int = MAX_POINTS  # of rays that are rendered at once
+    checkpoint_every: int = CHECKPOINT_EVERY  # steps between two checkpoints
+    max_seconds: float = 0.0  # of one object, for a backend that ends itself what takes longer; 0: no limit
+    say: Callable[[str], None] = _nobody  # hears what a program beside this one says
+
+
 Need = Literal["crop", "photo", "caption", "concept", "cloud"]  # what a backend may ask of an object
 Config = TypeVar("Config")  # the stage's section
 Verb = TypeVar("Verb")  # what the stage calls: a Captioner, a Lifter, a Reconstructor
@@ -30,9 +45,11 @@ class Backend(Generic[Config, Verb]):
     """What a backend needs, and how it is loaded. What no backend of a run needs is not computed."""
 
     weights: Callable[[Config], tuple[str, ...]]  # names of the weights that it loads; it must not read a file
-    load: Callable[..., Verb]  # of the stage's section, the Place, and what resources.<stage> says of batches
+    load: Callable[..., Verb]  # of the stage's section, the Place, and what resources.<stage> says
     needs: tuple[Need, ...] = ("crop",)  # of every object; `caption` and `lift` are given the crop alone
-    licence: str = ""  # which its own code puts on what it makes, beside those of the weights; "": none
+    licence: Callable[[Config], str] = lambda config: ""  # of its own code, on what it makes; several stand with "; "
+    named: Callable[[Config], str] = lambda config: ""  # what more than its word says which model it is
+    ends_itself: bool = False  # what takes too long; then its stage does not
 
 
 def load_captioner(config: CaptionConfig, place: Place) -> "Captioner":
@@ -45,11 +62,9 @@ def load_lifter(config: LiftConfig, place: Place, batch_clouds: int = BATCH_CLOU
     return LIFTERS[config.backend].load(config, place, batch_clouds)
 
 
-def load_reconstructor(
-    config: ReconstructConfig, place: Place, max_points: int = MAX_POINTS, checkpoint_every: int = CHECKPOINT_EVERY
-) -> "Reconstructor":
+def load_reconstructor(config: ReconstructConfig, place: Place, pace: Pace = Pace()) -> "Reconstructor":
     """What `config.backend` names, ready to be called. Raises: as its `load`."""
-    return RECONSTRUCTORS[config.backend].load(config, place, max_points, checkpoint_every)
+    return RECONSTRUCTORS[config.backend].load(config, place, pace)
 
 
 def _blip(config: CaptionConfig, place: Place) -> "Captioner":
@@ -64,10 +79,16 @@ def _point_e(config: LiftConfig, place: Place, batch_clouds: int) -> "Lifter":
     return load_point_e(config, place, batch_clouds)
 
 
-def _distiller(config: ReconstructConfig, place: Place, max_points: int, checkpoint_every: int) -> "Reconstructor":
+def _distiller(config: ReconstructConfig, place: Place, pace: Pace) -> "Reconstructor":
     from anything3d.reconstruct import load_distiller
 
-    return load_distiller(config, place, max_points, checkpoint_every)
+    return load_distiller(config, place, pace.max_points, pace.checkpoint_every)
+
+
+def _external(config: ReconstructConfig, place: Place, pace: Pace) -> "Reconstructor":
+    from anything3d.external.backend import External
+
+    return External(config.external, place.device, pace.max_seconds, pace.say)
 
 
 def _of_distillation(config: ReconstructConfig) -> tuple[str, ...]:
@@ -93,6 +114,13 @@ LIFTERS: "Mapping[str, Backend[LiftConfig, Lifter]]" = {
 RECONSTRUCTORS: "Mapping[str, Backend[ReconstructConfig, Reconstructor]]" = {
     "sds": _DISTILLED,
     "sjc": _DISTILLED,
+    "external": Backend(
+        weights=lambda config: (),
+        load=_external,
+        licence=lambda config: config.external.licence,
+        named=lambda config: config.external.version,
+        ends_itself=True,
+    ),
 }
 BACKENDS: Mapping[str, Mapping[str, Backend[Any, Any]]] = {  # stage -> what its setting `backend` can be
     "caption": CAPTIONERS,

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from anything3d import backend
 from anything3d.backend import (
     BATCH_CLOUDS,
     CAPTIONERS,
@@ -176,7 +177,7 @@ class Method:
         captions: Sequence[Captioned],
         concepts: Sequence[Inverted],
         clouds: Sequence[Lifted],
-    ) -> Sequence[Reconstructed | FinishedMesh | NumericsError]:
+    ) -> Sequence[Reconstructed | FinishedMesh | Anything3DError]:
         """The field or the mesh of every object. One whose field is no object is tried again with a second seed."""
         self.say("reconstruct")
         evidence = Evidence(
@@ -186,6 +187,7 @@ class Method:
             camera=stack([lifted.reference for lifted in clouds]),
             captions=[caption.text for caption in captions],
             photos=[one.photo.pixels for one in objects],
+            positions=[one.position for one in objects],
         )
         first, again = (self._randomness(name, ids) for name in ("reconstruct", "reconstruct/again"))
         count, total = itertools.count(1), -(-self.config.reconstruct.steps // self.checkpoint_every)
@@ -287,7 +289,7 @@ def load_method(config: MethodConfig, place: Place, pace: Pace = Pace()) -> Meth
         load_captioner(config.caption, place),
         load_inverter(config.invert, place),
         load_lifter(config.lift, place, pace.batch_clouds),
-        load_reconstructor(config.reconstruct, place, pace.max_points, pace.checkpoint_every),
+        load_reconstructor(config.reconstruct, place, backend.Pace(pace.max_points, pace.checkpoint_every)),
         load_scorer(config.score, place),
         pace.checkpoint_every,
     )

@@ -8,6 +8,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from anything3d.caption import Captioned
+from anything3d.distil.evidence import Position
 from anything3d.errors import InputError
 from anything3d.invert import Inverted
 from anything3d.lift import Lifted
@@ -40,6 +41,13 @@ class Object:
 
     photo: Photo
     segmented: Segmented
+
+    @property
+    def position(self) -> Position:
+        """Where it is in its photo."""
+        mask, crop = self.segmented.mask, self.segmented.crop
+        height, width = self.photo.pixels.shape[:2]
+        return Position((height, width), mask.counts, mask.box, (crop.x, crop.y, crop.side))
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ class Commit:
     seconds: float
     gpu_seconds: float
     versions: Mapping[str, str]
-    backend: str = ""  # the setting <stage>.backend; "" where a stage has none
+    backend: str = ""  # the setting <stage>.backend, and which model it is; "" where a stage has none
     weights: Mapping[str, str] = field(default_factory=dict)  # name -> digest of all its files
     licences: tuple[str, ...] = ()  # of the weights and of the backend's own code
 

@@ -22,7 +22,7 @@ from schemas.records import (
 
 if TYPE_CHECKING:
     from anything3d.caption import Captioned
-    from anything3d.distil.evidence import FinishedMesh, Reconstructed
+    from anything3d.distil.evidence import FinishedMesh, Position, Reconstructed
     from anything3d.invert import Inverted
     from anything3d.lift import Lifted
     from anything3d.quality.looks import Reconstruction
@@ -59,6 +59,14 @@ def object_row(object_id: str, image_id: str, shard: str, size: Sequence[int], s
         segmented.crop.side,
         encode_png(segmented.crop.rgba),
     )
+
+
+def position(row: ObjectRecord) -> "Position":
+    """Where the object is in its photo."""
+    from anything3d.distil.evidence import Position
+
+    box = (row.box_x, row.box_y, row.box_width, row.box_height)
+    return Position((row.image_height, row.image_width), row.mask_rle, box, (row.crop_x, row.crop_y, row.crop_side))
 
 
 def caption_row(object_id: str, captioned: "Captioned") -> CaptionRecord:

@@ -242,7 +242,7 @@ class OriginRecord:
 
     object_id: Annotated[str, "the object"]
     lift_backend: Annotated[str | None, "null if lift did not run; what lift.backend was"]
-    reconstruct_backend: Annotated[str, "what reconstruct.backend was"]
+    reconstruct_backend: Annotated[str, "what reconstruct.backend was; if external, with the model's name and version"]
     weights: Annotated[str, "JSON: name -> SHA-256 of all files, of the weights of all stages"]
     licence: Annotated[str, "licences of the photos, of all weights and of the backends; they all apply"]
     code_version: Annotated[str, "version of anything3d that made the newest of the object's rows"]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from anything3d.errors import Bug, NumericsError
+from anything3d.errors import Anything3DError, Bug
 from anything3d.models.concept import Concept
 from anything3d.settings.reconstruct import FieldConfig
 from anything3d.space.camera import Camera
@@ -22,6 +22,16 @@ Kept = Literal["field", "cloud"]  # what was distilled, or the surface of the cl
 
 
 @dataclass(frozen=True, slots=True)
+class Position:
+    """Where an object is in its photo; all in pixels of the photo."""
+
+    photo: tuple[int, int]  # height and width
+    mask: str  # COCO's compressed run lengths
+    box: tuple[int, int, int, int]  # x, y, width, height of the mask
+    window: tuple[float, float, float]  # x, y, side of the crop, which may reach beyond the photo
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """All that is known of B objects before they have a shape. What a backend does not need is None."""
 
@@ -31,6 +41,7 @@ class Evidence:
     camera: Camera | None = None  # reference: from where the crop sees the cloud
     captions: Sequence[str] | None = None
     photos: Sequence[UInt8[Tensor, "H W 3"]] | None = None  # the whole photos
+    positions: Sequence[Position] | None = None  # always known in a run
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -45,6 +56,7 @@ class Evidence:
             None if self.camera is None else self.camera[index],
             None if self.captions is None else [self.captions[b] for b in listed],
             None if self.photos is None else [self.photos[b] for b in listed],
+            None if self.positions is None else [self.positions[b] for b in listed],
         )
 
     def seen_cloud(self, device: torch.device) -> tuple[Cloud, Camera]:
@@ -112,7 +124,7 @@ class Reconstructor(Protocol):
         again: Sequence[torch.Generator],
         saved: bytes | None = None,
         save: Callable[[bytes], None] = lambda state: None,
-    ) -> Sequence[Reconstructed | FinishedMesh | NumericsError]:
+    ) -> Sequence[Reconstructed | FinishedMesh | Anything3DError]:
         """The field or the mesh of each object, or why there is none.
 
         `generators` and `again` are one per object, for a first and, if a backend tries twice, a second attempt. A

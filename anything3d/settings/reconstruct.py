@@ -1,4 +1,4 @@
-"""The settings of `reconstruct`: what both backends share, and a section for each backend that only it reads.
+"""The settings of `reconstruct`: what the backends share, and a section for each backend that only it reads.
 
 `sds` is the backend of the presets `mini` and `default`, `sjc` is that of the authors' code, which `paper` reproduces.
 """
@@ -12,6 +12,7 @@ from annotated_types import Interval
 
 from anything3d.errors import ConfigError
 from anything3d.settings import Share, check_ranges
+from anything3d.settings.external import ExternalConfig
 
 POINT_E_FOV_DEG = math.degrees(2 * math.atan(36 / 2 / 50))  # 39.6: Blender's default lens; Point-E's training renders
 POINT_E_DISTANCE = 2.0  # of those renders' camera from the centre of an object with longest side 1
@@ -183,10 +184,11 @@ class SjcConfig:
 
 @dataclass(frozen=True, slots=True)
 class ReconstructConfig:
-    """What both backends share, and a section for each."""
+    """What the backends share, and a section for each."""
 
     # How a field is distilled. "sds" starts from the cloud and compares with the photo. "sjc" is the authors' code.
-    backend: Literal["sds", "sjc"] = "sds"
+    # "external" distils nothing: a command makes the meshes, and no other setting of `reconstruct` counts.
+    backend: Literal["sds", "sjc", "external"] = "sds"
     weights: str = "diffusion"  # The weights of the denoiser.
     steps: Annotated[int, Interval(ge=1, le=10**6)] = 160  # Steps of the optimiser.
     # Size of the discs that a cloud's points are drawn as: their radius is this / sqrt(number of points), as a share of
@@ -208,11 +210,15 @@ class ReconstructConfig:
     views: ViewConfig = dataclasses.field(default_factory=ViewConfig)  # Where the random views stand.
     sds: SdsConfig = dataclasses.field(default_factory=SdsConfig)  # The settings of `reconstruct.backend = "sds"`.
     sjc: SjcConfig = dataclasses.field(default_factory=SjcConfig)  # The settings of `reconstruct.backend = "sjc"`.
+    external: ExternalConfig = dataclasses.field(default_factory=ExternalConfig)  # Those of "external".
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        for name, section, unset in (("sds", self.sds, SdsConfig()), ("sjc", self.sjc, SjcConfig())):
-            if name != self.backend and section != unset:
+        if self.backend == "external":  # the numbers of a preset for its own backend do no harm
+            self.external.check()
+            return
+        for name, section in (("sds", self.sds), ("sjc", self.sjc), ("external", self.external)):
+            if name != self.backend and section != type(section)():
                 raise ConfigError(
                     "setting",
                     f'reconstruct.{name} has settings, but reconstruct.backend is "{self.backend}"; leave them out, '

@@ -111,7 +111,7 @@ def from_glb(data: bytes) -> Mesh:
         linear = np.array(rgba[:, :3], np.float32) / highest
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, OSError) as error:
         raise InputError("bad_glb", f"{len(data)} bytes are not one coloured mesh: {error!r}") from error
-    return Mesh(vertices, faces, _encode_srgb(linear))
+    return Mesh(vertices, faces, encode_srgb(linear))
 
 
 def _joined(vertices: Float[np.ndarray, "W 3"], faces: Int[np.ndarray, "F 3"], texture: Texture) -> Mesh:
@@ -162,7 +162,7 @@ def decode_srgb(colors: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
     return np.where(colors <= 0.04045, colors / 12.92, ((np.maximum(colors, 0) + 0.055) / 1.055) ** 2.4)
 
 
-def _encode_srgb(linear: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
+def encode_srgb(linear: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
     linear = linear.astype(np.float64)
     colors = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * np.maximum(linear, 0) ** (1 / 2.4) - 0.055)
     return colors.astype(np.float32)

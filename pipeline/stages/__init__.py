@@ -96,7 +96,10 @@ def recipes(config: Config) -> dict[str, Recipe]:
         upstream = [made[name] for name in reads if name not in SOURCES]
         section = getattr(config, stage.name)
         weights = {name: digest(name, config.place()) for name in stage.weights(section)}
-        own = BACKENDS[stage.name][section.backend].licence if stage.name in BACKENDS else ""
+        backend = BACKENDS[stage.name][section.backend] if stage.name in BACKENDS else None
+        named = backend.named(section) if backend else ""
+        own = backend.licence(section).split("; ") if backend else []
+        limit = getattr(config.resources, stage.name).max_seconds_per_item
         made[stage.name] = Recipe(
             stage=stage.name,
             fingerprint=fingerprint(
@@ -106,10 +109,10 @@ def recipes(config: Config) -> dict[str, Recipe]:
             records=tuple(recipe.record for recipe in upstream),
             record=stage.record,
             num_gpus=getattr(config.resources, stage.name).num_gpus,
-            max_seconds_per_item=getattr(config.resources, stage.name).max_seconds_per_item,
-            backend=section.backend if stage.name in BACKENDS else "",
+            max_seconds_per_item=0.0 if backend and backend.ends_itself else limit,
+            backend=section.backend + (f" ({named})" if named else "") if backend else "",
             weights=weights,
-            licences=tuple(sorted({own, *map(licence, weights)} - {""})),
+            licences=tuple(sorted({*own, *map(licence, weights)} - {""})),
         )
     return made
 

@@ -5,16 +5,17 @@ Source: SDS, Poole et al. 2022.
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from anything3d.backend import RECONSTRUCTORS, Need, load_reconstructor
-from anything3d.errors import InputError, NumericsError
+from anything3d.backend import RECONSTRUCTORS, Need, Pace, load_reconstructor
+from anything3d.errors import Anything3DError, InputError, NumericsError
 from anything3d.models.weights import Place
 from anything3d.settings.reconstruct import ReconstructConfig
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.input.fetch import Photos
-from pipeline.rows import field_row, reference_camera
+from pipeline.rows import field_row, position, reference_camera
 from pipeline.stages.segment import read_photo
 from pipeline.unit import Unit
 from schemas.records import FieldRecord, ImageRecord
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from anything3d.photo.annotated import AnnotatedPhoto
 
 log = logging.getLogger(__name__)
+BESIDE = "reconstruct.external.command"  # who speaks in the log
 STAGE_OF: Mapping[Need, str] = {  # what a backend may need -> the stage whose rows have it
     "crop": "segment",
     "photo": "index",
@@ -42,7 +44,11 @@ class ReconstructStage:
         self._seed, self._steps = config.seed, config.reconstruct.steps
         self._segment, self._reads = config.segment, self.reads(config)
         own = config.resources.reconstruct
-        self._reconstructor = load_reconstructor(config.reconstruct, place, own.max_points, own.checkpoint_every)
+        self._reconstructor = load_reconstructor(
+            config.reconstruct,
+            place,
+            Pace(own.max_points, own.checkpoint_every, own.max_seconds_per_item, partial(log.info, "%s: %s", BESIDE)),
+        )
 
     @staticmethod
     def reads(config: Config) -> tuple[str, ...]:
@@ -63,14 +69,14 @@ class ReconstructStage:
         outcomes = self._reconstructor(self._evidence(rows, unit), first, again, saved, checkpoint.save)
         return [self._row(name, outcome) for name, outcome in zip(ids, outcomes, strict=True)]
 
-    def _row(self, object_id: str, outcome: "Reconstructed | FinishedMesh | NumericsError") -> Outcome:
+    def _row(self, object_id: str, outcome: "Reconstructed | FinishedMesh | Anything3DError") -> Outcome:
         """A mesh is checked before it is written, since the file rounds its colours to whole numbers."""
         from anything3d.distil.evidence import FinishedMesh
         from anything3d.mesh import checked
 
         if isinstance(outcome, FinishedMesh) and isinstance(error := checked(outcome.mesh), NumericsError):
             return error
-        return outcome if isinstance(outcome, NumericsError) else [field_row(object_id, outcome, self._steps)]
+        return outcome if isinstance(outcome, Anything3DError) else [field_row(object_id, outcome, self._steps)]
 
     def _evidence(self, rows: Mapping[str, Sequence[Any]], unit: Unit) -> "Evidence":
         """What the backend needs, out of the rows by stage."""
@@ -88,6 +94,7 @@ class ReconstructStage:
             camera=stack([reference_camera(row) for row in clouds]) if clouds else None,
             captions=[row.caption for row in rows["caption"]] if "caption" in rows else None,
             photos=[self._photo(row, unit).image for row in rows["index"]] if "index" in rows else None,
+            positions=[position(row) for row in rows["segment"]],
         )
 
     def _photo(self, row: ImageRecord, unit: Unit) -> "AnnotatedPhoto":
