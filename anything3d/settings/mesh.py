@@ -5,7 +5,10 @@ from typing import Annotated
 
 from annotated_types import Interval
 
+from anything3d.errors import ConfigError
 from anything3d.settings import Share, check_ranges
+
+LEAST = {"max_faces": 100, "texture_px": 64}  # of the settings that 0 switches off
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +22,9 @@ class MeshConfig:
     silhouette: Annotated[float, Interval(gt=0, lt=1)] = 0.5
     # A component with a smaller share of all faces is left out. threestudio takes 1 %.
     min_component_share: Share = 0.01
-    # A surface of more triangles is simplified to this number; 0: it is not.
+    # A surface of more triangles is simplified to this number; 0: it is not. At least 100.
     max_faces: Annotated[int, Interval(ge=0, le=10_000_000)] = 5000
-    # Side of the texture; 0: the vertices have the colours.
+    # Side of the texture; 0: the vertices have the colours. At least 64.
     texture_px: Annotated[int, Interval(ge=0, le=8192)] = 512
     # The photo gives its colours to the surface if the surface covers this share of the mask, seen from the reference
     # camera.
@@ -29,3 +32,6 @@ class MeshConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        for name, least in LEAST.items():
+            if 0 < (value := getattr(self, name)) < least:
+                raise ConfigError("setting", f"mesh.{name} is {value}; must be 0 or at least {least}")

@@ -10,7 +10,7 @@ import torch
 import trimesh
 from scipy.spatial import cKDTree
 
-from anything3d.errors import InputError, NumericsError
+from anything3d.errors import ConfigError, InputError, NumericsError
 from anything3d.mesh import checked, extract, resampled
 from anything3d.settings.mesh import MeshConfig
 from anything3d.settings.reconstruct import FieldConfig
@@ -338,6 +338,14 @@ def test_fewer_faces_keep_the_shape_and_its_watertightness(number):
     assert volume(small) == pytest.approx(volume(full), rel=0.02)
     assert cKDTree(full.vertices).query(small.vertices)[0].max() < 0.75 * STEP
     np.testing.assert_allclose(small.colors, 1 / (1 + np.exp(-4 * small.vertices)), atol=0.06)
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_faces", 99), ("texture_px", 63)])
+def test_a_mesh_of_hardly_any_triangle_or_texel_is_refused(name, value):
+    with pytest.raises(ConfigError, match=f"mesh.{name} is {value}; must be 0 or at least {value + 1}"):
+        MeshConfig(**{name: value})
+    MeshConfig(**{name: 0})
+    MeshConfig(**{name: value + 1})
 
 
 def test_a_mesh_within_the_budget_stays_as_it_is():
