@@ -8,6 +8,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {  # command -> calls of it
         "anything3d run 'sa_0000{00..09}.tar' --out corpus --preset default",
         "anything3d run s3://bucket/sa_000020.tar --out s3://bucket/corpus --preset default --max-objects 500",
         "anything3d run photos --out corpus --preset default --set segment.source=sam-grid",
+        "anything3d run 'sa_*.tar' --out corpus --preset default --sample-rate 0.01",
     ),
     "plan": (
         "anything3d plan 'sa_*.tar' --out corpus --preset default",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.command import Address, ConfigFile, Preset, Settings, errors_as_one_line, join
-from jobs.run import Ids, Like, MaxObjects, Md5, OneStageAtATime, Shards, request
+from jobs.run import Ids, Like, MaxObjects, Md5, OneStageAtATime, SampleRate, Shards, request
 from pipeline.price import HOUR_S
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def plan(
     like: Like = None,
     max_objects: MaxObjects = None,
     ids: Ids = None,
+    sample_rate: SampleRate = None,
     md5: Md5 = None,
     only: Annotated[bool, typer.Option("--only", help="As of `run`: say which shards would leave the corpus.")] = False,
     one_stage_at_a_time: OneStageAtATime = False,
@@ -42,7 +43,7 @@ def plan(
     Computes nothing, unless --measure is given. Times are those that cells of this corpus took.
     """
     with errors_as_one_line():
-        asked = request(out, shards, preset, config, settings, like, max_objects, ids)
+        asked = request(out, shards, preset, config, settings, like, max_objects, ids, sample_rate)
 
         import json
         from dataclasses import asdict, replace

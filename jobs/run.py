@@ -45,6 +45,10 @@ Ids = Annotated[
     Path | None,
     typer.Option(help="File of image or object ids, one a line: only these.", exists=True, dir_okay=False),
 ]
+SampleRate = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Only this share of the photos, by a hash of their ids: the same each time."),
+]
 Md5 = Annotated[
     str | None, typer.Option(help="List of MD5s as md5sum prints it (SA-1B's checklist.chk): checked per shard.")
 ]
@@ -60,6 +64,7 @@ def run(
     like: Like = None,
     max_objects: MaxObjects = None,
     ids: Ids = None,
+    sample_rate: SampleRate = None,
     md5: Md5 = None,
     only: Annotated[
         bool, typer.Option("--only", help="Publish these shards alone; without it the corpus keeps its other shards.")
@@ -78,7 +83,7 @@ def run(
 ) -> None:
     """Turn photos into a corpus of 3D objects. The same command again continues where a killed run stopped."""
     with errors_as_one_line(), logs(verbose, log_file):
-        asked = request(out, shards, preset, config, settings, like, max_objects, ids)
+        asked = request(out, shards, preset, config, settings, like, max_objects, ids, sample_rate)
 
         from jobs.report import lines, shortfall
         from pipeline.input import source
@@ -127,6 +132,7 @@ def request(
     like: int | None,
     max_objects: int | None,
     ids: Path | None,
+    sample_rate: float | None,
 ) -> Request:
     """The options of `run` that decide what it computes.
 
@@ -150,13 +156,17 @@ def request(
             made_by = snapshot.made_by
             max_objects = made_by.max_objects if max_objects is None else max_objects
             wanted = frozenset(made_by.ids) if wanted is None and made_by.ids is not None else wanted
+            sample_rate = made_by.sample_rate if sample_rate is None else sample_rate
+    if sample_rate == 0 or (sample_rate is not None and wanted is not None):
+        why = "--ids names the photos already." if sample_rate else "--sample-rate 0 leaves no photo."
+        raise ConfigError("sample_rate", f"{why} Leave --sample-rate out, or give a share above 0 without --ids.")
     if not named:
         raise ConfigError("no_shards", "No shard is named. Name one, or repeat a snapshot with --like.")
     found = source.expand(named)
 
     from pipeline.plan import Selection
 
-    return Request(chosen, found, Selection(max_objects, wanted), preset)
+    return Request(chosen, found, Selection(max_objects, wanted, sample_rate), preset)
 
 
 def read_ids(path: Path) -> frozenset[str]:

@@ -57,6 +57,7 @@ class Night(BaseModel):
     settings: list[str] = []  # key=value, as --set takes them
     truth: list[str] = []  # what is known of the objects, as `anything3d evaluate` takes it
     max_objects: int | None = Field(default=None, ge=1)
+    sample_rate: float | None = Field(default=None, gt=0, le=1)
     max_gpu_hours: float | None = Field(default=None, ge=0)  # limits of one night, as `anything3d run` takes them
     max_cost: float | None = Field(default=None, ge=0)
     keep_last: int | None = Field(default=None, ge=1)  # snapshots that stay when gc follows; None: no gc
@@ -136,7 +137,7 @@ def _spend(night: Night, config: Config, shards: Sequence[str], store: Store, sa
         judged[:] = [(comparison, evaluation, refused)]
         return not refused
 
-    selection = Selection(night.max_objects)
+    selection = Selection(night.max_objects, sample_rate=night.sample_rate)
     report = run(
         config,
         shards,

@@ -35,13 +35,20 @@ class Selection:
 
     max_objects: int | None = None
     ids: frozenset[str] | None = None  # image and object ids; None: all
+    sample_rate: float | None = None  # share of the images; None: all
 
     def images(self, ids: Sequence[str]) -> list[str]:
         wanted = {image_of(item) for item in self.ids or ()}
-        return [item for item in ids if self.ids is None or item in wanted]
+        return [item for item in ids if (self.ids is None or item in wanted) and self._sampled(item)]
 
     def objects(self, ids: Sequence[str]) -> list[str]:
         return [item for item in ids if self.ids is None or item in self.ids or image_of(item) in self.ids]
+
+    def _sampled(self, image: str) -> bool:
+        """By a hash of the id: the same images in every run, and all images of a lower rate among those of a higher."""
+        if self.sample_rate is None:
+            return True
+        return int.from_bytes(hashlib.sha256(image.encode()).digest()[:8]) < self.sample_rate * 2**64
 
     def within(self, images: Container[str]) -> tuple[str, ...] | None:
         """The requested ids of these images and of their objects; None: all."""

@@ -162,7 +162,8 @@ def command_of(store: Store, partition: Partition, settings: Sequence[str]) -> C
     (index,) = (row for row in rows if row.what == "cell" and row.stage == "index")
     ids = None if origin["ids"] is None else frozenset(origin["ids"])
     md5 = sound_commit(store, index.path).inputs.get("md5", "")
-    return Command(config, origin["preset"], Selection(origin["max_objects"], ids), md5)
+    selection = Selection(origin["max_objects"], ids, origin.get("sample_rate"))
+    return Command(config, origin["preset"], selection, md5)
 
 
 def changed(partition: Partition, why: str) -> ConfigError:

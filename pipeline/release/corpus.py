@@ -31,7 +31,8 @@ def key_of(shard: Unit, recipes: Mapping[str, Recipe], selection: Selection, bud
     inputs = {name: shard.inputs[name].digest for name in SOURCES}
     fingerprints = {name: recipe.fingerprint for name, recipe in recipes.items()}
     ids = None if selection.ids is None else sorted(selection.ids)
-    decides = [inputs, fingerprints, budget, ids, COLUMNS, FORMAT]
+    rate = selection.sample_rate  # without one, keys are those of before there was one
+    decides = [inputs, fingerprints, budget, ids, COLUMNS, FORMAT, *([] if rate is None else [rate])]
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
 
 
@@ -43,7 +44,8 @@ def made_by_run(
     ids = None if selection.ids is None else tuple(sorted(selection.ids))
     named = {stem(shard): shard for shard in shards}
     settings = json.loads(config.to_json())
-    return MadeBy("run", preset, settings, weights, versions(), named, selection.max_objects, ids)
+    wanted = (selection.max_objects, ids, selection.sample_rate)
+    return MadeBy("run", preset, settings, weights, versions(), named, *wanted)
 
 
 def drop(corpus: str, shards: Sequence[str]) -> Snapshot:
@@ -56,7 +58,7 @@ def drop(corpus: str, shards: Sequence[str]) -> Snapshot:
         some = ", ".join([*list(base.partitions)[:5], *(["..."] if len(base.partitions) > 5 else [])])
         raise SourceError("no_partition", f"{corpus} has no shard {', '.join(unknown)}. It has {some or 'none'}.")
     dropped = {shard: base.partitions[shard].location for shard in shards}
-    made_by = replace(base.made_by, command="drop", shards=dropped, max_objects=None, ids=None)
+    made_by = replace(base.made_by, command="drop", shards=dropped, max_objects=None, ids=None, sample_rate=None)
     with explained(corpus):
         snapshot = append(
             store, made_by, lambda before: {name: known for name, known in before.items() if name not in dropped}

@@ -36,6 +36,7 @@ class MadeBy:
     shards: Mapping[str, str] = field(default_factory=dict)  # name -> location, of the shards of the command
     max_objects: int | None = None
     ids: tuple[str, ...] | None = None  # the only photos or objects that were wanted
+    sample_rate: float | None = None  # share of the photos that were wanted
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -47,6 +48,7 @@ class MadeBy:
             "versions": self.versions,
             "max_objects": self.max_objects,
             "ids": self.ids,
+            **({} if self.sample_rate is None else {"sample_rate": self.sample_rate}),
         }
 
 

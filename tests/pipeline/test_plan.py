@@ -23,6 +23,17 @@ def test_no_ids_at_all_want_nothing_and_ids_of_no_image_are_named():
     assert Selection().unknown([]) == []
 
 
+def test_a_sample_is_a_share_of_the_images_and_that_of_a_higher_rate_has_it():
+    images = [f"sa_{number}" for number in range(10_000)]
+    few, more = (Selection(sample_rate=rate).images(images) for rate in (0.05, 0.2))
+    assert 440 < len(few) < 560  # three standard deviations
+    assert set(few) < set(more)
+    assert Selection(sample_rate=1.0).images(images) == images
+    assert few == Selection(sample_rate=0.05).images(images)
+    # sha256 of "sa_0" begins with 07777148, which is 0.02917 of the way to the end
+    assert [Selection(sample_rate=rate).images(["sa_0"]) for rate in (0.0291, 0.0292)] == [[], ["sa_0"]]
+
+
 def test_batches_are_in_order_and_the_last_is_shorter():
     assert list(batched(["a", "b", "c"], 2)) == [["a", "b"], ["c"]]
     assert list(batched([], 2)) == []
