@@ -24,7 +24,7 @@ COLORS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 80, 230), "
 SHAPES = ("box", "lamp", "mug", "ball", "cone")
 HOSTILE = '<img src=x onerror="document.title=1">\u2028</script><script>document.title=2</script> & "quoted"'
 MADE_BY = MadeBy("run", "mini", {"seed": 0})
-CROP_PX = 96
+CROP_PX = 96  # pictures are small, so that 10,000 of them are made in a test
 
 
 def number_of(object_id):

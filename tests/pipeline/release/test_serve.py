@@ -1,6 +1,7 @@
 """The server of a corpus: real requests on loopback. It gives what the newest snapshot names, and nothing else."""
 
 import threading
+from contextlib import contextmanager
 from http.client import HTTPConnection
 
 import pytest
@@ -16,10 +17,13 @@ from tests.pipeline.release.galleries import make
 def served(tmp_path_factory):
     """A corpus of two shards, and a server of it."""
     store, snapshot = make(tmp_path_factory.mktemp("served"), photos=4, per_shard=2)
-    yield from _running(store, snapshot)
+    with running(store, snapshot) as told:
+        yield told
 
 
-def _running(store, snapshot):
+@contextmanager
+def running(store, snapshot):
+    """The store, the snapshot and a server of them on a free port."""
     server = Server(store.root)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -149,7 +153,7 @@ def test_a_folder_that_is_no_corpus_is_refused():
 def test_the_next_page_shows_the_next_snapshot_and_a_taken_port_is_said(tmp_path):
     store, snapshot = make(tmp_path, photos=4, per_shard=2)
     gone, stays = snapshot.partitions.values()
-    for _, _, server in _running(store, snapshot):
+    with running(store, snapshot) as (_, _, server):
         with pytest.raises(ConfigError, match=f"port_in_use: port {server.server_port} of 127"):
             Server(store.root, server.server_port)
         assert ask(server, f"/{gone.tars[0].path}")[0] == 200

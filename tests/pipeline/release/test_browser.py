@@ -1,0 +1,283 @@
+"""The gallery in a real Chromium, from the disk and from the server, with 10 and with 10,000 objects.
+
+python -m pytest -s tests/pipeline/release/test_browser.py    prints load times and bytes
+PICTURES=docs python -m pytest tests/pipeline/release/test_browser.py    also writes docs/gallery*.png
+"""
+
+import os
+import shutil
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.release.galleries import COLORS, HOSTILE, color_of, glb, make, number_of, psnr_of
+from tests.pipeline.release.test_serve import running
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium"),
+    pytest.mark.xdist_group("chromium"),
+]
+# Chromium as root has no sandbox. Without a GPU, SwiftShader draws.
+ARGUMENTS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+LOADS_WITHIN_S = 10  # of a machine that does other work, too
+PICTURES = os.environ.get("PICTURES")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(chromium, url, **settings):
+    """The page when it is ready; whatever its console says of an error fails the test."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 900}, **settings)
+    page, said = context.new_page(), []
+    page.set_default_timeout(60_000)
+    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("requestfailed", lambda request: said.append(f"{request.url} failed"))
+    try:
+        page.goto(url)
+        page.wait_for_selector("body[data-ready]")
+        yield page
+        # SwiftShader warns that it is slow when pixels are read from it.
+        assert [line for line in said if "GPU stall due to ReadPixels" not in line] == []
+    finally:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("small"), photos=5, per_shard=3, every=5)
+
+
+@pytest.fixture(scope="module")
+def addresses(small):
+    """Of the page on the disk, and of the page of the server."""
+    store, snapshot = small
+    with running(store, snapshot) as (_, _, server):
+        yield {"disk": (Path(store.root) / "index.html").as_uri(), "server": server.url}
+
+
+def ids(page):
+    return [text.split(" ")[0] for text in page.locator("#cards .small").all_inner_texts()]
+
+
+def wait_for(page, said):
+    page.wait_for_function("said => document.getElementById('said').textContent.startsWith(said)", arg=said)
+
+
+def shows(page, wanted):
+    """Wait until these are the cards of the page; fails if they never are."""
+    page.wait_for_function(
+        """wanted => JSON.stringify([...document.querySelectorAll("#cards .small")]
+            .map(one => one.textContent.split(" ")[0])) === JSON.stringify(wanted)""",
+        arg=wanted,
+    )
+
+
+ALL = ["sa_0-0000", "sa_0-0001", "sa_1-0000", "sa_1-0001", "sa_2-0001", "sa_3-0000", "sa_3-0001", "sa_4-0000"]
+
+
+@pytest.mark.parametrize("how", ["disk", "server"])
+def test_objects_are_shown_sorted_and_filtered(chromium, addresses, how):
+    with opened(chromium, addresses[how]) as page:
+        assert ids(page) == ALL
+        assert HOSTILE.replace("\u2028", "") in page.locator("#cards .caption").nth(3).text_content().replace(
+            "\u2028", ""
+        )
+        assert page.title() == "corpus - Anything-3D"  # no caption has run a script
+        assert page.locator("#cards img, #cards script").count() == 0
+
+        page.get_by_label("Sort by").select_option("mesh_psnr_db")
+        best_first = sorted(ALL, key=lambda name: -psnr_of(number_of(name)))
+        shows(page, best_first)
+        page.get_by_label("Order").select_option("up")
+        shows(page, best_first[::-1])
+
+        page.get_by_label("Caption or id").fill("BOX green")
+        shows(page, ["sa_2-0001"])
+        page.get_by_label("Caption or id").fill("<script>document")
+        shows(page, ["sa_1-0001"])
+        assert page.locator("#said").inner_text() == "1 object of 8."
+        page.get_by_role("button", name="Reset").click()
+        wait_for(page, "8 objects.")
+        page.get_by_label("Shard").select_option("sa_0000003")
+        wait_for(page, "3 objects")
+        shows(page, ALL[5:])
+        assert page.locator("#quality").is_hidden()  # the corpus has no tiers
+
+
+def test_a_drag_over_a_histogram_and_its_fields_filter(chromium, addresses):
+    with opened(chromium, addresses["disk"]) as page:
+        page.locator("summary").click()
+        bars = page.get_by_role("img", name="mesh_psnr_db of the objects")
+        bars.wait_for()
+        box = bars.bounding_box()
+        page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 9)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] - 1, box["y"] + 9, steps=3)
+        page.mouse.up()
+        values = {name: psnr_of(number_of(name)) for name in ALL}
+        middle = (min(values.values()) + max(values.values())) / 2
+        wanted = [name for name in ALL if values[name] >= middle]
+        wait_for(page, f"{len(wanted)} objects of 8")
+        shows(page, wanted)
+        page.get_by_label("mesh_psnr_db, least").fill("29")
+        page.get_by_label("mesh_psnr_db, least").press("Enter")
+        shows(page, ["sa_2-0001"])
+        page.get_by_role("button", name="No limits of mesh_psnr_db").click()
+        wait_for(page, "8 objects.")
+
+
+def middle_of(page):
+    """The colour in the middle of the canvas, as three levels."""
+    return page.evaluate("""() => {
+        const canvas = document.querySelector("dialog canvas");
+        const copy = Object.assign(document.createElement("canvas"), { width: canvas.width, height: canvas.height });
+        const context = copy.getContext("2d");
+        context.drawImage(canvas, 0, 0);
+        return Array.from(context.getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data).slice(0, 3);
+    }""")
+
+
+def has_hue(levels, color):
+    """Whether a lit pixel has the colour: its strong channels are strong, and its weak ones weak."""
+    scale = max(levels) / max(color)
+    return max(levels) > 100 and max(abs(a - scale * b) for a, b in zip(levels, color, strict=True)) < 45
+
+
+@pytest.mark.parametrize("object_id", ["sa_0-0000", "sa_0-0001", "sa_1-0000"])
+def test_the_mesh_is_drawn_in_its_colour(chromium, addresses, object_id):
+    with opened(chromium, f"{addresses['server']}#object={object_id}") as page:
+        page.get_by_role("button", name="Show the mesh").click()
+        page.wait_for_selector("canvas[data-drawn]")
+        color = color_of(number_of(object_id))
+        assert has_hue(middle_of(page), COLORS[color]), middle_of(page)
+        assert not any(has_hue(middle_of(page), other) for name, other in COLORS.items() if name != color)
+        picture = page.locator("dialog img").evaluate("image => [image.naturalWidth, image.naturalHeight]")
+        assert picture == [96, 96]  # of the turntable
+
+
+def test_from_the_disk_the_reader_chooses_the_tar(chromium, small, addresses):
+    store, _ = small
+    with opened(chromium, f"{addresses['disk']}#object=sa_3-0001") as page:
+        assert "anything3d view CORPUS" in page.locator("dialog .note").inner_text()
+        tar = page.locator("dialog .note code").nth(1).inner_text()
+        page.locator("dialog input[type=file]").set_input_files(f"{store.root}/{tar}")
+        page.get_by_role("button", name=f"Show the mesh ({len(glb('yellow')):,} bytes)").click()
+        page.wait_for_selector("canvas[data-drawn]")
+        assert has_hue(middle_of(page), COLORS["yellow"]), middle_of(page)
+
+
+def test_the_keyboard_is_enough(chromium, addresses):
+    with opened(chromium, addresses["server"]) as page:
+        page.get_by_role("listitem").first.get_by_role("link").focus()
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        dialog = page.get_by_role("dialog", name="sa_0-0001")
+        dialog.get_by_role("button", name="Show the mesh").wait_for()
+        assert "object=sa_0-0001" in page.url
+        dialog.get_by_role("button", name="Show the mesh").focus()
+        page.keyboard.press("Enter")
+        page.wait_for_selector("canvas[data-drawn]")
+        before = page.locator("canvas").screenshot()
+        assert page.evaluate("document.activeElement.tagName") == "CANVAS"
+        for key in ("ArrowLeft", "ArrowUp", "+"):
+            page.keyboard.press(key)
+            after = page.locator("canvas").screenshot()
+            assert after != before, key
+            before = after
+        page.keyboard.press("Escape")
+        page.wait_for_function("!document.querySelector('dialog').open")
+        page.wait_for_function("!location.hash.includes('object=')")
+        page.get_by_role("tab", name="Objects").focus()
+        page.keyboard.press("ArrowRight")
+        page.get_by_role("list", name="Examples of rejects").get_by_role("listitem").first.wait_for()
+        assert page.get_by_role("tab", name="Rejects").get_attribute("aria-selected") == "true"
+        page.go_back()
+        page.wait_for_function("!document.getElementById('objects').hidden")
+
+
+def test_everything_has_a_name_for_a_screen_reader(chromium, addresses):
+    with opened(chromium, addresses["disk"]) as page:
+        page.locator("summary").click()
+        page.locator(".histogram").first.wait_for()
+        unnamed = page.evaluate("""() => [...document.querySelectorAll("button, input, select, a, [role=img], img")]
+            .filter((one) => !(one.getAttribute("aria-label") || one.alt || one.textContent.trim()
+                || (one.labels && one.labels.length)))
+            .map((one) => one.outerHTML)""")
+        assert unnamed == []
+        assert page.get_by_role("list", name="Objects").get_by_role("listitem").count() == 8
+        assert page.get_by_role("img", name="photo with the outlined mask").count() == 8
+
+
+def test_rejects_are_shown_with_crop_reason_and_message(chromium, addresses):
+    with opened(chromium, f"{addresses['disk']}#tab=rejects") as page:
+        shown = page.get_by_role("list", name="Examples of rejects").get_by_role("listitem")
+        shown.nth(1).wait_for()
+        assert shown.count() == 2
+        assert "object 4 has no surface <b>at all</b>" in shown.first.inner_text()
+        assert shown.first.get_by_role("img").count() == 1
+        page.get_by_role("link", name="empty_surface").click()
+        page.wait_for_selector("a[aria-current]")
+        assert "cause=mesh%2Ffailed%2Fempty_surface" in page.url
+
+
+def test_an_unknown_object_is_said(chromium, addresses):
+    with opened(chromium, f"{addresses['disk']}#object=sa_77-0000") as page:
+        assert "has no object sa_77-0000" in page.locator("dialog").inner_text()
+
+
+def test_ten_thousand_objects_open_at_once(chromium, tmp_path_factory):
+    store, snapshot = make(tmp_path_factory.mktemp("large"), photos=5000, per_shard=1000, every=50)
+    began = time.perf_counter()
+    with opened(chromium, (Path(store.root) / "index.html").as_uri()) as page:
+        loaded = time.perf_counter() - began
+        assert snapshot.objects == 9800
+        wait_for(page, "9,800 objects.")
+        assert len(ids(page)) == 60
+
+        began = time.perf_counter()
+        page.get_by_label("Sort by").select_option("mesh_psnr_db")
+        kept = [number for number in range(10_000) if number % 50 != 49]
+        best = sorted(kept, key=psnr_of, reverse=True)[:60]
+        shows(page, [f"sa_{number // 2}-{number % 2:04d}" for number in best])
+        took = time.perf_counter() - began
+
+        page.get_by_label("Caption or id").fill("red lamp")
+        wanted = [number for number in kept if number % 4 == 0 and number % 5 == 1]
+        wait_for(page, f"{len(wanted)} objects of 9,800")
+        page.get_by_role("button", name="Reset").click()
+        wait_for(page, "9,800 objects.")
+        page.get_by_label("Page", exact=True).fill("164")
+        page.get_by_label("Page", exact=True).press("Enter")
+        page.wait_for_function("document.querySelectorAll('#cards li').length === 20")
+        assert ids(page)[-1] == "sa_4999-0000"
+    indices = sum(partition.gallery["objects"].bytes for partition in snapshot.partitions.values())
+    gallery = store.entries("gallery")
+    sheets = sum(entry.bytes for path, entry in gallery.items() if path.endswith(".webp"))
+    pages = sum(entry.bytes for path, entry in gallery.items() if "/sa_" in path and path.endswith(".js"))
+    print(f"\nopened in {loaded:.2f} s, sorted in {took:.2f} s; bytes an object: {indices / 9800:.0f} in the indices,"
+          f" {pages / 9800:.0f} in the pages, {sheets / 9800:.0f} in the sheets")  # fmt: skip
+    assert loaded < LOADS_WITHIN_S
+    assert took < LOADS_WITHIN_S
+
+
+@pytest.mark.skipif(PICTURES is None, reason="writes pictures only if PICTURES names a folder")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pictures_for_the_documents(chromium, addresses, scheme):
+    ending = "" if scheme == "light" else "-dark"
+    with opened(chromium, addresses["server"], color_scheme=scheme) as page:
+        page.get_by_label("Sort by").select_option("mesh_psnr_db")
+        page.locator("summary").click()
+        page.locator(".histogram").first.wait_for()
+        page.screenshot(path=f"{PICTURES}/gallery{ending}.png")
