@@ -10,6 +10,8 @@ from anything3d.errors import ConfigError, SourceError
 from pipeline.release.corpus import drop
 from pipeline.release.partition import read_manifest
 from pipeline.release.serve import Server
+from pipeline.store import Store
+from tests import s3
 from tests.pipeline.release.galleries import make
 
 
@@ -163,3 +165,20 @@ def test_the_next_page_shows_the_next_snapshot_and_a_taken_port_is_said(tmp_path
         assert ask(server, f"/{stays.tars[0].path}")[0] == 200
         store.delete(["index.html"])
         assert ask(server, "/")[0] == 404
+
+
+def test_a_corpus_in_a_bucket_is_served_by_ranges(served):
+    store, snapshot, _ = served
+    with s3.serve() as bucket:
+        remote = Store("s3://b/corpus")
+        for path in store.paths(""):
+            if not path.startswith("cells/"):
+                remote.write(path, store.read(path))
+        with running(remote, snapshot) as (_, _, server):
+            tar = next(iter(snapshot.partitions.values())).tars[0]
+            before = bucket.sent
+            status, _, body = ask(server, f"/{tar.path}", Range="bytes=512-1535")
+            assert (status, body) == (206, store.read(tar.path)[512:1536])
+            assert bucket.sent - before < 2048  # not the whole tar
+            assert ask(server, "/")[2] == store.read("index.html")
+            assert ask(server, "/corpus.json")[0] == 404
