@@ -38,7 +38,7 @@ def color_of(number):
 
 
 def psnr_of(number):
-    """A score that no two of 10,000 objects have alike, and whose order is not that of the objects."""
+    """A score whose order is not that of the objects."""
     return 10 + (number * 7919 % 10007) / 500
 
 

@@ -47,19 +47,13 @@ A3D.drawCards = async () => {
     if (turn === A3D.drawing && done < all) A3D.by("said").textContent = `Reading shard ${done} of ${all} ...`;
     return turn === A3D.drawing;
   };
-  let found;
-  let keys = [];
-  if (A3D.isPlain(state)) found = A3D.plain(state, start, A3D.PER_PAGE);
-  else {
-    const all = await A3D.filtered(state, tell);
-    if (all === null) return;
-    keys = (all.keys ?? []).slice(start, start + A3D.PER_PAGE);
-    found = { total: all.total, rows: all.rows.slice(start, start + A3D.PER_PAGE) };
-  }
+  const found = A3D.isPlain(state) ? A3D.plain(state, start, A3D.PER_PAGE)
+    : await A3D.filtered(state, start, A3D.PER_PAGE, tell);
+  if (found === null) return;
   const indices = await Promise.all(found.rows.map(([shard]) => A3D.index(shard)));
   if (turn !== A3D.drawing) return;
   A3D.by("cards").replaceChildren(...found.rows.map(([shard, place], at) =>
-    A3D.card(shard, indices[at], place, state.sort && keys[at] !== null ? `${state.sort} ${A3D.number(keys[at])}` : "")));
+    A3D.card(shard, indices[at], place, A3D.sortedBy(state, found.keys[at]))));
   const last = Math.max(1, Math.ceil(found.total / A3D.PER_PAGE));
   A3D.by("page").value = page;
   A3D.by("page").max = last;
@@ -68,6 +62,8 @@ A3D.drawCards = async () => {
   A3D.by("after").disabled = page >= last;
   A3D.by("said").textContent = A3D.summary(state, found.total);
 };
+
+A3D.sortedBy = ({ sort }, value) => (!sort ? "" : Number.isNaN(value) ? `no ${sort}` : `${sort} ${A3D.number(value)}`);
 
 A3D.summary = (state, total) => {
   const old = A3D.catalogue.shards.filter((shard) => !shard.files.objects);

@@ -37,8 +37,8 @@ A3D.openObject = async (state) => {
 A3D.whereIs = async ({ object, at }) => {
   const shards = A3D.catalogue.shards.filter((shard) => shard.files.objects);
   for (const shard of [...shards.filter((one) => one.name === at), ...shards.filter((one) => one.name !== at)]) {
-    const place = (await A3D.index(shard)).at.get(object);
-    if (place !== undefined) return [shard, place];
+    const place = (await A3D.index(shard)).ids.indexOf(object);
+    if (place >= 0) return [shard, place];
   }
   return null;
 };

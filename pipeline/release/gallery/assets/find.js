@@ -17,30 +17,32 @@ A3D.plain = (state, start, size) => {
     for (let place = first; place < shard.objects && found.length < size; place++) found.push([shard, place]);
     before += shard.objects;
   }
-  return { total: before, rows: found };
+  return { total: before, rows: found, keys: [] };
 };
+
+A3D.AT_ONCE = 32; // files that are read at the same time
 
 // Read the index of every shard; `tell` hears how far it is, and ends it by false.
 A3D.readAll = async (shards, tell) => {
   const indices = [];
   for (const shard of shards) {
     indices.push(A3D.index(shard));
-    if (indices.length % 8 === 0) await indices.at(-8); // some at once, but not a thousand
+    if (indices.length >= A3D.AT_ONCE) await indices.at(-A3D.AT_ONCE);
     if (!tell(indices.length, shards.length)) return null;
   }
   return Promise.all(indices);
 };
 
-// The same as `plain`, with filter and sort. null if the reader has changed the filter meanwhile.
-A3D.filtered = async (state, tell) => {
+// The same as `plain`, with filter and sort; `keys` are the values that were sorted by, NaN where there is none.
+// null if the reader has changed the filter meanwhile.
+A3D.filtered = async (state, start, size, tell) => {
   const shards = A3D.shown(state);
   const indices = await A3D.readAll(shards, tell);
   if (indices === null) return null;
   const words = state.text.toLowerCase().split(/\s+/).filter(Boolean);
   const tiers = state.quality ? state.quality.split(",") : null;
   const limits = Object.entries(A3D.limits(state));
-  const rows = [];
-  const keys = [];
+  const [whose, places, keys] = [[], [], []]; // of each object that is left: number of its shard, place, value to sort by
   shards.forEach((shard, number) => {
     const index = indices[number];
     const sorted = state.sort ? index.numbers[state.sort] : null;
@@ -52,17 +54,25 @@ A3D.filtered = async (state, tell) => {
         const text = `${index.captions[place]} ${index.ids[place]}`.toLowerCase();
         if (!words.every((word) => text.includes(word))) continue;
       }
-      rows.push([shard, place]);
-      keys.push(sorted?.[place] ?? null);
+      whose.push(number);
+      places.push(place);
+      if (state.sort) keys.push(sorted?.[place] ?? NaN);
     }
   });
-  if (!state.sort) return { total: rows.length, rows };
-  const sign = state.order === "up" ? 1 : -1;
-  const order = Uint32Array.from(rows, (_, place) => place).sort((a, b) => {
-    if (keys[a] === null || keys[b] === null) return (keys[a] === null) - (keys[b] === null) || a - b; // null: last
-    return sign * (keys[a] - keys[b]) || a - b;
-  });
-  return { total: rows.length, rows: Array.from(order, (place) => rows[place]), keys: Array.from(order, (at) => keys[at]) };
+  const order = Uint32Array.from(whose, (_, at) => at);
+  if (state.sort) A3D.sort(order, keys, state.order === "up" ? 1 : -1);
+  const slice = [...order.subarray(start, start + size)];
+  return {
+    total: order.length,
+    rows: slice.map((at) => [shards[whose[at]], places[at]]),
+    keys: state.sort ? slice.map((at) => keys[at]) : [],
+  };
+};
+
+// Numbers of objects by their values. Equal values stay in their order, and objects without a value come last.
+A3D.sort = (order, keys, sign) => {
+  const values = Float64Array.from(keys, (value) => (Number.isNaN(value) ? Infinity : sign * value));
+  order.sort((a, b) => (values[a] < values[b] ? -1 : values[a] > values[b] ? 1 : a - b));
 };
 
 A3D.within = (value, least, most) => typeof value === "number" && value >= least && value <= most;

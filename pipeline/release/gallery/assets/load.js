@@ -43,12 +43,8 @@ A3D.bytes = async (tar, offset, size) => {
   return answer.arrayBuffer();
 };
 
-// The index of a shard, with `at`: id of an object -> its place in the shard.
-A3D.index = async (shard) => {
-  const index = await A3D.load(shard.files.objects);
-  index.at ??= new Map(index.ids.map((id, place) => [id, place]));
-  return index;
-};
+// What filters and sorts need of the objects of a shard.
+A3D.index = (shard) => A3D.load(shard.files.objects);
 
 // Which of these files has the object at a place, and the object's place in it.
 A3D.fileOf = (files, place) => {
