@@ -26,6 +26,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {  # command -> calls of it
     "drop": ("anything3d drop corpus sa_000020",),
     "export": (
         "anything3d export corpus --format hf --out hub",
+        "anything3d export corpus --format objaverse --out shop --use commercial",
         "anything3d export corpus --format lance --out table --where 'clip_similarity > 0.25'",
         "anything3d export corpus --format usdz --out usdz --where watertight",
     ),

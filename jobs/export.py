@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from jobs.command import CorpusArgument, errors_as_one_line
+from pipeline.release.licences import Use
 
 
 class Form(StrEnum):
@@ -29,6 +30,9 @@ def export(
     where: Annotated[
         str | None, typer.Option("--where", help="SQL condition on the columns of an object; needs duckdb.")
     ] = None,
+    use: Annotated[
+        Use | None, typer.Option("--use", help="Refuse, if a licence of an object does not allow this use.")
+    ] = None,
     snapshot: Annotated[
         int | None, typer.Option("--snapshot", min=1, help="Number of the snapshot; the newest by default.")
     ] = None,
@@ -43,5 +47,5 @@ def export(
         from pipeline.release.export import export as write
 
         place = None if out is None else source.absolute(out)
-        count, where_it_is = write(source.absolute(corpus), form.value, place, where, snapshot)
+        count, where_it_is = write(source.absolute(corpus), form.value, place, where, snapshot, use)
         print(f"{count} {'new versions' if form is Form.DELTA else 'objects'}: {where_it_is}")

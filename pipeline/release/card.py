@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from string import Template
 
+from pipeline.release.licences import LICENCES
+
 README, LICENSE = "README.md", "LICENSE"
 
 
@@ -42,36 +44,6 @@ class About:
     columns: Mapping[str, str]  # of objects/*.parquet -> unit or meaning
 
 
-@dataclass(frozen=True, slots=True)
-class Licence:
-    """What is known of a licence by its name."""
-
-    url: str  # of its text
-    hub: str  # its name on the Hub; "" if the Hub has none
-    terms: str = ""  # what a reader has to know first
-
-
-LICENCES = {
-    "SA-1B Dataset Research License": Licence(
-        "https://ai.meta.com/datasets/segment-anything-downloads/",
-        "",
-        "It allows research only. What is made from the photos stands under it, too: crops, masks, clouds and meshes.",
-    ),
-    "not stated": Licence("", "", "Nobody has stated the licence of the photos: ask where they come from."),
-    "Apache-2.0": Licence("https://www.apache.org/licenses/LICENSE-2.0", "apache-2.0"),
-    "MIT": Licence("https://opensource.org/license/mit", "mit"),
-    "BSD-3-Clause": Licence("https://opensource.org/license/bsd-3-clause", "bsd-3-clause"),
-    "CreativeML OpenRAIL-M": Licence(
-        "https://huggingface.co/spaces/CompVis/stable-diffusion-license",
-        "creativeml-openrail-m",
-        "It forbids some uses of the weights and of what they make.",
-    ),
-    "CreativeML OpenRAIL++-M": Licence(
-        "https://huggingface.co/stabilityai/stable-diffusion-2/blob/main/LICENSE-MODEL",
-        "openrail++",
-        "It forbids some uses of the weights and of what they make.",
-    ),
-}
 SIZES = {  # fewer objects than -> the Hub's name
     1_000: "n<1K",
     10_000: "1K<n<10K",

@@ -14,6 +14,7 @@ was interrupted.
 import gzip
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -30,6 +31,7 @@ from anything3d.errors import ConfigError, SourceError
 from pipeline.location import explained
 from pipeline.release.card import LICENSE, README, export_readme, license_file
 from pipeline.release.delta import ROOT, write_log
+from pipeline.release.licences import Use, check_use
 from pipeline.release.partition import sound_table
 from pipeline.release.snapshot import Snapshot, snapshot_of
 from pipeline.release.view import about
@@ -53,21 +55,28 @@ EXTRAS = {"duckdb": "where", "lance": "lance", "pxr": "usd"}  # module -> extra 
 
 
 def export(
-    corpus: str, form: str, out: str | None, where: str | None = None, number: int | None = None
+    corpus: str,
+    form: str,
+    out: str | None,
+    where: str | None = None,
+    number: int | None = None,
+    use: Use | None = None,
 ) -> tuple[int, str]:
     """Write an export; the number of its objects, or of the new versions of a Delta table, and where it is.
 
     `where` is an SQL condition on the columns of one object. `number` is that of the snapshot; None is the newest.
+    With a `use`, nothing is written unless all licences of all chosen objects allow it.
 
     Raises: ConfigError if the arguments do not fit, `where` is no condition, a package is missing, or something else
     lies at `out`; SourceError if there is no such snapshot, or a file of it is damaged; StorageError.
     """
     store, snapshot = snapshot_of(corpus, number)
     if form == "delta":
-        if out is not None or where is not None or number is not None:
+        if any(given is not None for given in (out, where, number, use)):
             raise ConfigError(
                 "export_arguments",
-                "A Delta log names the files of the corpus as they are: no --out, --where or --snapshot can be given.",
+                "A Delta log names the files of the corpus as they are:"
+                " no --out, --where, --snapshot or --use can be given.",
             )
         with explained(corpus):
             return write_log(store)[0], f"{corpus}/{ROOT}"
@@ -79,6 +88,8 @@ def export(
         extra(NEEDS[form])
     chosen(objects_schema().empty_table(), where)  # so that a wrong condition is said before anything is written
     with explained(f"{corpus} or {out}"):
+        if use is not None:
+            check_use(use, licences_of(store, snapshot, where))
         place = Store(out)
         whole = about(store.root, snapshot)
         card = replace(whole, columns={name: said for name, said in whole.columns.items() if name not in PLACES})
@@ -87,6 +98,12 @@ def export(
         count = FORMS[form](place, objects_of(store, snapshot, where))
         place.write(README, export_readme(replace(card, objects=count), form, where))
     return count, out
+
+
+def licences_of(store: Store, snapshot: Snapshot, where: str | None) -> Counter[str]:
+    """The values of the column `licence` of the chosen objects, and how many objects have each."""
+    tables = (chosen(sound_table(store, one.tables["objects"]), where) for one in snapshot.partitions.values())
+    return Counter(value for table in tables for value in table["licence"].to_pylist())
 
 
 def begin(place: Store, made_from: Mapping[str, Any], form: str) -> None:

@@ -8,10 +8,12 @@ import pytest
 import yaml
 from huggingface_hub import DatasetCard
 
+from anything3d.errors import ConfigError
 from anything3d.models.published import PUBLISHED
 from anything3d.models.weights import OURS
 from pipeline.config import Config
-from pipeline.release.card import LICENCES, About, Source, license_file, readme
+from pipeline.release.card import About, Source, license_file, readme
+from pipeline.release.licences import LICENCES, check_use
 from schemas.arrow import objects_table, published_bytes, to_table
 from schemas.corpus import ASSETS, OBJECT_COLUMNS, metadata, span_names
 from schemas.records import RejectRecord
@@ -84,6 +86,26 @@ def test_the_licence_file_names_each_licence_once_and_says_where_its_text_is():
 def test_the_text_of_every_licence_of_published_weights_and_of_the_default_photos_is_known():
     names = {OURS, Config().licence, *(weights.licence for weights in PUBLISHED.values())}
     assert names <= LICENCES.keys()
+
+
+@pytest.mark.parametrize(
+    ("licence", "allowed"),
+    [
+        ("Apache-2.0; MIT", ["commercial", "research"]),
+        ("CreativeML OpenRAIL-M; MIT", ["commercial", "research"]),
+        ("MIT; SA-1B Dataset Research License", ["research"]),
+        ("CC-BY-NC-4.0; MIT", ["research"]),
+        ("MIT; unknown (mine)", []),
+        ("not stated", []),
+    ],
+)
+def test_all_licences_of_an_object_have_to_allow_a_use(licence, allowed):
+    for use in ("commercial", "research"):
+        if use in allowed:
+            check_use(use, {"MIT": 3, licence: 2})
+            continue
+        with pytest.raises(ConfigError, match=r"\(2 objects\)"):
+            check_use(use, {"MIT": 3, licence: 2})
 
 
 @pytest.mark.filterwarnings("ignore")

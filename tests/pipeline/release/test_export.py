@@ -19,6 +19,7 @@ from jobs.cli import app
 from pipeline.release.delta import read_log, write_log
 from pipeline.release.export import FORMS, PLACES, export
 from pipeline.release.garbage import gc
+from pipeline.release.licences import LICENCES
 from pipeline.store import Store
 from tests import s3
 from tests.pipeline.conftest import made, publish
@@ -202,6 +203,21 @@ def test_what_cannot_be_is_said_before_anything_is_written(corpus, tmp_path, mon
     with pytest.raises(ConfigError, match=r"missing_extra: .*anything3d\[where\]"):
         export(str(corpus), "hf", out, "true")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_for_a_use_that_a_licence_forbids_is_refused(corpus, tmp_path, monkeypatch):
+    """All objects of the mini world are under Apache-2.0. Here it is forgotten, and then taken for another one."""
+    count, research_only = len(rows_of(corpus, 2)), LICENCES["CC-BY-NC-4.0"]
+    assert export(str(corpus), "objaverse", str(tmp_path / "allowed"), use="commercial")[0] == count
+    monkeypatch.delitem(LICENCES, "Apache-2.0")
+    with pytest.raises(ConfigError, match=r"--use research: 'Apache-2.0' \(\d+ objects\) is not known") as error:
+        export(str(corpus), "objaverse", str(tmp_path / "unknown"), use="research")
+    assert error.value.reason == "export_licence"
+    assert f"({count} objects)" in error.value.message
+    monkeypatch.setitem(LICENCES, "Apache-2.0", research_only)
+    with pytest.raises(ConfigError, match=r"--use commercial: 'Apache-2.0' .* does not allow it"):
+        export(str(corpus), "objaverse", str(tmp_path / "forbidden"), use="commercial")
+    assert not any((tmp_path / name).exists() for name in ("unknown", "forbidden"))
 
 
 def test_a_damaged_mesh_ends_an_export(corpus, tmp_path):
