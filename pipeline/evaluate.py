@@ -175,6 +175,10 @@ def evaluated(
         mesh_novel_mask_iou=numbers.mesh_novel_mask_iou if numbers else None,
         chamfer=numbers.chamfer if numbers else None,
         fscore_5pct=numbers.fscore_5pct if numbers else None,
+        normal_consistency=numbers.normal_consistency if numbers else None,
+        volume_iou=numbers.volume_iou if numbers else None,
+        sa3dao_chamfer=numbers.sa3dao_chamfer if numbers else None,
+        sa3dao_f1=numbers.sa3dao_f1 if numbers else None,
         seconds_per_object=seconds,
     )
 

@@ -62,7 +62,7 @@ def find_truth(row: ObjectRecord, known: "truth.Truth") -> Shown | None:
 
 
 def read_target(shown: Shown, truth_path: str) -> "truth.Target":
-    """The true object's surface and views, which lie beside truth.json.
+    """The true object's surface, views and solid, which lie beside truth.json.
 
     Raises: SourceError("bad_truth") if one is missing, broken, or not what truth.json names.
     """
@@ -71,12 +71,12 @@ def read_target(shown: Shown, truth_path: str) -> "truth.Target":
     folder, item = truth_path.rsplit("/", 1)[0], shown.item
     try:
         surface, views = source.read(f"{folder}/{item.surface}"), source.read(f"{folder}/{item.views}")
+        solid = source.read(f"{folder}/{item.solid}") if item.solid else None
     except FileNotFoundError as error:
-        raise SourceError(
-            "bad_truth", f"{truth_path} names {item.surface} and {item.views}; one of the two is missing."
-        ) from error
+        names = " and ".join(name for name in (item.surface, item.views, item.solid) if name)
+        raise SourceError("bad_truth", f"{truth_path} names {names}; one of them is missing.") from error
     with _named(truth_path):
-        return truth.target(shown.plan, item, surface, views)
+        return truth.target(shown.plan, item, surface, views, solid)
 
 
 @dataclass(frozen=True, slots=True)

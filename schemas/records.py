@@ -179,6 +179,16 @@ class ScoreRecord:
     fscore_2pct: Annotated[float | None, "null if no truth; 0 to 1, threshold 0.02 longest sides"] = None
     mesh_novel_psnr_db: Annotated[float | None, "null if no truth; as novel_psnr_db, of the mesh"] = None
     mesh_novel_mask_iou: Annotated[float | None, "null if no truth; as novel_mask_iou, of the mesh"] = None
+    normal_consistency: Annotated[
+        float | None, "null if no true mesh; 0 to 1, |cosine| of the normals of nearest points, mean of both ways"
+    ] = None
+    volume_iou: Annotated[float | None, "null if no true mesh; 0 to 1, solids on a grid of 64^3"] = None
+    sa3dao_chamfer: Annotated[
+        float | None, "null if no true mesh; halves of the longest side, after ICP, unsquared, mean of both ways"
+    ] = None
+    sa3dao_f1: Annotated[
+        float | None, "null if no true mesh; 0 to 1, after ICP, threshold 0.01 halves of the longest side"
+    ] = None
     front_back_similarity: Annotated[
         float | None,
         "null if before version 6; cosine of the mesh's turntable views from the photo's side and from behind",
@@ -231,6 +241,16 @@ class EvaluationRecord:
     mesh_novel_mask_iou: Annotated[float | None, "null if no truth; as novel_mask_iou, of the mesh"]
     chamfer: Annotated[float | None, "null if no truth; longest sides, unsquared, mean of both ways"]
     fscore_5pct: Annotated[float | None, "null if no truth; 0 to 1, threshold 0.05 longest sides"]
+    normal_consistency: Annotated[
+        float | None, "null if no true mesh; 0 to 1, |cosine| of the normals of nearest points, mean of both ways"
+    ]
+    volume_iou: Annotated[float | None, "null if no true mesh; 0 to 1, solids on a grid of 64^3"]
+    sa3dao_chamfer: Annotated[
+        float | None, "null if no true mesh; halves of the longest side, after ICP, unsquared, mean of both ways"
+    ]
+    sa3dao_f1: Annotated[
+        float | None, "null if no true mesh; 0 to 1, after ICP, threshold 0.01 halves of the longest side"
+    ]
     seconds_per_object: Annotated[
         float, "seconds of all stages from segment on; of each, those of its cell by the cell's objects"
     ]

@@ -13,6 +13,8 @@ from anything3d.errors import ConfigError
 from anything3d.quality.truth_file import FORMAT, FORMER
 from anything3d.quality.world import MINI
 
+FILES = ("points", "views", "solid")  # of an object; former versions wrote no solid
+
 
 def check_replaceable(out: Path, depth: dict[str, Any]) -> None:
     """Whether a shard of the mini world may be written to `out`. `depth` is truth.json's entry of that name.
@@ -63,7 +65,7 @@ def _named(path: Path, depth: dict[str, Any]) -> set[str]:
         return {
             "truth.json",
             *(f"{kind}/{name}.png" for name in images for kind in ("depth", "masks")),
-            *(item[kind] for image in images.values() for item in image["objects"] for kind in ("points", "views")),
+            *(item[kind] for image in images.values() for item in image["objects"] for kind in FILES if kind in item),
             *(f"./{name}.{suffix}" for name in images for suffix in ("jpg", "json")),
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -6,11 +6,14 @@ it is known whether it meets the body. Rays of one call do not influence each ot
 Source: Hart, Sphere Tracing, 1996. The penumbra from the closest approach of a shadow ray is a known approximation.
 """
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from skimage.measure import marching_cubes
 from torch import Tensor
 
 from anything3d.mini.solids import Body, Vector, distance, gradient
+from anything3d.space.mesh import Mesh
 
 HIT = 5e-4  # canonical units; a ray this near has arrived
 STRIDE = 4  # steps between two looks at which rays are finished
@@ -21,6 +24,7 @@ SHADOW_SHARPNESS = 14.0  # distance from the caster / width of the penumbra
 SHADOW_MARGIN = 0.08  # canonical units around the bounding box, so that penumbras are not cut
 SHELL = 0.02  # canonical units; surface points are drawn this near to the surface, then moved onto it
 DRAWS = 2**16  # points drawn at once
+NODES, MARGIN = 56, 0.02  # along each axis of the grid of `closed_surface`; canonical units around the unit cube
 NEWTON_STEPS = 4
 
 
@@ -94,6 +98,17 @@ def sample_surface(body: Body, count: int, generator: torch.Generator) -> Float[
         on_surface.append(kept)
         missing -= kept.shape[1]
     return torch.cat(on_surface, dim=1)
+
+
+def closed_surface(body: Body) -> Mesh:
+    """The surface as a closed grey mesh, by marching cubes at NODES^3 points. Sharp edges are bevelled."""
+    line = torch.linspace(-0.5 - MARGIN, 0.5 + MARGIN, NODES)
+    points = torch.stack(torch.meshgrid(line, line, line, indexing="ij")).flatten(1)
+    distances = torch.cat([distance(body, some) for some in points.split(DRAWS, dim=1)]).reshape(NODES, NODES, NODES)
+    step = 2 * (0.5 + MARGIN) / (NODES - 1)
+    vertices, faces, _, _ = marching_cubes(distances.numpy(), 0, gradient_direction="ascent", allow_degenerate=False)
+    vertices = (vertices * step - 0.5 - MARGIN).astype(np.float32)
+    return Mesh(vertices, faces.astype(np.int64), np.full_like(vertices, 0.5))
 
 
 def project_to_surface(body: Body, points: Float[Tensor, "3 N"]) -> Float[Tensor, "3 n"]:

@@ -1,7 +1,8 @@
 """The mini world as data: SA-1B shards of random scenes, with the truth about every object beside them.
 
 OUT.truth/ lies beside OUT.tar. It holds truth.json (read by quality/truth_file.py), points/ (surface points of
-each object, lit as in its scene), views/ (eight pictures of each object alone), and depth/ and masks/ (one picture for
+each object, lit as in its scene), views/ (eight pictures of each object alone), solids/ (its surface as a closed mesh),
+and depth/ and masks/ (one picture for
 each photo). An object is in the truth if at least 64 of its pixels can be seen. The same arguments give the same bytes
 on the same kind of machine.
 """
@@ -27,10 +28,11 @@ from anything3d import seed as seeds
 from anything3d.errors import ConfigError
 from anything3d.mini.annotations import Annotated, annotate, regions_of, to_json
 from anything3d.mini.draw import integer, pick
-from anything3d.mini.former import check_replaceable, put_in_place
+from anything3d.mini.former import FILES, check_replaceable, put_in_place
 from anything3d.mini.photo import Photo, render_objects, render_scene, sample_points
 from anything3d.mini.scene import Placed, Scene, sample_scene
 from anything3d.mini.shapes import HELD_OUT_PAIRS, SYMMETRY_DEG
+from anything3d.mini.trace import closed_surface
 from anything3d.mini.words import COLORS, SHAPES, caption
 from anything3d.photo.image import encode_png
 from anything3d.quality.truth_file import FORMAT
@@ -38,6 +40,7 @@ from anything3d.quality.world import MINI
 from anything3d.settings.reconstruct import POINT_E_FOV_DEG
 from anything3d.space.camera import Camera, angles, orbit
 from anything3d.space.cloud import Cloud, to_ply
+from anything3d.space.mesh import to_glb
 
 SPLITS = ("training", "held-out")
 BLOCK = 100_000  # image ids that belong to one seed and split
@@ -153,10 +156,12 @@ def _make(scene: Scene, size: tuple[int, int], image_id: int, annotation_id: int
         light = scene.light.turned(placed.yaw_deg)
         points, colors = sample_points(placed.item, light, POINTS, generator)
         record |= {"annotation": annotation, "points": f"points/{stem}.ply", "views": f"views/{stem}.png"}
+        record["solid"] = f"solids/{stem}.glb"
         files[record["points"]] = to_ply(Cloud(points[None], colors[None]))
         rgba, _ = render_objects([placed.item], [light], _view_cameras(record["azimuth_deg"]), VIEW_PX)
         files[record["views"]] = encode_png(_to_uint8(torch.cat(list(rgba), dim=-1)))
-        record["sha256"] = {name: hashlib.sha256(files[record[name]]).hexdigest() for name in ("points", "views")}
+        files[record["solid"]] = to_glb(closed_surface(placed.item.body))
+        record["sha256"] = {name: hashlib.sha256(files[record[name]]).hexdigest() for name in FILES}
         objects.append(record)
     return Made(members, files, {"width": width, "height": height, "objects": objects}, len(annotated.records))
 

@@ -6,7 +6,7 @@ the frames follows from these two azimuths. Nothing is fitted (no ICP). So a wro
 it should. A wrong elevation does not tilt an upright object. It makes the object fit the photo less well.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -15,12 +15,15 @@ from torch import Tensor
 from anything3d.photo.pixels import WHITE, over
 from anything3d.quality import metrics
 from anything3d.quality.looks import Reconstruction, compare, look
+from anything3d.quality.occupancy import occupancy, volume_iou
+from anything3d.quality.sa3dao import sa3dao
 from anything3d.quality.truth import Target
 from anything3d.settings.score import ScoreConfig
 from anything3d.space.camera import Camera, angles, orbit
 from anything3d.space.field import Field
-from anything3d.space.mesh import Mesh
+from anything3d.space.mesh import Mesh, unit_box
 
+VOLUME_CELLS = 64  # along each side of the cube in which volumes are compared
 FSCORE_TAUS = (0.01, 0.02, 0.05)  # of the longest side; the `1pct`, `2pct` and `5pct` in the scores' names
 NORMALIZATION = (
     "the prediction is turned about the vertical into the true canonical frame, by the two cameras' azimuths (no ICP); "
@@ -43,6 +46,10 @@ class TruthScores:
     novel_mask_iou: float  # of the same; mean over the true views
     mesh_novel_psnr_db: float  # the same two, of the mesh
     mesh_novel_mask_iou: float
+    normal_consistency: float | None  # of the mesh, 0..1; this and the next three are None if the truth is points only
+    volume_iou: float | None  # of the mesh, 0..1; of the cells of a grid of VOLUME_CELLS^3
+    sa3dao_chamfer: float | None  # of the mesh, in halves of the longest side; see sa3dao.py
+    sa3dao_f1: float | None
 
 
 @torch.inference_mode()
@@ -77,7 +84,31 @@ def against_truth(made: Reconstruction, target: Target, config: ScoreConfig, gen
         novel_mask_iou=of_field[1],
         mesh_novel_psnr_db=of_mesh[0],
         mesh_novel_mask_iou=of_mesh[1],
+        **against_solid(made.mesh, turn, target.solid, config, generator),
     )
+
+
+def against_solid(
+    mesh: Mesh, turn: Float[Tensor, "3 3"], solid: Mesh | None, config: ScoreConfig, generator: torch.Generator
+) -> dict[str, float | None]:
+    """The scores that need the true surface as triangles; `turn` takes the mesh to the true frame."""
+    if solid is None:
+        return dict.fromkeys(("normal_consistency", "volume_iou", "sa3dao_chamfer", "sa3dao_f1"))
+    turned = replace(mesh, vertices=(torch.from_numpy(mesh.vertices) @ turn.T).numpy())
+    ours, theirs = (unit_box(shape) for shape in (turned, solid))
+    sides = []
+    for shape in (ours, theirs):
+        vertices, faces = torch.from_numpy(shape.vertices), torch.from_numpy(shape.faces)
+        points, chosen = metrics.sample_faces(vertices, faces, config.points, generator)
+        sides += [points, metrics.face_normals(vertices, faces)[chosen]]
+    filled = [occupancy(shape.vertices[shape.faces], VOLUME_CELLS) for shape in (ours, theirs)]
+    free = sa3dao(ours, theirs, config.sa3dao_points, generator)
+    return {
+        "normal_consistency": metrics.normal_consistency(*sides),
+        "volume_iou": volume_iou(*filled),
+        "sa3dao_chamfer": free.chamfer,
+        "sa3dao_f1": free.f1,
+    }
 
 
 def novel_views(shape: Field | Mesh, cameras: Camera, target: Target, samples: int) -> tuple[float, float]:

@@ -53,6 +53,25 @@ def fscore(a: Float[Tensor, "B N 3"], b: Float[Tensor, "B M 3"], tau: float) -> 
     return 2 * precision * recall / (precision + recall).clamp(min=1e-12)
 
 
+def normal_consistency(
+    a: Float[Tensor, "N 3"], normals_a: Float[Tensor, "N 3"], b: Float[Tensor, "M 3"], normals_b: Float[Tensor, "M 3"]
+) -> float:
+    """Mean |cosine| between the normal of every point and that of the nearest point of the other surface, both ways.
+
+    The normals are of length 1. Source: Occupancy Networks, Mescheder et al. 2019, section 4.
+    """
+    distances = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    there = (normals_a * normals_b[distances.argmin(1)]).sum(-1).abs().mean()
+    back = (normals_b * normals_a[distances.argmin(0)]).sum(-1).abs().mean()
+    return float(there + back) / 2
+
+
+def face_normals(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "F 3"]:
+    """Unit vectors; 0 for triangles without area."""
+    a, b, c = vertices[faces].unbind(1)
+    return torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=-1, eps=1e-20)
+
+
 def normalise_points(points: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N 3"]:
     """Points moved and scaled so that their axis-aligned bounding box is centred at 0 and its longest side is 1.
 

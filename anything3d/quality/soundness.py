@@ -11,11 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anything3d.errors import NumericsError
 from anything3d.quality.metrics import sample_faces
 from anything3d.space.camera import Camera, orbit, project
 from anything3d.space.crossings import crossings
-from anything3d.space.mesh import Mesh
+from anything3d.space.mesh import Mesh, unit_box
 from anything3d.space.raster import rasterize
 
 SAMPLES = 4096  # of the surface; a share of 10 % then has a standard error of 0.5 %
@@ -38,7 +37,7 @@ class Soundness:
 @torch.inference_mode()
 def soundness(mesh: Mesh) -> Soundness:
     """All of them. Raises: NumericsError if the mesh has no area."""
-    whole = _normalised(mesh)
+    whole = unit_box(mesh)
     vertices, faces = torch.from_numpy(whole.vertices), torch.from_numpy(whole.faces)
     points, chosen = sample_faces(vertices, faces, SAMPLES, torch.Generator().manual_seed(0))
     return Soundness(
@@ -100,13 +99,3 @@ def sphere(count: int, distance: float, fov_deg: float) -> Camera:
     elevation = torch.rad2deg(torch.asin(1 - (2 * steps + 1) / count))
     azimuth = steps * 180 * (3 - 5**0.5)
     return orbit(azimuth, elevation, torch.full((count,), distance), torch.full((count,), fov_deg))
-
-
-def _normalised(mesh: Mesh) -> Mesh:
-    """Its bounding box centred at 0, with longest side 1."""
-    used = mesh.vertices[mesh.faces.reshape(-1)]
-    low, high = used.min(0), used.max(0)
-    longest = np.float32((high - low).max())
-    if not 0 < longest < np.inf:
-        raise NumericsError("points_without_extent", f"the mesh has a bounding box with the longest side {longest}")
-    return Mesh((mesh.vertices - (low + high) / 2) / longest, mesh.faces, mesh.colors)

@@ -28,6 +28,10 @@ METRICS = (  # in the order in which an object goes through the stages
     "mesh_novel_mask_iou",
     "chamfer",
     "fscore_5pct",
+    "normal_consistency",
+    "volume_iou",
+    "sa3dao_chamfer",
+    "sa3dao_f1",
     "seconds_per_object",
 )
 AZIMUTH_WITHIN_DEG = 20.0  # the `20deg` in the metric's name

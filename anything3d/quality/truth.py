@@ -20,7 +20,7 @@ from anything3d.photo.image import decode_png
 from anything3d.quality.metrics import sample_surface
 from anything3d.space.camera import Camera, orbit
 from anything3d.space.cloud import from_ply
-from anything3d.space.mesh import from_glb
+from anything3d.space.mesh import Mesh, from_glb
 
 MATCH_IOU = 0.5  # of a mask with the true one, from which on it is that object's; COCO's lowest threshold
 MESH_POINTS = 8192  # taken from a true mesh's surface; as many as the mini world's truth has
@@ -66,6 +66,8 @@ class TrueObject:
     view_cameras: Camera | None  # of the views, canonical frame; None: those of the view plan
     symmetry_deg: float  # smallest turn about y that leaves the shape as it is; 0: any turn, 360: none
     held_out: bool  # not among what the mini networks were trained on
+    solid: str = ""  # closed surface, canonical frame, GLB; empty if there is none, or `surface` is a mesh
+    solid_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ class Target:
     azimuth_deg: float  # of the photo's camera
     elevation_deg: float
     symmetry_deg: float  # as in TrueObject
+    solid: Mesh | None = None  # the whole surface as triangles; None if the truth has points only
 
 
 def mask_ious(image: TrueImage, mask: Bool[Tensor, "H W"]) -> Float[Tensor, "N"]:
@@ -131,15 +134,19 @@ def match(image: TrueImage, mask: Bool[Tensor, "H W"]) -> int | None:
     return int(ious.argmax())
 
 
-def target(plan: ViewPlan, item: TrueObject, surface: bytes, views_png: bytes) -> Target:
-    """The object's surface points and novel views, from the contents of its two files.
+def target(plan: ViewPlan, item: TrueObject, surface: bytes, views_png: bytes, solid: bytes | None = None) -> Target:
+    """The object's surface points, novel views and solid, from the contents of its files.
 
-    Raises: SourceError if either file is broken, has another sha256, or is not of the size that `plan` and the object's
+    Raises: SourceError if a file is broken, has another sha256, or is not of the size that `plan` and the object's
     cameras say.
     """
-    files = ((item.surface, surface, item.surface_sha256), (item.views, views_png, item.views_sha256))
+    files = (
+        (item.surface, surface, item.surface_sha256),
+        (item.views, views_png, item.views_sha256),
+        (item.solid, solid, item.solid_sha256),
+    )
     for path, data, sha256 in files:
-        if hashlib.sha256(data).hexdigest() != sha256:
+        if data is not None and hashlib.sha256(data).hexdigest() != sha256:
             raise SourceError(
                 "bad_truth", f"{path} is not the file that truth.json names by its sha256; write the truth again"
             )
@@ -152,7 +159,10 @@ def target(plan: ViewPlan, item: TrueObject, surface: bytes, views_png: bytes) -
     views = strip.reshape(size, n, size, 4).permute(1, 3, 0, 2).float() / 255
     with _blamed(item.surface):
         points = _surface_points(item, surface)
-    return Target(points, views, cameras, item.azimuth_deg, item.elevation_deg, item.symmetry_deg)
+    whole = surface if item.surface_kind == "mesh" else solid
+    with _blamed(item.solid or item.surface):
+        mesh = None if whole is None else from_glb(whole)
+    return Target(points, views, cameras, item.azimuth_deg, item.elevation_deg, item.symmetry_deg, mesh)
 
 
 def _surface_points(item: TrueObject, surface: bytes) -> Float[Tensor, "N 3"]:

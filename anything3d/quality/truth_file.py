@@ -1,7 +1,8 @@
 """truth.json: the ground truth of a shard as a file, read and checked. docs/mini-world.md has the format.
 
 `truth.json` (format `anything3d-truth-2`) lists the objects of every image. Each has its surface (points as PLY, or a
-mesh as GLB), views of it alone, and the sha256 of both files. So the bytes of truth.json stand for all of the truth.
+mesh as GLB), views of it alone, perhaps its solid (a closed mesh as GLB), and the sha256 of these files. So the bytes
+of truth.json stand for all of the truth.
 """
 
 import json
@@ -140,6 +141,8 @@ def _true_object(item: object, where: str) -> TrueObject:
         view_cameras=_view_cameras(record, where),
         symmetry_deg=_symmetry_deg(record, where),
         held_out=take(record, "held_out", bool, where),
+        solid=_path(record, "solid", where) if "solid" in record else "",
+        solid_sha256=_sha256(record, "solid", where) if "solid" in record else "",
     )
 
 

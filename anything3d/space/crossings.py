@@ -81,7 +81,7 @@ def _candidates(
         for entries in _portions(np.arange(len(here)), last - first, MAX_PAIRS):
             counts = (last - first)[entries]
             segments = some[here[entries]].repeat(counts)
-            triangles = there[_ranges(first[entries], counts)]
+            triangles = there[ranges(first[entries], counts)]
             # Boxes can share several cells. Their pair counts in the first cell of what both cover.
             key = wanted[entries].repeat(counts)
             both = np.maximum(low[segments], low_there[triangles]) <= np.minimum(high[segments], high_there[triangles])
@@ -119,13 +119,13 @@ def _entries(
     sides = last - first + 1
     counts = sides.prod(1)
     box = np.arange(len(low)).repeat(counts)
-    within = _ranges(np.zeros(len(low), np.int64), counts)
+    within = ranges(np.zeros(len(low), np.int64), counts)
     x, rest = within // (sides[box, 1] * sides[box, 2]), within % (sides[box, 1] * sides[box, 2])
     offset = np.stack([x, rest // sides[box, 2], rest % sides[box, 2]], 1)
     return box, _keys(first[box] + offset, side)
 
 
-def _ranges(first: Int[np.ndarray, "N"], counts: Int[np.ndarray, "N"]) -> Int[np.ndarray, "P"]:
+def ranges(first: Int[np.ndarray, "N"], counts: Int[np.ndarray, "N"]) -> Int[np.ndarray, "P"]:
     """`first[i]`, `first[i]` + 1 and so on, `counts[i]` of them, for each i."""
     ends = counts.cumsum()
     return np.arange(int(counts.sum())) + (first - ends + counts).repeat(counts)

@@ -4,12 +4,12 @@ Meshes are arrays and not tensors, so that the stage `mesh` works without torch.
 """
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from anything3d.errors import InputError
+from anything3d.errors import InputError, NumericsError
 from anything3d.space.gltf import pack
 
 UP = (0.0, 1.0, 0.0)
@@ -139,6 +139,19 @@ def components(faces: Int[np.ndarray, "F 3"], n_vertices: int) -> Int[np.ndarray
     graph = coo_array((np.ones(len(edges), np.uint8), (edges[:, 0], edges[:, 1])), shape=(n_vertices, n_vertices))
     _, labels = connected_components(graph, directed=False)
     return labels[faces[:, 0]].astype(np.int64)
+
+
+def unit_box(mesh: Mesh) -> Mesh:
+    """Moved and scaled so that its bounding box is centred at 0 and has longest side 1.
+
+    Raises: NumericsError if it has no extent.
+    """
+    used = mesh.vertices[mesh.faces.reshape(-1)]
+    low, high = used.min(0), used.max(0)
+    longest = float((high - low).max())
+    if not 0 < longest < np.inf:
+        raise NumericsError("points_without_extent", f"the mesh has a bounding box with the longest side {longest}")
+    return replace(mesh, vertices=((mesh.vertices - (low + high) / 2) / longest).astype(np.float32))
 
 
 def vertex_normals(vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]) -> Float[np.ndarray, "V 3"]:

@@ -181,6 +181,24 @@ def test_size_and_place_of_the_mesh_do_not_count(scorer: Scorer, made: Reconstru
     assert two.fscore_5pct == pytest.approx(one.fscore_5pct, abs=1e-3)
 
 
+def test_a_true_mesh_gives_the_numbers_that_need_one(scorer: Scorer, made: Reconstruction, target: Target):
+    names = ("normal_consistency", "volume_iou", "sa3dao_chamfer", "sa3dao_f1")
+    points_only = score(scorer, made, target).truth
+    assert [getattr(points_only, name) for name in names] == [None] * 4
+    same = score(scorer, made, replace(target, solid=made.mesh)).truth
+    assert same is not None
+    assert same.volume_iou == 1
+    assert same.sa3dao_f1 > 0.98
+    assert same.sa3dao_chamfer < 0.006
+    assert same.normal_consistency > 0.9
+    assert same.chamfer == points_only.chamfer  # the samples of the older numbers are the same
+    half = replace(made.mesh, vertices=made.mesh.vertices * np.float32([1, 0.5, 1]))
+    flat = score(scorer, made, replace(target, solid=half)).truth
+    assert flat.volume_iou == pytest.approx(0.5, abs=0.06)
+    wrong = score(scorer, replace(made, reference=camera(AZIMUTH + 90)), replace(target, solid=made.mesh)).truth
+    assert wrong.volume_iou < 0.6
+
+
 def test_without_truth_the_photo_is_all_there_is(scorer: Scorer, made: Reconstruction):
     scored = score(scorer, made, None)
     assert scored.truth is None

@@ -15,18 +15,20 @@ from anything3d.mini.annotations import crops, grid_points
 from anything3d.mini.scene import sample_scene
 from anything3d.mini.shapes import HELD_OUT_PAIRS, SYMMETRY_DEG, make_object
 from anything3d.mini.solids import distance
-from anything3d.mini.trace import sample_surface
+from anything3d.mini.trace import closed_surface, sample_surface
 from anything3d.mini.words import COLORS, SHAPES
 from anything3d.mini.world import DEPTH_STEP, write_world
 from anything3d.photo import mask
 from anything3d.photo.annotation import Annotation, parse_annotations
 from anything3d.photo.image import decode_image, decode_png
 from anything3d.quality import truth, truth_file
+from anything3d.quality.occupancy import occupancy, volume_iou
 from anything3d.quality.world import MINI
 from anything3d.seed import generators
 from anything3d.settings.segment import ImageLimits
 from anything3d.space.camera import project, rays
 from anything3d.space.cloud import from_ply
+from anything3d.space.mesh import facts
 
 SIZE = 160
 
@@ -207,6 +209,17 @@ def test_a_shape_is_centred_with_longest_side_one_and_its_surface_is_its_zero_se
     assert float((high - low).max()) == pytest.approx(1, abs=0.03)
     assert ((low + high) / 2).abs().max() < 0.03
     assert distance(body, points).abs().max() < 2e-3
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_solid_of_a_shape_fills_what_is_inside_of_it(shape):
+    body = make_object(shape, "red", torch.Generator().manual_seed(5)).body
+    mesh = closed_surface(body)
+    assert facts(mesh).watertight
+    centres = (torch.arange(32) + 0.5) / 32 - 0.5
+    inside = distance(body, torch.stack(torch.meshgrid(centres, centres, centres, indexing="ij")).flatten(1)) < 0
+    filled = occupancy(mesh.vertices[mesh.faces], 32)
+    assert volume_iou(filled, inside.reshape(32, 32, 32).numpy()) > 0.94
 
 
 @pytest.mark.parametrize("shape", SHAPES)

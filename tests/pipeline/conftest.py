@@ -72,7 +72,7 @@ def name_files(folder):
     """Let truth.json name the files as they are."""
     body = json.loads((folder / "truth.json").read_bytes())
     for item in (item for image in body["images"].values() for item in image["objects"]):
-        item["sha256"] = {name: sha256((folder / item[name]).read_bytes()).hexdigest() for name in ("points", "views")}
+        item["sha256"] = {name: sha256((folder / item[name]).read_bytes()).hexdigest() for name in item["sha256"]}
     (folder / "truth.json").write_text(json.dumps(body))
 
 

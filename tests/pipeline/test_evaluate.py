@@ -29,6 +29,10 @@ TRUTH_NUMBERS = (
     "mesh_novel_mask_iou",
     "chamfer",
     "fscore_5pct",
+    "normal_consistency",
+    "volume_iou",
+    "sa3dao_chamfer",
+    "sa3dao_f1",
 )
 
 

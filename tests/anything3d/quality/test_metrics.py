@@ -10,9 +10,11 @@ from anything3d.quality.metrics import (
     MAX_PSNR_DB,
     angle_difference_deg,
     chamfer,
+    face_normals,
     fscore,
     mask_iou,
     nearest_distances,
+    normal_consistency,
     normalise_points,
     psnr_db,
     sample_surface,
@@ -117,3 +119,17 @@ def test_angles_a_period_apart_are_the_same():
     torch.testing.assert_close(angle_difference_deg(a, b, 180.0), torch.tensor([20.0, 0.0, 80.0, 90.0]))
     torch.testing.assert_close(angle_difference_deg(a, b, 90.0), torch.tensor([20.0, 0.0, 10.0, 0.0]))
     assert angle_difference_deg(a, b, 0.0).tolist() == [0.0] * 4
+
+
+def test_normals_of_planes_agree_by_the_cosine_of_their_angle_whichever_way_they_look():
+    points = torch.rand(50, 3, generator=generator())
+    up, slanted = torch.tensor([0.0, 0, 1]).expand(50, 3), torch.tensor([0.0, 0.75**0.5, -0.5]).expand(50, 3)
+    assert normal_consistency(points, up, points.flip(0), up) == pytest.approx(1)
+    assert normal_consistency(points, up, points.flip(0), slanted) == pytest.approx(0.5)
+
+
+def test_the_normals_of_a_cube_look_outwards_and_a_triangle_without_area_has_none():
+    normals = face_normals(CORNERS, CUBE)
+    centres = CORNERS[CUBE].mean(1)
+    torch.testing.assert_close((normals * centres).sum(-1), torch.full((12,), 0.5))
+    assert face_normals(CORNERS, torch.tensor([[0, 0, 1]])).tolist() == [[0, 0, 0]]

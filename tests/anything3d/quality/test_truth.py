@@ -208,6 +208,32 @@ def test_a_named_file_that_is_broken_is_the_truths_fault():
         target(found, item, b"ply?", views)
 
 
+def test_a_solid_is_optional_and_a_mesh_is_its_own():
+    root = record()
+    first, second = root["images"]["sa_1"]["objects"]
+    first |= {"solid": "solids/a.glb", "sha256": {"points": "0" * 64, "views": "0" * 64, "solid": "0" * 64}}
+    del second["points"]
+    second |= {"mesh": "meshes/b.glb", "sha256": {"mesh": "0" * 64, "views": "0" * 64}}
+    found = read(root)
+    one, two = found.images["sa_1"].objects
+    assert (one.solid, two.solid) == ("solids/a.glb", "")
+    corners = np.float32([[0, 0, 0], [1, 0, 0], [0, 0.5, 0]])
+    glb = to_glb(Mesh(corners, np.array([[0, 1, 2]]), np.full((3, 3), 0.5, np.float32)))
+    views = encode_png(torch.zeros(16, 64, 4).byte())
+    ply = to_ply(Cloud(torch.rand(1, 50, 3), torch.rand(1, 50, 3)))
+    item = dataclasses.replace(named(one, ply, views), solid_sha256=hashlib.sha256(glb).hexdigest())
+    whole = truth.target(found.plan, item, ply, views, glb).solid
+    assert whole is not None
+    assert whole.vertices.tolist() == corners.tolist()
+    assert truth.target(found.plan, item, ply, views).solid is None
+    assert target(found, two, glb, views).solid.vertices.tolist() == corners.tolist()
+    with pytest.raises(SourceError, match=r"bad_truth: solids/a\.glb is not the file"):
+        truth.target(found.plan, item, ply, views, glb + b" ")
+    del first["sha256"]["solid"]
+    with pytest.raises(SourceError, match=r"sha256 has no 'solid'"):
+        read(root)
+
+
 def test_symmetry_is_optional_and_none_without_it_and_words_may_be_unknown():
     root = record()
     first = root["images"]["sa_1"]["objects"][0]

@@ -1,0 +1,28 @@
+"""The quality of one object as a letter, from numbers that need no ground truth, so that people can filter a corpus.
+
+The limits are for the whole mesh as a file has it. No CLIP similarity is among them, because numbers of different CLIPs
+do not compare. docs/method.md says how well the letter predicts the true F-score in the mini world.
+"""
+
+from typing import Literal
+
+from anything3d.quality.soundness import Soundness
+
+Tier = Literal["A", "B", "C"]
+
+GOOD_PSNR_DB, GOOD_MASK_IOU = 22.0, 0.9  # of the mesh at the reference camera, which A reaches
+POOR_PSNR_DB, POOR_MASK_IOU = 20.0, 0.75  # the same, below which C is
+MOST_CROSSED, MOST_THIN, MOST_HIDDEN = 0.01, 0.1, 0.05  # shares of the triangles, and of the area twice, that A may have
+POOR_HIDDEN = 0.25  # above it C is: a body with a second one inside has about 0.5
+
+
+def tier(psnr_db: float, mask_iou: float, sound: Soundness, faces: int) -> Tier:
+    """`psnr_db` and `mask_iou` are of the mesh at the reference camera; it has so many `faces`.
+
+    Crossings that were not counted do no harm.
+    """
+    if psnr_db < POOR_PSNR_DB or mask_iou < POOR_MASK_IOU or sound.hidden_share > POOR_HIDDEN:
+        return "C"
+    crossed = (sound.self_intersections or 0) / faces
+    whole = crossed <= MOST_CROSSED and sound.thin_share <= MOST_THIN and sound.hidden_share <= MOST_HIDDEN
+    return "A" if psnr_db >= GOOD_PSNR_DB and mask_iou >= GOOD_MASK_IOU and whole else "B"
