@@ -17,6 +17,7 @@ from anything3d.quality.accuracy import NORMALIZATION, TruthScores, against_trut
 from anything3d.quality.likeness import similarity, turntable
 from anything3d.quality.looks import Reconstruction, compare, look, resize
 from anything3d.quality.soundness import Soundness, soundness
+from anything3d.quality.tier import Tier, tier
 from anything3d.quality.truth import Target
 from anything3d.settings.score import ScoreConfig
 from anything3d.space.camera import Camera
@@ -45,6 +46,7 @@ class Scored:
     field: Looks  # of the field, or the mesh where there is none
     mesh: Looks  # of the mesh
     sound: Soundness  # of the mesh
+    quality: Tier  # of the mesh, from these two
     truth: TruthScores | None
     normalization: str  # how the shapes were brought into one frame, in words
     reference: UInt8[Tensor, "S S 4"]  # RGBA, straight alpha: the mesh at the reference camera
@@ -93,10 +95,12 @@ class Scorer:
         around = turntable(made.reference, self.config.views, self.config.turntable_elevation_deg)
         of_mesh, reference, views = self._judge(made.mesh, made, around)
         of_field = of_mesh if made.field is None else self._judge(made.field, made, around)[0]
+        sound = soundness(made.mesh)
         return Scored(
             field=of_field,
             mesh=of_mesh,
-            sound=soundness(made.mesh),
+            sound=sound,
+            quality=tier(of_mesh.psnr_db, of_mesh.mask_iou, sound, len(made.mesh.faces)),
             truth=None if target is None else against_truth(made, target, self.config, generator),
             normalization=NO_TRUTH if target is None else NORMALIZATION,
             reference=straight_rgba(reference)[0],

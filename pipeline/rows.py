@@ -216,5 +216,6 @@ def score_row(object_id: str, scored: "Scored", truth_caption: str | None, mask_
         self_intersections=scored.sound.self_intersections,
         thin_share=scored.sound.thin_share,
         hidden_share=scored.sound.hidden_share,
+        quality=scored.quality,
         **true,
     )

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from functools import cache, reduce
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -167,7 +167,7 @@ def _field(name: str, hint: Any) -> pa.Field:  # noqa: ANN401 - whatever stands 
 
 def _typed(name: str, kind: Any, about: str) -> pa.Field:  # noqa: ANN401 - likewise
     """A column of a Python type; it is nullable if None is allowed."""
-    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    kinds = get_args(kind) if get_origin(kind) in (UnionType, Union) else (kind,)  # a Literal or None is a Union
     (known,) = (each for each in kinds if each is not NoneType)
     python = type(get_args(known)[0]) if get_origin(known) is Literal else known
     return pa.field(name, ARROW[python], nullable=NoneType in kinds, metadata={"about": about})

@@ -180,28 +180,20 @@ class ScoreRecord:
     mesh_novel_psnr_db: Annotated[float | None, "null if no truth; as novel_psnr_db, of the mesh"] = None
     mesh_novel_mask_iou: Annotated[float | None, "null if no truth; as novel_mask_iou, of the mesh"] = None
     normal_consistency: Annotated[
-        float | None, "null if no true mesh; 0 to 1, |cosine| of the normals of nearest points, mean of both ways"
+        float | None, "null if no true mesh; 0 to 1, |cosine| of nearest normals, both ways"
     ] = None
     volume_iou: Annotated[float | None, "null if no true mesh; 0 to 1, solids on a grid of 64^3"] = None
     sa3dao_chamfer: Annotated[
-        float | None, "null if no true mesh; halves of the longest side, after ICP, unsquared, mean of both ways"
+        float | None, "null if no true mesh; half longest sides, after ICP, mean of both ways"
     ] = None
-    sa3dao_f1: Annotated[
-        float | None, "null if no true mesh; 0 to 1, after ICP, threshold 0.01 halves of the longest side"
-    ] = None
+    sa3dao_f1: Annotated[float | None, "null if no true mesh; 0 to 1, after ICP, threshold 0.01 half sides"] = None
     front_back_similarity: Annotated[
-        float | None,
-        "null if before version 6; cosine of the mesh's turntable views from the photo's side and from behind",
+        float | None, "null if before version 6; cosine of the views from front and behind"
     ] = None
-    self_intersections: Annotated[
-        int | None, "null if before version 6, or above 500,000 triangles; triangles that cross others"
-    ] = None
-    thin_share: Annotated[
-        float | None, "null if before version 6; 0 to 1, surface with another wall within 0.02 longest sides behind it"
-    ] = None
-    hidden_share: Annotated[
-        float | None, "null if before version 6; 0 to 1, surface that none of 32 cameras all round sees"
-    ] = None
+    self_intersections: Annotated[int | None, "null if not counted; triangles of the mesh that cross others"] = None
+    thin_share: Annotated[float | None, "null if before version 6; 0 to 1, surface with a wall close behind it"] = None
+    hidden_share: Annotated[float | None, "null if before version 6; 0 to 1, surface that no camera around sees"] = None
+    quality: Annotated[Literal["A", "B", "C"] | None, "null if before version 7; A is best; needs no truth"] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,16 +233,10 @@ class EvaluationRecord:
     mesh_novel_mask_iou: Annotated[float | None, "null if no truth; as novel_mask_iou, of the mesh"]
     chamfer: Annotated[float | None, "null if no truth; longest sides, unsquared, mean of both ways"]
     fscore_5pct: Annotated[float | None, "null if no truth; 0 to 1, threshold 0.05 longest sides"]
-    normal_consistency: Annotated[
-        float | None, "null if no true mesh; 0 to 1, |cosine| of the normals of nearest points, mean of both ways"
-    ]
+    normal_consistency: Annotated[float | None, "null if no true mesh; 0 to 1, |cosine| of nearest normals, both ways"]
     volume_iou: Annotated[float | None, "null if no true mesh; 0 to 1, solids on a grid of 64^3"]
-    sa3dao_chamfer: Annotated[
-        float | None, "null if no true mesh; halves of the longest side, after ICP, unsquared, mean of both ways"
-    ]
-    sa3dao_f1: Annotated[
-        float | None, "null if no true mesh; 0 to 1, after ICP, threshold 0.01 halves of the longest side"
-    ]
+    sa3dao_chamfer: Annotated[float | None, "null if no true mesh; half longest sides, after ICP, mean of both ways"]
+    sa3dao_f1: Annotated[float | None, "null if no true mesh; 0 to 1, after ICP, threshold 0.01 half sides"]
     seconds_per_object: Annotated[
         float, "seconds of all stages from segment on; of each, those of its cell by the cell's objects"
     ]
