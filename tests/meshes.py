@@ -53,6 +53,7 @@ def main(
     truth: Annotated[str, typer.Option(help="X.truth of the corpus's shard.")],
     sheet: Annotated[Path | None, typer.Option(help="A PNG to write.")] = None,
     before: Annotated[str | None, typer.Option(help="A corpus with older meshes of the same objects.")] = None,
+    objects: Annotated[int | None, typer.Option(help="Only so many, evenly spread over the corpus.")] = None,
     cut: Annotated[list[str] | None, typer.Option(help="Settings of mesh, as in 'surface=0.15 max_faces=0'.")] = None,
 ) -> None:
     """Print the mean of every number for the field, the older mesh and the mesh."""
@@ -60,7 +61,7 @@ def main(
     sums: dict[str, list[list[float]]] = {}
     count, pictures = 0, []
     with torch.inference_mode():
-        for row in objects_of(corpus):
+        for row in spread(list(objects_of(corpus)), objects):
             made = reconstruction(row.segment, row.reconstruct, row.mesh, row.lift)
             files = {"before": older[row.object_id].mesh.glb} if row.object_id in older else {}
             files, seconds = {**files, "mesh": row.mesh.glb}, dict[str, float]()
@@ -85,6 +86,11 @@ def main(
         print(name.ljust(32), *(f"{mean:15.3f}" for mean in means))
     if sheet:
         Image.fromarray((torch.cat(pictures, 1) * 255).round().byte().permute(1, 2, 0).numpy()).save(sheet)
+
+
+def spread(rows: list[ObjectRows], count: int | None) -> list[ObjectRows]:
+    """So many of the objects, at even distances."""
+    return rows if count is None or count >= len(rows) else [rows[i * len(rows) // count] for i in range(count)]
 
 
 def objects_of(corpus: str) -> Iterator[ObjectRows]:

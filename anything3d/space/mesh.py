@@ -46,14 +46,19 @@ class MeshFacts:
 
 def facts(mesh: Mesh) -> MeshFacts:
     """Counts and soundness of one mesh."""
-    edges = np.sort(mesh.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
-    _, uses = np.unique(edges[:, 0] * len(mesh.vertices) + edges[:, 1], return_counts=True)
     return MeshFacts(
         vertices=len(mesh.vertices),
         faces=len(mesh.faces),
         components=int(components(mesh.faces, len(mesh.vertices)).max()) + 1,
-        watertight=bool((uses == 2).all()),
+        watertight=is_watertight(mesh.faces),
     )
+
+
+def is_watertight(faces: Int[np.ndarray, "F 3"]) -> bool:
+    """Whether every edge belongs to two faces."""
+    edges = np.sort(faces.astype(np.int64)[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+    _, uses = np.unique(edges[:, 0] * (int(faces.max(initial=0)) + 1) + edges[:, 1], return_counts=True)
+    return bool((uses == 2).all())
 
 
 def to_glb(mesh: Mesh) -> bytes:
