@@ -1,22 +1,38 @@
 """The mesh that a command has written, a GLB or PLY of anybody, in the canonical frame. This file imports no torch.
 
-Colours become those of the vertices. A vertex takes the colour of its texture where it lies in it. So a texture is as
-sharp as the triangles are small.
+The texture of a single mesh is kept as it is. All other colours become those of the vertices: a vertex takes the colour
+of its texture where it lies in it.
 """
 
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
+from PIL import Image
 
 from anything3d.errors import InputError
-from anything3d.space.mesh import Mesh, decode_srgb, encode_srgb
+from anything3d.space.mesh import Mesh, Texture, decode_srgb, encode_srgb
 
 KINDS = (".glb", ".ply")
 MAX_BYTES = 1 << 30  # of a file
 MAX_FACES = 4_000_000  # of a mesh: one for every pixel of a picture of 2,000 px
+DAMAGE = (  # what trimesh and Pillow raise on it
+    ArithmeticError,
+    AttributeError,
+    Image.DecompressionBombError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 SEAM = 0.1  # colours of one place, in sRGB, that differ by less are one: both sides of a seam of the texture
 
 
@@ -25,7 +41,8 @@ def read_mesh(path: Path) -> Mesh:
 
     All meshes of a GLB's scene become one, where its nodes put them. Colours are its vertices' (linear in a GLB, sRGB
     in a PLY), its base colour texture's and its base colour factor's, multiplied as glTF says. A mesh without any is
-    white. Opacity, metal and roughness are left out.
+    white. Opacity, metal and roughness are left out. A texture is kept if it is the only colour of the only mesh, and
+    does not repeat.
 
     Raises: InputError("external_bad_output") if there is no such mesh.
     """
@@ -34,9 +51,10 @@ def read_mesh(path: Path) -> Mesh:
         raise _bad(f"{path.name} is no {' or '.join(KINDS)}")
     if (size := path.stat().st_size) > MAX_BYTES:
         raise _bad(f"{path.name} has {size} bytes; at most {MAX_BYTES} are read")
+    data = path.read_bytes()
     try:
-        parts = [_part(one, moved, kind) for one, moved in _meshes(path.read_bytes(), kind[1:])]
-    except (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:
+        parts = [_part(one, moved, kind) for one, moved in _meshes(data, kind[1:])]
+    except DAMAGE as error:
         raise _bad(f"{path.name} cannot be read: {type(error).__name__}: {str(error)[:200]}") from error
     starts = np.cumsum([0, *(len(part.vertices) for part in parts)])
     if not parts:
@@ -45,6 +63,7 @@ def read_mesh(path: Path) -> Mesh:
         np.concatenate([part.vertices for part in parts]),
         np.concatenate([part.faces + start for part, start in zip(parts, starts[:-1], strict=True)]),
         np.concatenate([part.colors for part in parts]),
+        parts[0].texture if len(parts) == 1 else None,
     )
     if len(whole.faces) > MAX_FACES:
         raise _bad(f"{path.name} has {len(whole.faces)} triangles; at most {MAX_FACES} are taken")
@@ -81,7 +100,11 @@ def _part(one: Any, moved: Float[np.ndarray, "4 4"], kind: str) -> Mesh:  # noqa
         linear *= _levels(np.atleast_2d(factor))
     texture, uv = getattr(material, "baseColorTexture", None), getattr(visual, "uv", None)
     if texture is not None and uv is not None and len(uv) == len(vertices):
-        linear *= decode_srgb(texels(np.array(texture.convert("RGB")), np.array(uv[:, :2], np.float64)))
+        picture, places = np.array(texture.convert("RGB")), np.array(uv[:, :2], np.float64)
+        alone = bool((linear == 1).all() and ((places >= 0) & (places <= 1)).all())
+        colors = encode_srgb(linear * decode_srgb(texels(picture, places)))
+        corners = np.stack([places[:, 0], 1 - places[:, 1]], axis=1).astype(np.float32)[faces]
+        return Mesh(vertices, faces, colors, Texture(corners, picture) if alone else None)
     return Mesh(vertices, faces, encode_srgb(linear))
 
 
@@ -117,24 +140,28 @@ def _framed(mesh: Mesh, name: str) -> Mesh:
     number = np.zeros(len(mesh.vertices), np.int64)
     number[kept] = np.arange(len(kept))
     vertices = ((mesh.vertices[kept] - (low + high) / 2) / longest).astype(np.float32)
-    return Mesh(vertices, number[mesh.faces], mesh.colors[kept])
+    return Mesh(vertices, number[mesh.faces], mesh.colors[kept], mesh.texture)
 
 
 def _welded(mesh: Mesh) -> Mesh:
-    """The same surface, in which vertices of one place and nearly one colour are one: a texture cuts it along seams."""
+    """The same surface, in which vertices of one place and nearly one colour are one: a texture cuts it along seams.
+
+    Where the texture is kept, its colours do not depend on the vertices, and all of one place are one.
+    """
     _, place, counts = np.unique(mesh.vertices, axis=0, return_inverse=True, return_counts=True)
     place = place.reshape(-1)
     low, high = np.full((len(counts), 3), np.inf), np.full((len(counts), 3), -np.inf)
     np.minimum.at(low, place, mesh.colors)
     np.maximum.at(high, place, mesh.colors)
-    alike = ((high - low) <= SEAM).all(axis=1)
+    alike = ((high - low) <= SEAM).all(axis=1) | (mesh.texture is not None)
     group = np.where(alike[place], place, len(counts) + np.arange(len(place)))
     _, first, number = np.unique(group, return_index=True, return_inverse=True)
     faces: Int[np.ndarray, "F 3"] = number.reshape(-1)[mesh.faces]
     apart = (faces != np.roll(faces, 1, axis=1)).all(axis=1)  # a triangle of no area may lose a corner
     if not apart.any():
         return mesh
-    return Mesh(mesh.vertices[first], faces[apart], mesh.colors[first])
+    texture = mesh.texture and Texture(mesh.texture.corners[apart], mesh.texture.image)
+    return Mesh(mesh.vertices[first], faces[apart], mesh.colors[first], texture)
 
 
 def _bad(message: str) -> InputError:

@@ -10,6 +10,10 @@ from PIL import Image
 from anything3d.errors import InputError
 from anything3d.external.shape import read_mesh, texels
 from anything3d.mesh import checked
+from anything3d.space.mesh import from_glb, to_glb
+from anything3d.space.raster import rasterize
+from anything3d.space.reference import stack
+from anything3d.space.viewpoint import ReferenceCamera
 from tests.hull import glb, ply
 
 TRIANGLE = np.array([[0, 0, 0], [2, 0, 0], [0, 4, 0]], float)
@@ -61,6 +65,32 @@ def test_a_texture_gives_each_vertex_the_colour_where_it_lies(tmp_path):
     uv = np.array([[0.25, 0.75], [0.75, 0.25], [0.25, 0.25]])  # lower left, upper right, upper left
     mesh = read(tmp_path, glb(TRIANGLE, FACE, {"TEXCOORD_0": uv}, png(picture)), ".glb")
     np.testing.assert_allclose(ordered(mesh)[1], [[0, 0, 1], [0, 1, 0], [1, 0, 0]], atol=1e-6)
+
+
+def test_the_texture_of_a_single_mesh_is_kept_through_the_file_of_the_corpus(tmp_path):
+    """Between its corners the triangle has the picture's colours, which no vertex has."""
+    picture = np.zeros((64, 64, 3), np.uint8)
+    picture[16:48, 16:48] = (255, 128, 0)
+    uv = np.array([[0.02, 0.98], [0.98, 0.98], [0.02, 0.02]])
+    data = glb(TRIANGLE, FACE, {"TEXCOORD_0": uv}, png(picture))
+    mesh = read(tmp_path, data, ".glb")
+    assert mesh.texture is not None
+    np.testing.assert_array_equal(mesh.texture.image, picture)
+    np.testing.assert_allclose(mesh.colors, 0, atol=1e-6)
+    again = from_glb(to_glb(mesh))
+    camera = stack([ReferenceCamera(0.0, 0.0, 5.0, (5.0, 5.0, 0.5, 0.5))])
+    seen = rasterize(again, camera, 64)
+    assert float(seen.alpha[0, 40, 20]) == 1
+    assert seen.color[0, :, 36, 26].tolist() == pytest.approx([1, 128 / 255, 0], abs=0.03)
+
+
+def test_a_texture_that_repeats_or_is_tinted_becomes_colours_of_the_vertices(tmp_path):
+    uv = np.array([[0.25, 0.75], [1.75, 0.25], [0.25, 0.25]])
+    mesh = read(tmp_path, glb(TRIANGLE, FACE, {"TEXCOORD_0": uv}, png(np.full((2, 2, 3), 90))), ".glb")
+    assert mesh.texture is None
+    np.testing.assert_allclose(mesh.colors, 90 / 255, atol=1e-4)
+    both = {"TEXCOORD_0": uv.clip(0, 1), "COLOR_0": np.full((3, 3), 0.5)}
+    assert read(tmp_path, glb(TRIANGLE, FACE, both, png(np.full((2, 2, 3), 255))), ".glb").texture is None
 
 
 def test_texels_between_centres_are_mixed_and_the_picture_repeats():
