@@ -1,5 +1,8 @@
 """`anything3d demo` makes a mini-world shard, runs the pipeline on it, and prints the scores against its truth."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +41,19 @@ def demo(
     for line in table(corpus):
         print(line)
     evaluate(str(corpus), [str(shard.with_suffix(".truth"))], verbose=verbose, log_file=log_file)
-    print(f"corpus: {corpus}/ (open {corpus}/index.html)")
+    for line in next_steps(corpus, shard):
+        print(line)
+
+
+def next_steps(corpus: Path, shard: Path) -> Iterator[str]:
+    """Where the result is, and three commands to try."""
+    command = Path(sys.executable).with_name("anything3d")
+    with suppress(ValueError):
+        command = command.relative_to(Path.cwd())
+    yield f"The gallery is {corpus}/index.html. Commands to try next:"
+    yield f"  {command} view {corpus} --open    # the gallery, where each mesh can be turned"
+    yield f"  {command} run {shard} --out {corpus} --max-objects {OBJECTS} --set mesh.texture_px=0    # two stages"
+    yield f"  {command} weights list --preset default    # what photographs need"
 
 
 if __name__ == "__main__":
