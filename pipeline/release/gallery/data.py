@@ -33,11 +33,14 @@ OTHERS = (  # columns that one can sort by, besides all numbers of the stage sco
     "area_px",
     "faces",
 )
-NUMBERS = [
-    column.name
-    for column in OBJECT_COLUMNS
-    if (column.stage == "score" and column.type in (float, float | None, int, int | None)) or column.name in OTHERS
-]
+NUMBERS = sorted(
+    (
+        column.name
+        for column in OBJECT_COLUMNS
+        if (column.stage == "score" and column.type in (float, float | None, int, int | None)) or column.name in OTHERS
+    ),
+    key=lambda name: not name.startswith("mesh_"),  # first what is known of the file that people get
+)
 QUALITY = "quality"  # column of the tier, in corpora that have one
 
 
