@@ -124,7 +124,7 @@ def test_the_outline_is_on_the_edge_of_the_mask():
     scale = CELL_PX / 96
     assert picture.getpixel((int(48 * scale), int(20 * scale))) == OUTLINE
     assert picture.getpixel((CELL_PX // 2, CELL_PX // 2)) == COLORS["blue"]
-    assert picture.getpixel((2, 2)) == (180, 180, 180)  # 120, and 45 % white
+    assert picture.getpixel((2, 2)) == (181, 181, 181)  # 55 % of 120 and 45 % of 255
 
 
 def test_gc_takes_what_no_kept_snapshot_names(tmp_path):
