@@ -43,15 +43,21 @@ def main(pipe: int, folder: str, command: list[str]) -> int:
     for stream in (0, 1):  # only the command has them, so that their ends are seen
         os.close(stream)
 
+    unwanted = threading.Event()
+
     def watch() -> None:
         os.read(pipe, 1)  # nobody writes: it returns at the end
+        unwanted.set()
         _kill_group(child.pid)
         shutil.rmtree(folder, ignore_errors=True)
         os._exit(0)
 
-    threading.Thread(target=watch, daemon=True).start()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     code = child.wait()
     _kill_group(child.pid)
+    if unwanted.is_set():
+        watcher.join()  # it ends this process when the folder is deleted
     return BY_SIGNAL - code if code < 0 else code
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -228,7 +229,8 @@ def test_nothing_of_the_command_outlives_a_process_that_was_killed(owner):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl")
 def test_the_command_dies_with_its_guard(owner):
-    _, _, guard, pids = owner
+    _, scratch, guard, pids = owner
     os.kill(guard, signal.SIGKILL)
     assert gone(pids[0])
-    os.kill(pids[1], signal.SIGKILL)  # nobody is left who would kill it
+    os.kill(pids[1], signal.SIGKILL)  # nobody is left who would kill it, or delete the folder
+    shutil.rmtree(scratch)
