@@ -20,7 +20,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {  # command -> calls of it
     ),
     "world": ("anything3d world world.tar --scenes 20 --seed 3",),
     "demo": ("anything3d demo", "anything3d demo somewhere"),
-    "evaluate": ("anything3d evaluate corpus --truth world.truth --json summary.json",),
+    "evaluate": (
+        "anything3d evaluate corpus --truth world.truth --json summary.json",
+        "anything3d evaluate corpus --protocol gso --truth GSO",
+    ),
     "status": ("anything3d status corpus", "anything3d status s3://bucket/corpus --watch"),
     "view": ("anything3d view corpus --open", "anything3d view s3://bucket/corpus --port 0"),
     "drop": ("anything3d drop corpus sa_000020",),

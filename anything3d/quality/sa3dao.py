@@ -41,15 +41,30 @@ def sa3dao(
 
     Raises: NumericsError if a mesh has no extent.
     """
-    from scipy.spatial import cKDTree
-    from trimesh import transform_points
+    ours, theirs = (samples(mesh, points, generator) for mesh in (made, true))
+    ours = moved(ours, aligned(ours, theirs, starts))
+    return apart(ours, theirs, queries)
 
-    ours, theirs = (_samples(mesh, points, generator) for mesh in (made, true))
+
+def aligned(
+    ours: Float[np.ndarray, "N 3"], theirs: Float[np.ndarray, "N 3"], starts: Float[np.ndarray, "T 3 3"] | None
+) -> Float[np.ndarray, "4 4"]:
+    """The pose in which ours lie best on theirs: ICP from every start, and the best end once more with more points."""
     rotations = np.eye(3)[None] if starts is None else starts
     ends = [_icp(ours, theirs, SEARCH_POINTS, _pose(rotation)) for rotation in rotations]
     pose, _ = min(ends, key=lambda end: end[1])
-    pose, _ = _icp(ours, theirs, ICP_POINTS, pose)
-    ours = transform_points(ours, pose)
+    return _icp(ours, theirs, ICP_POINTS, pose)[0]
+
+
+def moved(points: Float[np.ndarray, "*N 3"], pose: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "*N 3"]:
+    """The points in this pose."""
+    return points @ pose[:3, :3].T + pose[:3, 3]
+
+
+def apart(ours: Float[np.ndarray, "N 3"], theirs: Float[np.ndarray, "N 3"], queries: int | None) -> Sa3daoScores:
+    """The scores of two sets of points, of which `queries` each are measured (None: all)."""
+    from scipy.spatial import cKDTree
+
     there, _ = cKDTree(theirs).query(ours[:queries])
     back, _ = cKDTree(ours).query(theirs[:queries])
     precision, recall = float((there <= TAU).mean()), float((back <= TAU).mean())
@@ -88,7 +103,7 @@ def axis_rotations() -> Float[np.ndarray, "24 3 3"]:
     return np.stack([one for one in made if np.linalg.det(one) > 0])
 
 
-def _samples(mesh: Mesh, points: int, generator: torch.Generator) -> Float[np.ndarray, "N 3"]:
+def samples(mesh: Mesh, points: int, generator: torch.Generator) -> Float[np.ndarray, "N 3"]:
     """Points of the surface, centred, with longest side 2, in random order."""
     surface = sample_surface(torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces), points, generator)
     return 2 * normalise_points(surface[None])[0].numpy().astype(np.float64)

@@ -47,7 +47,7 @@ def test_an_index_has_what_the_table_has(small):
         assert index["captions"] == [row["caption"] for row in rows]
         assert index["numbers"]["mesh_psnr_db"] == [float(f"{row['mesh_psnr_db']:.4g}") for row in rows]
         assert "chamfer" not in index["numbers"]  # it is null for all
-        assert index["quality"] is None  # the table has no such column
+        assert index["quality"] is None  # it is null for all
         assert sum(count for count, _ in index["sheets"]) == len(rows) == sum(count for count, _ in index["pages"])
         (page,) = [content(store.read(f"gallery/{shard}/{name}")) for _, name in index["pages"]]
         for at, row in enumerate(rows):
