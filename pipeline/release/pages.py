@@ -4,7 +4,7 @@ from base64 import b64encode
 from dataclasses import asdict
 
 from anything3d.photo.picture import thumbnail
-from pipeline.release.gallery.page import render
+from pipeline.release.gallery.template import render
 from schemas.corpus import OBJECT_COLUMNS, ObjectRows, metadata
 
 SIDE_PX = 224  # of the pictures of the object

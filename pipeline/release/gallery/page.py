@@ -1,17 +1,14 @@
 """The page of the gallery, and the list of shards that it begins with. Both show one snapshot."""
 
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.release.card import About
 from pipeline.release.gallery.data import NUMBERS, REASON_EXAMPLES, script
+from pipeline.release.gallery.template import render
 from pipeline.release.partition import Partition
 from pipeline.release.snapshot import Snapshot
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 HERE = Path(__file__).parent
 PAGE, FOLDER = "index.html", "gallery"
@@ -59,21 +56,3 @@ def _shard(partition: Partition) -> Mapping[str, Any]:
         "files": files,
         "reasons": [[one.stage, one.kind, one.reason, one.inputs + one.parts] for one in partition.rejected],
     }
-
-
-def render(template: str, **values: Any) -> str:  # noqa: ANN401 - whatever a template shows
-    """A page. All values are escaped, except those that are marked as HTML."""
-    return _templates().get_template(template).render(**values)
-
-
-@cache
-def _templates() -> "Environment":
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    return Environment(
-        loader=FileSystemLoader(HERE / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )

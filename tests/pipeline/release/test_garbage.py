@@ -5,6 +5,7 @@ import shutil
 import time
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,7 @@ def test_a_bucket_is_cleaned_like_a_folder(root):
     with s3.serve() as server:
         there = {name: (root / name).read_bytes() for name in files(root) if "draft#" not in name}
         server.objects.update({f"corpus/{name}": data for name, data in there.items()})
+        server.written = {key: datetime(2026, 1, 1, tzinfo=UTC) for key in server.objects}  # old
         listed = gc("s3://b/corpus", 7, 1, apply=False)
         assert len(server.objects) == len(there)
         assert gc("s3://b/corpus", 7, 1, apply=True) == listed

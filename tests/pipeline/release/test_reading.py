@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import tarfile
 from pathlib import Path
 
 import datasets
@@ -33,6 +34,16 @@ def bucket(folder):
         yield server
 
 
+def some_glb(folder):
+    """The mesh of one object, out of a tar."""
+    for path in folder.rglob("*.tar"):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if member.name.endswith(".glb"):
+                    return tar.extractfile(member).read()
+    raise AssertionError("no tar has a mesh")
+
+
 def test_the_page_shows_each_tool():
     imported = {name for example in EXAMPLES for name in re.findall(r"^import (\w+)", example, re.MULTILINE)}
     assert imported >= TOOLS
@@ -44,12 +55,18 @@ def test_the_examples_of_the_page_run(example, world, folder, bucket, monkeypatc
     monkeypatch.chdir(folder)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     said: dict = {}
+    if '"object.glb"' in example:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "object.glb").write_bytes(some_glb(folder))
     exec(example.replace("s3://bucket/", f"s3://{s3.BUCKET}/"), said)
-    assert said.keys() & {"objects", "glb"} or "print(" in example
+    assert said.keys() & {"objects", "glb", "colors"} or "print(" in example
     if "print(" in example:
         assert "object_id" in capsys.readouterr().out
     if "objects" in said:
         assert len(said["objects"]) == world.snapshot.objects
+    if "colors" in said:
+        assert len(said["colors"]) == len(said["mesh"].vertices) > 0
+        assert len({tuple(color) for color in said["colors"]}) > 1  # it is not grey
     if "glb" in said:
         assert said["glb"][:4] == b"glTF"
         assert int.from_bytes(said["glb"][8:12], "little") == len(said["glb"])  # the length that a GLB says of itself
