@@ -1,8 +1,8 @@
 """`anything3d demo` makes a mini-world shard, runs the pipeline on it, and prints the scores against its truth."""
 
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -47,9 +47,7 @@ def demo(
 
 def next_steps(corpus: Path, shard: Path) -> Iterator[str]:
     """Where the result is, and three commands to try."""
-    command = Path(sys.executable).with_name("anything3d")
-    with suppress(ValueError):
-        command = command.relative_to(Path.cwd())
+    command = os.path.relpath(Path(sys.executable).with_name("anything3d"))
     yield f"The gallery is {corpus}/index.html. Commands to try next:"
     yield f"  {command} view {corpus} --open    # the gallery, where each mesh can be turned"
     yield f"  {command} run {shard} --out {corpus} --max-objects {OBJECTS} --set mesh.texture_px=0    # two stages"

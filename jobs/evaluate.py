@@ -42,10 +42,9 @@ def evaluate(
 
     Sums up the newest snapshot; the numbers of every object go to CORPUS/evaluation/.
     """
-    if protocol is not None:
-        by_protocol(corpus, truth, protocol, points, json_file)
-        return
     with errors_as_one_line(), logs(verbose, log_file):
+        if protocol is not None:
+            return by_protocol(corpus, truth, protocol, points, json_file)
         import json
         from dataclasses import asdict
 
@@ -66,27 +65,26 @@ def by_protocol(
     corpus: str, folders: list[str], protocol: Literal["sa3dao", "gso"], points: int, json_file: Path | None
 ) -> None:
     """Print the means of the protocol's measures, and write all numbers to the file."""
-    with errors_as_one_line():
-        import json
-        from dataclasses import asdict
+    import json
+    from dataclasses import asdict
 
-        from anything3d.errors import ConfigError
-        from pipeline.protocol import compare
+    from anything3d.errors import ConfigError
+    from pipeline.protocol import compare
 
-        if len(folders) != 1:
-            raise ConfigError("protocol_set", f"--protocol needs one --truth, the folder of the set; given: {folders}")
-        found = compare(corpus, Path(folders[0]), protocol, points, say=lambda line: typer.echo(line, err=True))
-        print(f"{'measure':<24}{'mean':>10}   {'95 % of the mean':<22}{'median':>10}{'n':>7}")
-        for name, one in found.summary.items():
-            spread = f"{one.low:.4f} .. {one.high:.4f}"
-            print(f"{name:<24}{one.mean:>10.4f}   {spread:<22}{one.median:>10.4f}{one.n:>7}")
-        print(
-            f"snapshot {found.snapshot}: {len(found.objects)} objects compared, {found.others} others; "
-            f"{len(found.missing)} of {found.true_meshes} true meshes have no object"
-        )
-        if json_file:
-            json_file.parent.mkdir(parents=True, exist_ok=True)
-            json_file.write_text(json.dumps(asdict(found), indent=1) + "\n")
+    if len(folders) != 1:
+        raise ConfigError("protocol_set", f"--protocol needs one --truth, the folder of the set; given: {folders}")
+    found = compare(corpus, Path(folders[0]), protocol, points, say=lambda line: typer.echo(line, err=True))
+    print(f"{'measure':<24}{'mean':>10}   {'95 % of the mean':<22}{'median':>10}{'n':>7}")
+    for name, one in found.summary.items():
+        spread = f"{one.low:.4f} .. {one.high:.4f}"
+        print(f"{name:<24}{one.mean:>10.4f}   {spread:<22}{one.median:>10.4f}{one.n:>7}")
+    print(
+        f"snapshot {found.snapshot}: {len(found.objects)} objects compared, {found.others} others; "
+        f"{len(found.missing)} of {found.true_meshes} true meshes have no object"
+    )
+    if json_file:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(asdict(found), indent=1) + "\n")
 
 
 def lines(evaluation: "Evaluation") -> Iterator[str]:

@@ -1,7 +1,7 @@
 """How far a run is, on a terminal: a table that is drawn again and again, below the lines that the run says."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -56,14 +56,8 @@ def title(shown: "Shown") -> str:
     if told := told_left(shown.left):
         parts.append(told)
     if shown.spent.seconds:
-        parts.append(shown.spent.told(""))
+        parts.append(shown.spent.told(shown.currency))
     if shown.at_work:
-        parts.append(oldest(min(shown.at_work, key=lambda work: float(str(work["since"]))), shown.now))
+        oldest = min(shown.at_work, key=lambda work: work["since"])
+        parts.append(f"{oldest['stage']} of {oldest['unit']} for {clock(shown.now - oldest['since'])}")
     return " · ".join(parts)
-
-
-def oldest(work: Mapping[str, object], now: float) -> str:
-    """The cell that has been computed for longest."""
-    from pipeline.progress import clock
-
-    return f"{work['stage']} of {work['unit']} for {clock(now - float(str(work['since'])))}"

@@ -156,7 +156,7 @@ class Actors:
         lanes = {tuple(pool.recipes): pool.size for pool in open_now}
         if self._alone:  # one stage after the other
             lanes = {tuple(self.recipes): max(lanes.values(), default=1)}
-        self._progress.show(at_work, self._spending.spent, lanes, self._measured.seconds_per_item())
+        self._progress.show(at_work, self._spending, lanes, self._measured.seconds_per_item())
 
     # what the loop does
 
@@ -267,9 +267,8 @@ class Actors:
                 raise
             self._progress.remark(f"{error} The run waits for nodes.")
             return
-        if self._sizes.keys() != sizes.keys() or pools.worth(
-            self._sizes, sizes, times, same_nodes=self._nodes == nodes
-        ):
+        same = self._nodes == nodes
+        if self._sizes.keys() != sizes.keys() or pools.worth(self._sizes, sizes, times, same_nodes=same):
             self._sizes = sizes
             if sizes:
                 self._progress.tell(pools.described(sizes, wanted, nodes))
@@ -278,9 +277,8 @@ class Actors:
     def _one_alone(self) -> list[str]:
         """The one stage that has actors now: that of before, as long as it has work, or else the first that has any."""
         busy = [name for name, pool in self._pools.items() if pool.has_work]
-        return [name for name in busy if self._pools[name].size][:1] or [name for name in self.recipes if name in busy][
-            :1
-        ]
+        first = [name for name in self.recipes if name in busy]
+        return [name for name in busy if self._pools[name].size][:1] or first[:1]
 
     def _start(self, pool: str, node: str) -> "ray.actor.ActorHandle":
         """A new actor on a node, which comes up when there is room for it; "" is any node."""

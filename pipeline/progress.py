@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
-from pipeline.price import Spent
+from pipeline.price import Spending, Spent
 from pipeline.remaining import Count, Lanes, Left, remaining
 
 Line = tuple[str, int, str]  # of a log: name of the logger, level, message
@@ -24,18 +25,18 @@ class Shown:
     shards: tuple[int, int, int]  # finished, begun, in all
     stages: Mapping[str, Count]  # in the order in which items came to them
     per_minute: Mapping[str, float]  # stage -> items that this run has done in a minute
-    at_work: Sequence[Mapping[str, object]]  # cells that are being computed
+    at_work: Sequence[Mapping[str, Any]]  # cells that are being computed
     left: Left
     spent: Spent
+    currency: str  # of spent.cost
 
     @property
     def line(self) -> str:
         """The counts alone."""
         finished, _, total = self.shards
         shards = [f"shards {finished}/{total}"] if total > 1 else []
-        return " · ".join(
-            [*shards, *(f"{name} {one.already + one.done}/{one.items}" for name, one in self.stages.items())]
-        )
+        counts = [f"{name} {one.already + one.done}/{one.items}" for name, one in self.stages.items()]
+        return " · ".join([*shards, *counts])
 
 
 class Progress:
@@ -47,8 +48,10 @@ class Progress:
         note: Callable[..., None] = lambda **more: None,
         show: Callable[[Shown], None] | None = None,
     ) -> None:
-        """`note` is told the same as values: what `anything3d status` shows of a run at work. With `show` there are no
-        lines of counts: it is told of them at every look."""
+        """`note` is told the same as values: what `anything3d status` shows of a run at work.
+
+        With `show`, there are no lines of counts. It is told of the counts at every look.
+        """
         self._say, self._note, self._show = say, note, show
         self._remarks: set[str] = set()
         self._counts: dict[str, Count] = {}
@@ -90,14 +93,14 @@ class Progress:
         """Actors are being started."""
         if self._begun is None:
             self._begun = time.monotonic()
-            now = self._now((), Spent(), {}, {})
+            now = self._now((), Spending(), {}, {})
             self._last = (now.line, self._begun)
             self._say(f"[{clock(now.elapsed)}] {now.line} · loading networks")
 
     def show(
         self,
-        at_work: Sequence[Mapping[str, object]] = (),
-        spent: Spent | None = None,
+        at_work: Sequence[Mapping[str, Any]] = (),
+        spending: Spending | None = None,
         lanes: Lanes = MappingProxyType({}),
         per_item: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
@@ -108,7 +111,7 @@ class Progress:
         """
         if self._begun is None:
             return
-        now = self._now(at_work, spent or Spent(), lanes, per_item)
+        now = self._now(at_work, spending or Spending(), lanes, per_item)
         self._note(
             stages={
                 name: {"items": one.items, "done": one.already + one.done, "per_minute": now.per_minute[name]}
@@ -124,14 +127,12 @@ class Progress:
         silent_s, pause_s = time.monotonic() - self._last[1], max(PAUSE_S, PAUSE * now.elapsed)
         if silent_s > max(SILENCE_S, pause_s) or (now.line != self._last[0] and silent_s >= pause_s):
             self._last = (now.line, time.monotonic())
-            self._say(
-                " · ".join([f"[{clock(now.elapsed)}] {now.line}", *([told] if (told := told_left(now.left)) else [])])
-            )
+            self._say(" · ".join(filter(None, [f"[{clock(now.elapsed)}] {now.line}", told_left(now.left)])))
 
     def _now(
         self,
-        at_work: Sequence[Mapping[str, object]],
-        spent: Spent,
+        at_work: Sequence[Mapping[str, Any]],
+        spending: Spending,
         lanes: Lanes,
         per_item: Mapping[str, float],
     ) -> Shown:
@@ -146,7 +147,8 @@ class Progress:
             per_minute={name: round(one.done / minutes, 1) for name, one in counts.items()},
             at_work=at_work,
             left=remaining(counts, lanes, per_item, (total - begun) / begun if begun else 0.0, at_work, date),
-            spent=spent,
+            spent=spending.spent,
+            currency=spending.currency,
         )
 
 

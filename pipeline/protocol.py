@@ -22,7 +22,7 @@ SEED = 0  # of surface samples and bootstraps
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class SetComparison:
     """A snapshot against a set: the measures of every object that was compared, and their means."""
 
     protocol: str
@@ -36,7 +36,7 @@ class Comparison:
 
 def compare(
     corpus: str, folder: Path, protocol: "Protocol", points: int, say: Callable[[str], None] = lambda line: None
-) -> Comparison:
+) -> SetComparison:
     """Every object of the newest snapshot whose photo has the name of a true mesh in `folder`, compared with it.
 
     `points` are drawn on each surface. An object that cannot be compared, as its mesh has no extent, is told to `say`.
@@ -77,7 +77,7 @@ def compare(
             f"None of the {others} objects of {corpus} is of a photo with a name of {folder}, such as "
             f"{', '.join(sorted(paths)[:3])}. A photo, or the folder it is in, has to have the name of its true mesh.",
         )
-    return Comparison(
+    return SetComparison(
         protocol=protocol,
         snapshot=snapshot.number,
         true_meshes=len(paths),

@@ -12,9 +12,11 @@ from pipeline.price import Spent
 from pipeline.progress import Shown
 from pipeline.remaining import Count, Left
 
+COST = Spent(3600.0, 1800.0, 2.5)
 stages = {"segment": Count(400, 0, 120, 3), "reconstruct": Count(1500, 700, 8, 1)}
 work = {"stage": "reconstruct", "unit": "sa_1-0001+8-ab", "items": 8, "since": 1000.0}
-now = Shown(1090.0, 75.0, (0, 1, 2), stages, {"segment": 96.0, "reconstruct": 6.4}, [work], Left(3700, True), Spent(60))
+rates = {"segment": 96.0, "reconstruct": 6.4}
+now = Shown(1090.0, 75.0, (0, 1, 2), stages, rates, [work], Left(3700, True), COST, "EUR")
 with live() as (say, show):
     say("actors: [shared] 2")
     if show:
@@ -35,6 +37,7 @@ def test_a_terminal_shows_a_table_below_the_lines():
     os.close(ours)
     assert "actors: [shared] 2" in seen
     assert "1:15 · shards 0 finished, 1 begun, 2 in all · about 1:01:40 left" in seen
+    assert "1 hours of actors, 0.5 GPU-hours, 2.50 EUR" in seen
     assert "reconstruct of sa_1-0001+8-ab for 1:30" in seen
     rows = [line.split() for line in seen.splitlines()]
     assert ["stage", "done", "of", "a", "minute", "rejected", "cells", "at", "work"] in rows

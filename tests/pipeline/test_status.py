@@ -11,7 +11,7 @@ from anything3d.errors import SourceError
 from jobs.cli import app
 from pipeline import ledger
 from pipeline.ledger import RUNS, Attempt
-from pipeline.price import Spent
+from pipeline.price import Spending, Spent
 from pipeline.progress import Progress
 from pipeline.status import status
 from pipeline.store import Store
@@ -32,7 +32,7 @@ def at_work(attempt, cell):
     progress.begin()
     progress.add("lift", 3, made=True)
     own = {"stage": "lift", "unit": "unit", "folder": cell, "host": "host", "pid": 5, "items": 3, "since": time.time()}
-    progress.show([own], Spent(60.0, 30.0, 2.0), {("lift",): 1}, {"lift": 20.0})
+    progress.show([own], Spending(spent=Spent(60.0, 30.0, 2.0)), {("lift",): 1}, {"lift": 20.0})
     attempt.says()  # as every heartbeat does
 
 

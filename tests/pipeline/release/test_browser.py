@@ -1,7 +1,6 @@
 """The gallery in a real Chromium, from the disk and from the server, with 10 and with 10,000 objects.
 
 python -m pytest -s tests/pipeline/release/test_browser.py    prints load times and bytes
-PICTURES=docs python -m pytest tests/pipeline/release/test_browser.py    also writes docs/gallery*.png
 """
 
 import itertools
@@ -14,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.release.gallery.data import DIGITS, rounded, script
-from pipeline.release.snapshot import snapshot_of
 from tests.pipeline.release.galleries import COLORS, HOSTILE, color_of, glb, make, number_of, psnr_of
 from tests.pipeline.release.test_gallery import content
 from tests.pipeline.release.test_serve import running
@@ -26,10 +24,8 @@ pytestmark = [
     pytest.mark.xdist_group("chromium"),
 ]
 # Chromium as root has no sandbox. Without a GPU, SwiftShader draws.
-CLIP = {"x": 0, "y": 0, "width": 1280, "height": 850}  # pixels; without the location of the shard
 ARGUMENTS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 LOADS_WITHIN_S = 10  # of a machine that does other work, too
-PICTURES, CORPUS = os.environ.get("PICTURES"), os.environ.get("CORPUS")
 
 
 @pytest.fixture(scope="module")
@@ -317,26 +313,3 @@ def test_a_million_objects_open_at_once(chromium, large, tmp_path):
     print(f"\na million objects opened in {loaded:.2f} s, read and sorted in {took:.2f} s, searched in {found:.2f} s;"
           f" the catalogue has {catalogue / len(shards):.0f} bytes a shard")  # fmt: skip
     assert loaded < LOADS_WITHIN_S
-
-
-@pytest.mark.skipif(PICTURES is None, reason="writes pictures only if PICTURES names a folder")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pictures_for_the_documents(chromium, small, scheme):
-    store, snapshot = snapshot_of(CORPUS) if CORPUS else small
-    with running(store, snapshot) as (_, _, server), opened(chromium, server.url, color_scheme=scheme) as page:
-        page.get_by_label("Sort by").select_option("mesh_psnr_db")
-        page.locator("summary").click()
-        page.locator(".histogram").first.wait_for()
-        page.wait_for_load_state("networkidle")
-        page.screenshot(path=f"{PICTURES}/gallery{'' if scheme == 'light' else '-dark'}.png")
-        if scheme == "dark":
-            return
-        page.get_by_role("listitem").first.get_by_role("link").click()
-        page.get_by_role("button", name="Show the mesh").click()
-        page.wait_for_selector("canvas[data-drawn]")
-        page.wait_for_load_state("networkidle")
-        page.screenshot(path=f"{PICTURES}/gallery-object.png", clip=CLIP)
-        page.get_by_role("button", name="Close").click()
-        page.get_by_role("tab", name="Rejects").click()
-        page.get_by_role("list", name="Examples of rejects").get_by_role("listitem").first.wait_for()
-        page.screenshot(path=f"{PICTURES}/gallery-rejects.png")
