@@ -75,8 +75,8 @@ def thin_share(mesh: Mesh, points: Float[np.ndarray, "N 3"], chosen: Int[np.ndar
     corners = mesh.vertices[mesh.faces].astype(np.float64)
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])[chosen]
     inwards = -normals / np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-30)
-    probes, walls, _ = crossings(points + START * inwards, points + THIN * inwards, corners)
-    return float(len(np.unique(probes[walls != chosen[probes]])) / len(points))
+    probes, _, _ = crossings(points + START * inwards, points + THIN * inwards, corners)
+    return float(len(np.unique(probes)) / len(points))
 
 
 def hidden_share(mesh: Mesh, points: Float[Tensor, "N 3"]) -> float:

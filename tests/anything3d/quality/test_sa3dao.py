@@ -46,6 +46,13 @@ def test_size_and_place_do_not_count():
     assert scores.chamfer < 0.004
 
 
+@pytest.mark.parametrize(("points", "f1"), [(262_144, 0.967), (1_000_000, 1.0)])
+def test_two_samples_of_one_cube_differ_if_they_are_small(points, f1):
+    """The figures of docs/corpus.md and of `score.sa3dao_points`."""
+    cube = mesh_of(trimesh.creation.box())
+    assert sa3dao(cube, cube, points, generator()).f1 == pytest.approx(f1, abs=0.003)
+
+
 def test_a_side_that_is_missing_costs_recall():
     """One long side of four is missing: a share of 0.8 / 3.52 of the area. F = 2 r / (1 + r)."""
     open_beam = replace(BEAM, faces=BEAM.faces[~(BEAM.vertices[BEAM.faces][:, :, 1] > 0.05).all(1)])
