@@ -5,6 +5,7 @@ python -m pytest -s tests/pipeline/release/test_browser.py    prints load times 
 
 import itertools
 import os
+import re
 import shutil
 import time
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from tests.pipeline.release.test_gallery import content
 from tests.pipeline.release.test_serve import running
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+expect = playwright.expect  # it waits, and asks the page nothing that its security policy forbids
+expect.set_options(timeout=60_000)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium"),
@@ -73,16 +76,12 @@ def ids(page):
 
 
 def wait_for(page, said):
-    page.wait_for_function("said => document.getElementById('said').textContent.startsWith(said)", arg=said)
+    expect(page.locator("#said")).to_have_text(re.compile(f"^{re.escape(said)}"))
 
 
 def shows(page, wanted):
     """Wait until these are the cards of the page; fails if they never are."""
-    page.wait_for_function(
-        """wanted => JSON.stringify([...document.querySelectorAll("#cards .small")]
-            .map(one => one.textContent.split(" ")[0])) === JSON.stringify(wanted)""",
-        arg=wanted,
-    )
+    expect(page.locator("#cards .small")).to_have_text([re.compile(rf"^{re.escape(name)}\b") for name in wanted])
 
 
 ALL = ["sa_0-0000", "sa_0-0001", "sa_1-0000", "sa_1-0001", "sa_2-0001", "sa_3-0000", "sa_3-0001", "sa_4-0000"]
@@ -198,14 +197,14 @@ def test_the_keyboard_is_enough(chromium, addresses):
             assert after != before, key
             before = after
         page.keyboard.press("Escape")
-        page.wait_for_function("!document.querySelector('dialog').open")
-        page.wait_for_function("!location.hash.includes('object=')")
+        expect(page.locator("dialog")).to_be_hidden()
+        expect(page).not_to_have_url(re.compile("object="))
         page.get_by_role("tab", name="Objects").focus()
         page.keyboard.press("ArrowRight")
         page.get_by_role("list", name="Examples of rejects").get_by_role("listitem").first.wait_for()
         assert page.get_by_role("tab", name="Rejects").get_attribute("aria-selected") == "true"
         page.go_back()
-        page.wait_for_function("!document.getElementById('objects').hidden")
+        expect(page.locator("#objects")).to_be_visible()
 
 
 def test_everything_has_a_name_for_a_screen_reader(chromium, addresses):
@@ -266,7 +265,7 @@ def test_ten_thousand_objects_open_at_once(chromium, large):
         wait_for(page, "9,800 objects.")
         page.get_by_label("Page", exact=True).fill("164")
         page.get_by_label("Page", exact=True).press("Enter")
-        page.wait_for_function("document.querySelectorAll('#cards li').length === 20")
+        expect(page.locator("#cards li")).to_have_count(20)
         assert ids(page)[-1] == "sa_4999-0000"
     indices = sum(partition.gallery["objects"].bytes for partition in snapshot.partitions.values())
     gallery = store.entries("gallery")
@@ -302,7 +301,7 @@ def test_a_million_objects_open_at_once(chromium, large, tmp_path):
         assert len(ids(page)) == 60
         began = time.perf_counter()
         page.get_by_label("Sort by").select_option("mesh_psnr_db")
-        page.wait_for_function("document.querySelector('#cards .small').textContent.includes('mesh_psnr_db')")
+        expect(page.locator("#cards .small").first).to_contain_text("mesh_psnr_db")
         took = time.perf_counter() - began
         assert len(set(ids(page))) == 1  # the best of each copy
         page.get_by_label("Caption or id").fill("red lamp")
