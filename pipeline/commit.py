@@ -88,7 +88,7 @@ class Commit:
             commit = cls(**known)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no commit: {error!r}") from error
-        if data not in (sealed(values, indent=None), sealed(values)):
+        if data != sealed(values, indent=None) and data != sealed(values):
             raise ValueError("its layout has been changed")
         return commit
 

@@ -1,9 +1,12 @@
 """The memory that this process shares with others: that of its cgroup, or else that of the machine. On Linux only."""
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 
 CGROUPS = Path("/sys/fs/cgroup")
 FILES = {  # version of cgroups -> folder below CGROUPS; the limit; what is used; the pages that can be dropped
@@ -30,6 +33,18 @@ def owned(pid: int) -> int:
 def kills() -> int:
     """How many processes the system has killed for want of memory since it started, also those of cgroups."""
     return _number(Path("/proc/vmstat"), "oom_kill")
+
+
+def give_back() -> None:
+    """Let the system have the memory that this process has freed. Otherwise the allocators keep much of it.
+
+    With glibc they keep a part of each thread's, and so a process that makes one thing after another in several threads
+    grows for hours, though it holds no more objects.
+    """
+    pa.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _cgroups() -> Iterator[tuple[int, int]]:

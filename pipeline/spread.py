@@ -13,7 +13,7 @@ from obstore.exceptions import BaseError
 from ray.exceptions import GetTimeoutError, RayError
 
 from anything3d.errors import Anything3DError, MachineError
-from pipeline import batch
+from pipeline import batch, memory
 from pipeline.release.partition import Partition
 from pipeline.release.publish import Group, Made, publish_here, write_group, write_shard
 from pipeline.session import check_alive, last_words
@@ -35,7 +35,10 @@ def publish(store: Store, made: Made, say: Callable[[str], None]) -> Written:
     """
     groups = list(made.groups())
     if len(groups) <= 1:
-        return publish_here(store, made)
+        try:
+            return publish_here(store, made)
+        finally:
+            memory.give_back()
     say(f"writing {len(groups)} tars of {made.shard.name}")
     tar, rest = ray.remote(num_cpus=0.5)(_write_group), ray.remote(num_cpus=0.5)(_write_shard)
     written = _wait(rest.remote(store, made, *[tar.remote(store, made.made_by, units) for units in groups]))

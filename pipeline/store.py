@@ -244,7 +244,8 @@ class Store:
                 return excerpt(part, partial(self.ranges, part.path, gap=GAP_BYTES), columns, ids)
             except WRONG as error:
                 log.warning("%s/%s: %s; reading all of it", self.root, part.path, error)
-        return self._sound(part).read(columns=columns)
+        is_large = part.footer_bytes > 0  # for a small one, threads cost more than they save
+        return self._sound(part).read(columns=columns, use_threads=is_large)
 
     def _sound(self, part: CellPart) -> pq.ParquetFile:
         """A part whose bytes are those that the commit states."""
