@@ -41,7 +41,9 @@ def publish(store: Store, made: Made, say: Callable[[str], None]) -> Written:
             memory.give_back()
     say(f"writing {len(groups)} tars of {made.shard.name}")
     tar, rest = ray.remote(num_cpus=0.5)(_write_group), ray.remote(num_cpus=0.5)(_write_shard)
-    written = _wait(rest.remote(store, made, *[tar.remote(store, made.made_by, units) for units in groups]))
+    written = _wait(
+        rest.remote(store, made, *[tar.remote(store, made.made_by, units, made.read_by(units)) for units in groups])
+    )
     if isinstance(written, Anything3DError):
         raise written
     return written

@@ -11,13 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from pipeline.input.source import stem
 
-SOURCES = (
-    "shard",
-    "truth",
-    "world",
-    "md5",
-    "licence",
-)  # inputs from outside; all others are cells
+SOURCES = ("shard", "truth", "world", "md5", "licence")  # inputs from outside; all others are cells
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,8 +65,9 @@ def apart(ours: Float[np.ndarray, "N 3"], theirs: Float[np.ndarray, "N 3"], quer
     """The scores of two sets of points, of which `queries` each are measured (None: all)."""
     from scipy.spatial import cKDTree
 
-    there, _ = cKDTree(theirs).query(ours[:queries])
-    back, _ = cKDTree(ours).query(theirs[:queries])
+    quick = {"balanced_tree": False, "compact_nodes": False}  # made in half the time; the distances are the same
+    there, _ = cKDTree(theirs, **quick).query(ours[:queries])
+    back, _ = cKDTree(ours, **quick).query(theirs[:queries])
     precision, recall = float((there <= TAU).mean()), float((back <= TAU).mean())
     both = precision + recall
     return Sa3daoScores((float(there.mean()) + float(back.mean())) / 2, 2 * precision * recall / both if both else 0.0)

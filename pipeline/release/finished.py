@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from pipeline.commit import Commit
@@ -15,30 +16,34 @@ from schemas.corpus import OBJECT_RECORDS, ObjectRows
 from schemas.records import ImageRecord, OriginRecord
 
 
-def finished_objects(store: Store, units: Sequence[Unit], seed: int) -> Iterator[ObjectRows]:
+def finished_objects(
+    store: Store, units: Sequence[Unit], seed: int, known: Mapping[str, Commit] = MappingProxyType({})
+) -> Iterator[ObjectRows]:
     """The finished objects of these units of one shard, in order; the rows of one unit at a time are in memory.
 
-    Of their columns of bytes only those are read that become files, or pictures of the gallery.
+    Of their columns of bytes only those are read that become files, or pictures of the gallery. Commits are read unless
+    they are `known`, by the folders of their cells.
 
     Raises: DamagedCell if a part is not what its commit says.
     """
-    photos = photos_of_units(store, units)
+    photos = photos_of_units(store, units, known)
     for unit in units:
         if not unit.ids:  # all of its items ran again, in other units
             continue
         folders = {stage: unit.inputs[stage].path for stage in OBJECT_RECORDS if stage in unit.inputs}
-        commits = {stage: sound_commit(store, folder) for stage, folder in folders.items()}
+        commits = {stage: known.get(folder) or sound_commit(store, folder) for stage, folder in folders.items()}
         licence = unit.inputs["licence"].digest
         for rows in read_objects(store, commits, unit.ids, (*BECOME_FILES, "render_png")):
             photo = photos[rows.segment.image_id]
             yield replace(rows, origin=origin_of(rows.object_id, commits, licence, seed, photo))
 
 
-def photos_of_units(store: Store, units: Sequence[Unit]) -> dict[str, ImageRecord]:
-    """Id -> photo, of the objects of these units of one shard."""
+def photos_of_units(store: Store, units: Sequence[Unit], known: Mapping[str, Commit]) -> dict[str, ImageRecord]:
+    """Id -> photo, of the objects of these units of one shard; `known` as of `finished_objects`."""
     if not units:
         return {}
-    index = sound_commit(store, units[0].inputs["index"].path)
+    folder = units[0].inputs["index"].path
+    index = known.get(folder) or sound_commit(store, folder)
     ids = {image_of(item) for unit in units for item in unit.ids}
     return {row.image_id: row for row in store.read_part(index.rows, ImageRecord, ids)}
 

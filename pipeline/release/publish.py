@@ -93,6 +93,11 @@ class Made:
         if group:
             yield group
 
+    def read_by(self, units: Sequence[Unit]) -> dict[str, Commit]:
+        """Folder of a cell -> its commit, of the cells that these units name."""
+        folders = {known.path for unit in units for known in unit.inputs.values()}
+        return {commit.folder: commit for some in self.commits.values() for commit in some if commit.folder in folders}
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -105,16 +110,16 @@ class Group:
     pages: tuple[Part, ...] = ()  # likewise
 
 
-def write_group(store: Store, made_by: MadeBy, units: Sequence[Unit]) -> Group:
+def write_group(store: Store, made_by: MadeBy, units: Sequence[Unit], commits: Mapping[str, Commit]) -> Group:
     """Write the tar of the finished objects of these units, and their sheets and pages of the gallery.
 
-    One unit at a time is in memory, and all rows.
+    One unit at a time is in memory, and all rows. `commits` are those of `Made.read_by`.
 
     Raises: DamagedCell if a part is not what its commit says.
     """
     seed, sheets, pages = int(made_by.settings.get("seed", 0)), list[Part](), list[Part]()
     with tempfile.TemporaryFile() as file:
-        rows = write_tar(gallery.with_sheets(store, finished_objects(store, units, seed), sheets), file)
+        rows = write_tar(gallery.with_sheets(store, finished_objects(store, units, seed, commits), sheets), file)
         tar = None
         if rows:
             digest = _digest_of(file)
@@ -221,7 +226,9 @@ def crops_of(store: Store, made: Made, ids: Collection[str]) -> dict[str, bytes]
 
 def publish_here(store: Store, made: Made) -> Partition | tuple[str, ...]:
     """All files of a shard, written by this process."""
-    return write_shard(store, made, [write_group(store, made.made_by, units) for units in made.groups()])
+    return write_shard(
+        store, made, [write_group(store, made.made_by, units, made.read_by(units)) for units in made.groups()]
+    )
 
 
 def rejects_of(store: Store, made: Made) -> list[RejectRecord]:

@@ -158,12 +158,13 @@ def test_segment_reads_little_beside_its_photos(bucket):
 
 
 def test_publishing_reads_what_becomes_files_and_no_field(bucket):
-    rows, requests, sent = bucket.cost(lambda: list(finished_objects(bucket.store, [bucket.unit], 0)))
+    known = {commit.folder: commit for commit in bucket.commits.values()}  # as the driver knows them
+    rows, requests, sent = bucket.cost(lambda: list(finished_objects(bucket.store, [bucket.unit], 0, known)))
     assert [one.object_id for one in rows] == list(bucket.unit.ids)
     assert all(one.reconstruct.field is None and one.reconstruct.kept == "field" for one in rows)
     own = sum(size(getattr(one, stage)) for one in rows for stage in objects_of(bucket))
     tell("publishing", requests, sent, own)
-    assert requests <= REQUESTS + 2  # two are for the photos, and those of all units of a tar are read at once
+    assert requests <= REQUESTS
     assert sent <= TIMES * own
 
 
@@ -176,9 +177,7 @@ def test_who_needs_no_bytes_gets_all_other_columns_and_reads_almost_nothing(buck
             heavy = [name for name, value in other.items() if isinstance(value, bytes)]
             assert one == {**other, **dict.fromkeys(heavy)}
     tell("no bytes", requests, sent, sum(size(getattr(one, stage)) for one in whole for stage in objects_of(bucket)))
-    assert (
-        requests < 25
-    )  # seven stages: one each for small parts; a footer and a piece of every row group of large ones
+    assert requests < 25  # seven stages: one for a small part; a footer and a piece of every row group of a large one
     assert sent < OBJECTS_OF_A_UNIT * CROP
 
 

@@ -16,10 +16,7 @@ from schemas.corpus import OBJECT_COLUMNS, ObjectRows
 from schemas.records import RejectRecord
 
 FORMAT = 1  # of these files; a run publishes shards with files of another format again
-PER_SHEET, ACROSS = (
-    16,
-    4,
-)  # objects; a page of sorted objects reads a sheet for nearly each of them, so sheets are small
+PER_SHEET, ACROSS = 16, 4  # objects; a page of sorted objects reads a sheet for nearly each, so sheets are small
 PER_PAGE = 128  # objects whose columns one file has
 REASON_EXAMPLES = 40  # rejects of a shard for each stage, kind and reason; all are in rejects/*.parquet
 DIGITS, EXACT = 4, 6  # significant digits of a number to sort by, and of one to look at
