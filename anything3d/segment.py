@@ -25,6 +25,7 @@ from anything3d.photo.select import ObjectMask, select
 from anything3d.settings.segment import SegmentConfig, Source
 
 __all__ = [
+    "Judged",
     "ObjectMask",
     "Segmented",
     "Segmenter",
@@ -40,6 +41,14 @@ class Segmented:
 
     mask: ObjectMask
     crop: Crop
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A mask of a photo, or what is wrong with it, and what becomes of it: the mask itself, or why it is left out."""
+
+    found: ObjectMask | Anything3DError
+    outcome: ObjectMask | Anything3DError
 
 
 def load_segmenter(config: SegmentConfig, place: Place) -> "Segmenter":
@@ -71,9 +80,21 @@ class Segmenter:
 
         Raises: WeightsError as `check_network`: what all photos of a batch share is SAM.
         """
+        return [
+            [self._cut(image, one.outcome) if isinstance(one.outcome, ObjectMask) else one.outcome for one in judged]
+            for image, judged in zip(images, self.judged(images, annotations), strict=True)
+        ]
+
+    def judged(
+        self,
+        images: Sequence[UInt8[Tensor, "_ _ 3"]],
+        annotations: Sequence[Sequence[Annotation | Prompt | InputError]],
+    ) -> list[list[Judged]]:
+        """As the call, without crops: every mask of each photo, also one that is left out. Raises: as the call."""
         assert len(images) == len(annotations), f"{len(images)} photos, {len(annotations)} lists of annotations"
         return [
-            self._outcomes(image, masks) for image, masks in zip(images, self._masks(images, annotations), strict=True)
+            self._judged(masks, *image.shape[:2])
+            for image, masks in zip(images, self._masks(images, annotations), strict=True)
         ]
 
     def at(self, image: UInt8[Tensor, "H W 3"], prompt: Sequence[float]) -> Segmented:
@@ -168,14 +189,10 @@ class Segmenter:
     def _named(self, predicted: Predicted, index: int) -> ObjectMask | NumericsError:
         return _predicted(predicted, name_of(self.config.source, index), self.config)
 
-    def _outcomes(
-        self, image: UInt8[Tensor, "H W 3"], masks: Sequence[ObjectMask | Anything3DError]
-    ) -> list[Segmented | Anything3DError]:
-        height, width = image.shape[:2]
+    def _judged(self, masks: Sequence[ObjectMask | Anything3DError], height: int, width: int) -> list[Judged]:
         sound = [one for one in masks if isinstance(one, ObjectMask)]
         selected = iter(select(sound, height, width, self.config))
-        outcomes = [next(selected) if isinstance(one, ObjectMask) else one for one in masks]
-        return [self._cut(image, one) if isinstance(one, ObjectMask) else one for one in outcomes]
+        return [Judged(one, next(selected) if isinstance(one, ObjectMask) else one) for one in masks]
 
     def _cut(self, image: UInt8[Tensor, "H W 3"], kept: ObjectMask) -> Segmented:
         side = side_px(kept.box, self.config.context, self.config.framing)

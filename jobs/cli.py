@@ -17,6 +17,7 @@ from jobs.gc import gc
 from jobs.lift_image import lift_image
 from jobs.nightly import nightly
 from jobs.plan import plan
+from jobs.preview import preview
 from jobs.retry import retry
 from jobs.run import run
 from jobs.status import status
@@ -53,6 +54,7 @@ def _top(
 
 app.command(epilog=ending("run", CODES))(run)
 app.command(epilog=ending("plan"))(plan)
+app.command(epilog=ending("preview"))(preview)
 app.command(epilog=ending("lift-image"))(lift_image)
 app.command(epilog=ending("world"))(world)
 app.command(epilog=ending("demo"))(demo)

@@ -14,6 +14,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {  # command -> calls of it
         "anything3d plan 'sa_*.tar' --out corpus --preset default",
         "anything3d plan 'sa_*.tar' --out corpus --preset default --set caption.beams=5",
     ),
+    "preview": (
+        "anything3d preview 'sa_*.tar' --photos 100 --set segment.max_edges=1",
+        "anything3d preview photos --out look.html --preset default --set segment.source=sam-grid --device cuda",
+    ),
     "lift-image": (
         "anything3d lift-image photo.jpg --out photo --preset default",
         "anything3d lift-image photo.jpg --point 290 220 --out photo --preset default",

@@ -22,8 +22,13 @@ def outlined(crop_png: bytes) -> Image.Image:
     Raises: InputError as `load_png`.
     """
     with load_png(crop_png) as crop:
-        photo = _square(crop.convert("RGB") if crop.mode != "RGBA" else Image.merge("RGB", crop.split()[:3]))
-        mask = _square(crop.getchannel("A")) if crop.mode == "RGBA" else Image.new("L", photo.size, 255)
+        return outlined_picture(crop)
+
+
+def outlined_picture(crop: Image.Image) -> Image.Image:
+    """As `outlined`, of a loaded picture."""
+    photo = _square(crop.convert("RGB") if crop.mode != "RGBA" else Image.merge("RGB", crop.split()[:3]))
+    mask = _square(crop.getchannel("A")) if crop.mode == "RGBA" else Image.new("L", photo.size, 255)
     inside = np.asarray(mask) >= HALF
     level = np.asarray(photo).astype(np.float32)
     level[~inside] = (1 - PALE) * level[~inside] + PALE * WHITE
@@ -58,8 +63,13 @@ def sheet(pictures: Sequence[Image.Image], columns: int) -> bytes:
     for number, picture in enumerate(pictures):
         row, column = divmod(number, columns)
         whole.paste(picture, (column * CELL_PX, row * CELL_PX))
+    return save_webp(whole)
+
+
+def save_webp(picture: Image.Image) -> bytes:
+    """An RGB picture as a WebP for people to look at; equal pictures give equal bytes."""
     out = io.BytesIO()
-    whole.save(out, "WEBP", quality=QUALITY, method=EFFORT)
+    picture.save(out, "WEBP", quality=QUALITY, method=EFFORT)
     return out.getvalue()
 
 

@@ -7,6 +7,7 @@ import errno
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Literal, TypeVar
 
 from obstore.exceptions import PermissionDeniedError
@@ -49,12 +50,12 @@ def of_tar(pieces: Iterable[Piece], shard: str, max_bytes: int) -> Iterator[Foun
             yield f"{shard}@byte {member.offset}", no_photo
 
 
-def of_source(location: str, max_bytes: int) -> Iterator[Found]:
-    """The photos of a folder, a list or a Parquet file."""
+def of_source(location: str, max_bytes: int, most: int | None = None) -> Iterator[Found]:
+    """The photos of a folder, a list or a Parquet file. With `most`, only its first so many places are looked at."""
     shard = stem(location)
     match kind(location):
         case "folder":
-            yield from _of_folder(location, shard, max_bytes)
+            yield from _of_folder(location, shard, max_bytes, most)
         case "list":
             listed = Shard(location)
             if listed.size > MAX_LIST_BYTES:
@@ -63,9 +64,9 @@ def of_source(location: str, max_bytes: int) -> Iterator[Found]:
                 return
             lines = listed.read(0, listed.size).removeprefix(b"\xef\xbb\xbf").split(b"\n")
             named = [(f"line {number}", line) for number, line in enumerate(map(bytes.strip, lines), 1) if line]
-            yield from _of_places(location, shard, named, max_bytes)
+            yield from _of_places(location, shard, named[:most], max_bytes)
         case _:
-            yield from _of_parquet(location, shard, max_bytes)
+            yield from _of_parquet(location, shard, max_bytes, most)
 
 
 def once(found: Iterable[Found]) -> Iterator[Found]:
@@ -81,7 +82,7 @@ def once(found: Iterable[Found]) -> Iterator[Found]:
         yield one
 
 
-def _of_folder(location: str, shard: str, max_bytes: int) -> Iterator[Found]:
+def _of_folder(location: str, shard: str, max_bytes: int, most: int | None) -> Iterator[Found]:
     photos: list[str] = []
     for file in listing.files(location):
         if file.name.endswith("/"):
@@ -98,7 +99,7 @@ def _of_folder(location: str, shard: str, max_bytes: int) -> Iterator[Found]:
         image_id = photo_id(shard, name.rpartition(".")[0])
         return _file(location, shard, name, image_id, image_id, max_bytes)
 
-    yield from _each(look, photos)
+    yield from _each(look, photos[:most])
 
 
 def _of_places(location: str, shard: str, places: Sequence[tuple[str, bytes]], max_bytes: int) -> Iterator[Found]:
@@ -131,7 +132,7 @@ def _of_places(location: str, shard: str, places: Sequence[tuple[str, bytes]], m
     yield from looked
 
 
-def _of_parquet(location: str, shard: str, max_bytes: int) -> Iterator[Found]:
+def _of_parquet(location: str, shard: str, max_bytes: int, most: int | None) -> Iterator[Found]:
     try:
         rows = Rows(location)
         if not rows.photos and not rows.places:
@@ -142,7 +143,7 @@ def _of_parquet(location: str, shard: str, max_bytes: int) -> Iterator[Found]:
             )
             return
         if rows.photos:
-            yield from list(_of_rows(rows, shard, max_bytes))
+            yield from list(islice(_of_rows(rows, shard, max_bytes), most))
             return
         table = rows.file.read(columns=[rows.places]).column(0).to_pylist()
     except DAMAGE as error:
@@ -155,7 +156,7 @@ def _of_parquet(location: str, shard: str, max_bytes: int) -> Iterator[Found]:
         if not isinstance(value, str) or not value:
             yield f"{shard}@{at}", InputError("missing_photo", f"{rows.places} is {str(value)[:80]!r}")
     places = [(at, value.encode(errors="replace")) for at, value in named if isinstance(value, str) and value]
-    yield from _of_places(location, shard, places, max_bytes)
+    yield from _of_places(location, shard, places[:most], max_bytes)
 
 
 def _of_rows(rows: Rows, shard: str, max_bytes: int) -> Iterator[Found]:

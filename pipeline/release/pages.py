@@ -35,11 +35,11 @@ def photo_page(name: str, marked_png: bytes, rows: ObjectRows, note: str) -> str
         title=name,
         side_px=SIDE_PX,
         note=note,
-        photo=_inline("png", marked_png),
+        photo=inline("png", marked_png),
         object_id=rows.object_id,
         caption=rows.caption.caption if rows.caption else "",
         is_cloud=rows.reconstruct.kept == "cloud",
-        pictures={what: _inline(kind, data) for what, (kind, data) in pictures.items()},
+        pictures={what: inline(kind, data) for what, (kind, data) in pictures.items()},
         scores={label: scores[column] for column, label in SHOWN.items() if scores[column] is not None},
         known={
             column.name: (columns[column.name], column.about)
@@ -49,5 +49,5 @@ def photo_page(name: str, marked_png: bytes, rows: ObjectRows, note: str) -> str
     )
 
 
-def _inline(kind: str, data: bytes) -> str:
+def inline(kind: str, data: bytes) -> str:
     return f"data:image/{kind};base64,{b64encode(data).decode()}"

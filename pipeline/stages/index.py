@@ -49,20 +49,11 @@ class IndexStage:
         del items, checkpoint  # the unit is the shard
         location, md5 = unit.inputs["shard"].path, unit.inputs["md5"].digest
         whole = hashlib.md5(usedforsecurity=False) if md5 else None
-        found = list(self._found(location, whole))
-        prompts, wrong = read_prompts(location)
-        names = {one.photo_name for one in found if isinstance(one, ImageRecord)}
-        file = f"{stem(location)}{PROMPTS}"
-        unused = [
-            (file, Skipped("prompts_unused", f"there is no photo {name!r} without annotations"))
-            for name in prompts
-            if name not in names
-        ]
         rows: list[ImageRecord] = []
         rejects: list[RejectRecord] = []
-        for one in (*found, *wrong, *unused):
+        for one in look(location, self._config, whole):
             if isinstance(one, ImageRecord):
-                rows.append(replace(one, prompts=prompts.get(one.photo_name)))
+                rows.append(one)
             else:
                 item, error = one
                 rejects.append(RejectRecord(item, self.name, error.kind, error.reason, error.message, 1))
@@ -76,19 +67,50 @@ class IndexStage:
         empty = RejectRecord(stem(location), self.name, "skipped", "empty_shard", no_member, 1)
         return [[*rows, *rejects] or [empty]]
 
-    def _found(self, location: str, whole: Digest | None) -> Iterator[Found]:
-        """What is in a source; the bytes of its file are fed to `whole`."""
-        shard = stem(location)
-        if kind(location) == "tar":
-            pieces = list(scan(Shard(location), whole))
-            names = [piece.content.name for piece in pieces if isinstance(piece.content, Member)]
-            if not any(is_photo(name) for name in names) or any(map(MEMBER_NAME.match, names)):
-                return pair(pieces, shard, self._config)
-            return once(of_tar(pieces, shard, self._config.max_member_bytes))
-        if whole is not None:
-            for window in Shard(location).windows():
-                whole.update(window)
-        return once(of_source(location, self._config.max_member_bytes))
+
+def look(location: str, config: IndexConfig, whole: Digest | None = None, most: int | None = None) -> Iterator[Found]:
+    """The photos of a source, each with its prompts, and (item, why) for all else.
+
+    The bytes of the source's file are fed to `whole`. With `most`, nothing is read behind about so many photos.
+    """
+    found = list(_found(location, config, whole, most))
+    prompts, wrong = read_prompts(location)
+    for one in found:
+        yield replace(one, prompts=prompts.get(one.photo_name)) if isinstance(one, ImageRecord) else one
+    yield from wrong
+    names = {one.photo_name for one in found if isinstance(one, ImageRecord)}
+    for name in prompts:
+        if name not in names:
+            unused = Skipped("prompts_unused", f"there is no photo {name!r} without annotations")
+            yield f"{stem(location)}{PROMPTS}", unused
+
+
+def _found(location: str, config: IndexConfig, whole: Digest | None, most: int | None) -> Iterator[Found]:
+    shard = stem(location)
+    if kind(location) == "tar":
+        scanned = scan(Shard(location), whole)
+        pieces = list(scanned if most is None else until(scanned, most))
+        names = [piece.content.name for piece in pieces if isinstance(piece.content, Member)]
+        if not any(is_photo(name) for name in names) or any(map(MEMBER_NAME.match, names)):
+            return pair(pieces, shard, config)
+        return once(of_tar(pieces, shard, config.max_member_bytes))
+    if whole is not None:
+        for window in Shard(location).windows():
+            whole.update(window)
+    return once(of_source(location, config.max_member_bytes, most))
+
+
+def until(pieces: Iterable[Piece], photos: int) -> Iterator[Piece]:
+    """The pieces up to the one with which so many photos are whole: those of SA-1B with their annotations."""
+    whole, halves = 0, set[str]()
+    for piece in pieces:
+        yield piece
+        if isinstance(piece.content, Member):
+            match = MEMBER_NAME.match(piece.content.name)
+            whole += match[1] in halves if match else is_photo(piece.content.name)
+            halves.update(match.groups()[:1] if match else ())
+        if whole == photos:
+            return
 
 
 def pair(pieces: Iterable[Piece], shard: str, config: IndexConfig) -> Iterator[ImageRecord | tuple[str, InputError]]:
