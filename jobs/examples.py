@@ -29,7 +29,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {  # command -> calls of it
         "anything3d evaluate corpus --protocol gso --truth GSO",
     ),
     "status": ("anything3d status corpus", "anything3d status s3://bucket/corpus --watch"),
-    "view": ("anything3d view corpus --open", "anything3d view s3://bucket/corpus --port 0"),
+    "view": (
+        "anything3d view corpus --open",
+        "anything3d view corpus --against 3",
+        "anything3d view s3://bucket/corpus --port 0",
+    ),
     "drop": ("anything3d drop corpus sa_000020",),
     "export": (
         "anything3d export corpus --format hf --out hub",

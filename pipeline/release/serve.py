@@ -1,7 +1,8 @@
 """A corpus over HTTP for a browser on the same machine: read only, by byte ranges, from a disk or an object store.
 
 What is served are the files that the newest snapshot names, those that show it, and the pictures and pages of the
-gallery that the manifests of its shards name. Everything else is unknown.
+gallery that the manifests of its shards name. Everything else is unknown. With `against`, there is one more page, which
+shows the objects of two snapshots beside each other.
 """
 
 import logging
@@ -10,17 +11,19 @@ import re
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from obstore.exceptions import BaseError
 
 from anything3d.errors import Anything3DError, ConfigError
+from pipeline.release.against import Against, asked_for
 from pipeline.release.gallery.page import FOLDER, PAGE
 from pipeline.release.partition import read_manifest
 from pipeline.release.snapshot import newest, snapshot_of
 from pipeline.release.view import PAGES, POINTER, tables
 
 HOST = "127.0.0.1"
+AGAINST = "against"  # path of the page of two snapshots
 CHUNK_BYTES = 4 << 20  # of a file; what is in memory of an answer
 RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")  # one range; any other header is as if there was none
 NAMED_BY_CONTENT = re.compile(r".*-[0-9a-f]{16}\.\w+")
@@ -32,9 +35,12 @@ log = logging.getLogger(__name__)
 class Shown:
     """The paths of a corpus that may be read, and their sizes."""
 
-    def __init__(self, corpus: str) -> None:
-        """Raises: SourceError("no_snapshot"); StorageError."""
+    def __init__(self, corpus: str, against: int | None = None) -> None:
+        """`against` is the number of a second snapshot. Raises: SourceError("no_snapshot"); StorageError."""
         self.store, self._snapshot = snapshot_of(corpus)
+        self.against = None
+        if against is not None:
+            self.against = Against(self.store, snapshot_of(corpus, against)[1], self._snapshot)
         self._lock = Lock()
         self._sizes: dict[str, int] = {}  # path -> bytes, of files whose names say their content
         self._shards: set[str] = set()  # whose manifests have been read
@@ -56,10 +62,13 @@ class Shown:
         folder, _, name = path.partition("/")
         shard = name.rpartition("/")[0]
         with self._lock:
-            if folder == FOLDER and shard in self._snapshot.partitions and shard not in self._shards:
-                self._shards.add(shard)
-                manifest, _ = read_manifest(self.store, self._snapshot.partitions[shard])
-                self._sizes |= {row.path: row.bytes or 0 for row in manifest if row.what == "gallery"}
+            if folder == FOLDER and shard not in self._shards:
+                both = (self.against.before, self.against.now) if self.against else ()
+                known = [one.partitions[shard] for one in (self._snapshot, *both) if shard in one.partitions]
+                self._shards.update([shard] if known else [])
+                for partition in {one.manifest.path: one for one in known}.values():
+                    manifest, _ = read_manifest(self.store, partition)
+                    self._sizes |= {row.path: row.bytes or 0 for row in manifest if row.what == "gallery"}
             return self._sizes.get(path)
 
     def _learn(self) -> None:
@@ -73,9 +82,9 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, corpus: str, port: int = 0) -> None:
+    def __init__(self, corpus: str, port: int = 0, against: int | None = None) -> None:
         """Bind to the port; 0 is any free one. Raises: as `Shown`; ConfigError("port_in_use")."""
-        self.shown = Shown(corpus)
+        self.shown = Shown(corpus, against)
         try:
             super().__init__((HOST, port), Handler)
         except (OSError, OverflowError) as error:
@@ -86,7 +95,7 @@ class Server(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self.server_port}/"
+        return f"http://{HOST}:{self.server_port}/{AGAINST if self.shown.against else ''}"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -109,6 +118,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.send_error(HTTPStatus.FORBIDDEN, "This server answers to its own address only")
         path = unquote(urlsplit(self.path).path.removeprefix("/")) or PAGE
         try:
+            if path == AGAINST and self.server.shown.against:
+                return self._send_page(self.server.shown.against, with_body=with_body)
             if path == PAGE:
                 self.server.shown.refresh()
             size = self.server.shown.size(path)
@@ -126,6 +137,23 @@ class Handler(BaseHTTPRequestHandler):
         """Whether the request names this server. A page of another host could have its name point here."""
         host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
         return host in (HOST, "localhost")
+
+    def _send_page(self, against: Against, *, with_body: bool) -> None:
+        try:
+            asked = asked_for(parse_qs(urlsplit(self.path).query))
+        except ConfigError as error:
+            return self.send_error(HTTPStatus.BAD_REQUEST, "There is no such page", error.message)
+        data = against.html(asked).encode()
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Content-Security-Policy", POLICY)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cache-Control", "no-cache")
+        self.end_headers()
+        if with_body:
+            self.wfile.write(data)
+        return None
 
     def _send(self, path: str, size: int, *, with_body: bool) -> None:
         asked = RANGE.fullmatch(self.headers.get("Range", "").strip()) if size else None

@@ -46,6 +46,11 @@ def script(content: Any) -> bytes:  # noqa: ANN401 - anything that JSON can hold
     return f"anything3d({json.dumps(content, separators=(',', ':'))});\n".encode()
 
 
+def unscript(data: bytes) -> Any:  # noqa: ANN401 - anything that JSON can hold
+    """What a data file hands to the page."""
+    return json.loads(data.removeprefix(b"anything3d(").removesuffix(b");\n"))
+
+
 def write(store: Store, folder: str, first: str, kind: str, data: bytes, rows: int) -> Part:
     """Write a file of a shard under a name with its digest."""
     digest = hashlib.sha256(data).hexdigest()
