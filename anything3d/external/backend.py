@@ -18,10 +18,10 @@ from anything3d.external import protocol
 from anything3d.external.command import Command, Say
 from anything3d.external.protocol import Answer
 from anything3d.external.shape import read_mesh
-from anything3d.external.sight import found_camera
 from anything3d.photo import mask
 from anything3d.photo.image import encode_png
 from anything3d.settings.external import ExternalConfig
+from anything3d.space.sight import found_camera
 
 START_S = 1800.0  # in which a command has to load its networks
 NO_LIMIT_S = 10.0**9  # thirty years
