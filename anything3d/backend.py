@@ -91,6 +91,12 @@ def _external(config: ReconstructConfig, place: Place, pace: Pace) -> "Reconstru
     return External(config.external, place.device, pace.max_seconds, pace.say)
 
 
+def _shap_e(config: ReconstructConfig, place: Place, pace: Pace) -> "Reconstructor":
+    from anything3d.shap_e import load_shap_e_meshes
+
+    return load_shap_e_meshes(config.shap_e, place)
+
+
 def _of_distillation(config: ReconstructConfig) -> tuple[str, ...]:
     """The denoiser, and what else is used."""
     judge = (config.clip_weights,) if config.judges else ()
@@ -114,6 +120,7 @@ LIFTERS: "Mapping[str, Backend[LiftConfig, Lifter]]" = {
 RECONSTRUCTORS: "Mapping[str, Backend[ReconstructConfig, Reconstructor]]" = {
     "sds": _DISTILLED,
     "sjc": _DISTILLED,
+    "shap-e": Backend(weights=lambda config: (config.shap_e.weights,), load=_shap_e),
     "external": Backend(
         weights=lambda config: (),
         load=_external,

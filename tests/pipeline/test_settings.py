@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, get_args, get_origin, get_type_hints
 
 import pytest
@@ -21,6 +23,7 @@ from anything3d.mesh import extract
 from anything3d.models.clip import load_clip
 from anything3d.models.diffusion import load_denoiser
 from anything3d.models.sam import load_sam
+from anything3d.models.shap_e import load_shap_e
 from anything3d.models.weights import Place
 from anything3d.photo.image import decode_image, encode_png
 from anything3d.quality.looks import Reconstruction
@@ -28,11 +31,15 @@ from anything3d.reconstruct import Distiller, Evidence
 from anything3d.score import Scorer
 from anything3d.segment import Segmenter
 from anything3d.settings.reconstruct import FieldConfig
+from anything3d.shap_e import ShapEMeshes
 from anything3d.space.camera import orbit
 from anything3d.space.cloud import Cloud
 from anything3d.space.field import Field
 from pipeline.config import Config, load
+from tests import shap_e as toy
 
+# diffusers' sampler lets numpy copy a tensor in the way that numpy 2 warns of
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 HUGE = 10**18
 QUICK = (
     *("segment.crop_size=32", "segment.grid_points=2", "segment.source=sam-grid", "segment.max_edges=4"),
@@ -47,6 +54,11 @@ QUICK = (
 WITH = {  # settings without which another one has no effect
     "invert.lora.": ("invert.lora.steps=1",),
     "reconstruct.sjc.": ("reconstruct.backend=sjc", "reconstruct.sds.render_size=64"),  # nothing of the other method
+    "reconstruct.shap_e.": (
+        "reconstruct.backend=shap-e",
+        "reconstruct.shap_e.steps=1",
+        "reconstruct.shap_e.resolution=8",
+    ),
     "caption.top_p": ("caption.decoding=nucleus",),
     "caption.samples": ("caption.decoding=nucleus",),
 }
@@ -194,7 +206,15 @@ def run_lift(config):
     return replace(lifter(), config=config)(crop(), generators())
 
 
+@cache
+def shap_e():
+    with TemporaryDirectory() as folder:
+        return load_shap_e(str(toy.write(Path(folder))), Place())
+
+
 def run_reconstruct(config):
+    if config.backend == "shap-e":
+        return ShapEMeshes(config.shap_e, shap_e())(Evidence(crop()), generators(), [])
     denoiser = network(load_denoiser, "diffusion")
     evidence = Evidence(crop(), denoiser.embed_prompts(["a red ball"]), ball(), camera())
     clip = None if config.max_fall else network(load_clip, "clip")  # it takes longer than the two steps
