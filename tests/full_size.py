@@ -49,6 +49,10 @@ def write_random(root: Path, name: str) -> None:
         else:
             torch.save(network.state_dict(), path)
     match name.split("-")[0]:
+        case "sam2.1":
+            from transformers import Sam2ImageProcessor
+
+            Sam2ImageProcessor().save_pretrained(folder)
         case "blip":
             _write_bert_tokenizer(folder)
             size = {"height": 384, "width": 384}

@@ -31,6 +31,8 @@ WORDS = {  # class of a network, as it is called here
     "BlipTextLMHeadModel": "BLIP decoder",
     "ImageEncoderViT": "SAM encoder",
     "MaskDecoder": "SAM decoder",
+    "Sam2VisionModel": "SAM 2 encoder",
+    "Sam2MaskDecoder": "SAM 2 decoder",
 }
 
 

@@ -30,6 +30,8 @@ from anything3d.models.diffusion import Denoiser, assemble
 from anything3d.models.encoder import REACH, Encode, of_colors, of_taesd
 from anything3d.models.pretrained import Preprocessor
 from anything3d.models.sam.loading import assemble as assemble_sam
+from anything3d.models.sam.prompting import Features
+from anything3d.models.sam.sam2 import assemble_sam2
 from anything3d.models.weights import Place
 from anything3d.photo.pixels import WHITE
 from anything3d.quality.likeness import likeness, similarity, turntable
@@ -82,19 +84,22 @@ class FullSize:
     objects: int  # of a unit
 
     def segment(self) -> Stage:
-        """SAM with one prompt for each mask of a photo, whatever `segment.source` is."""
+        """SAM or SAM 2 with one prompt for each mask of a photo, whatever `segment.source` is."""
         config = self.config.segment
-        network = official.shaped(config.weights, "", self.place.device, self._dtype, lowered="image_encoder")
-        sam = assemble_sam(network)
-        scale = network.image_encoder.img_size / max(PHOTO_PX)
-        shown = (round(PHOTO_PX[0] * scale), round(PHOTO_PX[1] * scale))
+        encoders = ("image_encoder", "vision_encoder")
+        network = official.shaped(config.weights, "", self.place.device, self._dtype, *encoders)
+        is_second = config.weights in official.SAM2
+        sam = assemble_sam2(network, processor=None) if is_second else assemble_sam(network)
 
-        def encode(n: int) -> Tensor:
-            return sam.encode([self._zeros(3, *shown) for _ in range(n)])
+        def encode(n: int) -> list[Features]:
+            return sam.encode([self._zeros(3, *sam.shown(PHOTO_PX)) for _ in range(n)])
+
+        with torch.inference_mode():
+            shapes = [level.shape for level in encode(1)[0]]
 
         def prompt(n: int) -> list[Any]:
-            feature = self._zeros(1, *network.prompt_encoder.get_dense_pe().shape[1:])
-            return [*sam.surest(feature, torch.zeros(n, 2), shown, PHOTO_PX)]
+            features = tuple(self._zeros(*shape) for shape in shapes)
+            return [*sam.surest(features, torch.zeros(n, 2), PHOTO_PX)]
 
         few = self.pace.prompts_per_batch
         parts = (

@@ -21,11 +21,45 @@ SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}
 SD21 = {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True}
 
 
+SAM2: Mapping[str, dict[str, Any]] = {  # folder -> settings of its encoder that are not the smallest one's
+    "sam2.1-hiera-tiny": {},
+    "sam2.1-hiera-small": {"blocks_per_stage": [1, 2, 11, 2], "global_attention_blocks": [7, 10, 13]},
+    "sam2.1-hiera-base-plus": {
+        "hidden_size": 112,
+        "embed_dim_per_stage": [112, 224, 448, 896],
+        "num_attention_heads_per_stage": [2, 4, 8, 16],
+        "blocks_per_stage": [2, 3, 16, 3],
+        "global_attention_blocks": [12, 16, 20],
+        "window_positional_embedding_background_size": [14, 14],
+    },
+    "sam2.1-hiera-large": {
+        "hidden_size": 144,
+        "embed_dim_per_stage": [144, 288, 576, 1152],
+        "num_attention_heads_per_stage": [2, 4, 8, 16],
+        "blocks_per_stage": [2, 6, 36, 4],
+        "global_attention_blocks": [23, 33, 43],
+        "window_size_per_stage": [8, 4, 16, 8],
+    },
+}
+
+
 def sam(kind: str) -> nn.Module:
     """SAM "vit_b", "vit_l" or "vit_h"."""
     from segment_anything import sam_model_registry
 
     return sam_model_registry[kind]()
+
+
+def sam2(name: str, *, with_memory: bool) -> nn.Module:
+    """A SAM 2 of `SAM2`: what its file holds, or without the memory for videos, what is made of it."""
+    from transformers import Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel, Sam2VisionConfig
+    from transformers.models.sam2.configuration_sam2 import Sam2HieraDetConfig
+
+    encoder = Sam2HieraDetConfig(**SAM2[name])
+    vision = Sam2VisionConfig(backbone_config=encoder, backbone_channel_list=encoder.embed_dim_per_stage[::-1])
+    if with_memory:
+        return Sam2VideoModel(Sam2VideoConfig(vision_config=vision))
+    return Sam2Model(Sam2Config(vision_config=vision))
 
 
 def blip(**vision: int) -> nn.Module:
@@ -123,6 +157,7 @@ NETWORKS: Mapping[tuple[str, str], Callable[[], nn.Module]] = {  # folder, file 
     ("sam-vit-b", "sam_vit_b_01ec64.pth"): lambda: sam("vit_b"),
     ("sam-vit-l", "sam_vit_l_0b3195.pth"): lambda: sam("vit_l"),
     ("sam-vit-h", "sam_vit_h_4b8939.pth"): lambda: sam("vit_h"),
+    **{(name, "model.safetensors"): partial(sam2, name, with_memory=True) for name in SAM2},
     ("blip-base", "pytorch_model.bin"): blip,
     ("blip-large", "model.safetensors"): lambda: blip(**LARGE),
     ("clip-vit-l-14", "model.safetensors"): clip,
@@ -147,22 +182,25 @@ NETWORKS: Mapping[tuple[str, str], Callable[[], nn.Module]] = {  # folder, file 
 }
 
 
-def shaped(name: str, part: str, device: str, dtype: torch.dtype, lowered: str = "") -> Any:  # noqa: ANN401
+def shaped(name: str, part: str, device: str, dtype: torch.dtype, *lowered: str) -> Any:  # noqa: ANN401
     """The frozen network of the weights `name`, without values, for a FakeTensorMode that is on.
 
     `part` is the beginning of its file: "unet", or "" where the folder has one network. Numbers of modules whose names
-    begin with `lowered` have the `dtype`, all others are float32 or whole.
+    begin with one of `lowered` (all, if there is none) have the `dtype`, all others are float32 or whole. Of SAM 2, the
+    memory for videos is left out.
 
     Raises: KeyError if no such network is known.
     """
     (make,) = [make for (folder, path), make in NETWORKS.items() if folder == name and path.startswith(part)]
+    if name in SAM2:
+        make = partial(sam2, name, with_memory=False)
     with torch.device("meta"):
         network = make().requires_grad_(False).eval()
     for path, module in network.named_modules():
         for kind in (module._parameters, module._buffers):
             for key, value in kind.items():
                 if value is not None:
-                    own = dtype if value.is_floating_point() and path.startswith(lowered) else value.dtype
+                    own = dtype if value.is_floating_point() and path.startswith(lowered or "") else value.dtype
                     kept = torch.empty(value.shape, dtype=own, device=device)
                     kind[key] = nn.Parameter(kept, requires_grad=False) if kind is module._parameters else kept
     return network

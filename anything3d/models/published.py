@@ -73,6 +73,14 @@ def _sam(file: str, megabytes: int, sha256: str) -> Published:
     return Published("Apache-2.0", (File(file, f"{SAM_URL}/{file}", megabytes, sha256),))
 
 
+def _sam2(size: str, megabytes: int) -> Published:
+    """As transformers lays it out; the file holds the memory for videos, too. The repository has more files."""
+    repository, weights = f"facebook/sam2.1-hiera-{size}", "model.safetensors"
+    url = HUB.format(repository=repository, path=weights)
+    settings = _hub(repository, ("config.json", "preprocessor_config.json"))
+    return Published("Apache-2.0", (*settings, File(weights, url, megabytes)))
+
+
 def _point_e(file: str, megabytes: int) -> Published:
     return Published("MIT", (File(file, f"{POINT_E_URL}/{file}", megabytes),))
 
@@ -175,6 +183,10 @@ PUBLISHED: Mapping[str, Published] = {  # folder -> what it holds
     "sam-vit-b": _sam("sam_vit_b_01ec64.pth", 375, "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
     "sam-vit-l": _sam("sam_vit_l_0b3195.pth", 1250, "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
     "sam-vit-h": _sam("sam_vit_h_4b8939.pth", 2565, "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
+    "sam2.1-hiera-tiny": _sam2("tiny", 156),
+    "sam2.1-hiera-small": _sam2("small", 184),
+    "sam2.1-hiera-base-plus": _sam2("base-plus", 323),
+    "sam2.1-hiera-large": _sam2("large", 898),
     "blip-base": _blip("Salesforce/blip-image-captioning-base", "pytorch_model.bin", 990),
     "blip-large": _blip("Salesforce/blip-image-captioning-large", "model.safetensors", 1879),
     "clip-vit-l-14": _clip(),

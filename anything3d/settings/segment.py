@@ -29,7 +29,9 @@ class SegmentConfig:
 
     # Where masks come from: the shard's own annotations, or SAM, prompted with their points or boxes or with a grid.
     source: Source = "annotations"
-    weights: str = "sam"  # The weights of SAM. They are used by the sources that begin with "sam-".
+    # The weights of SAM, or of SAM 2: "sam2.1-hiera-tiny", "-small", "-base-plus" or "-large". They are used by the
+    # sources that begin with "sam-".
+    weights: str = "sam"
     min_area_px: Annotated[int, Interval(ge=0, le=10**9)] = 1024  # A mask of fewer pixels is left out.
     min_area_share: Share = 0.001  # A mask that covers a smaller share of the photo is left out.
     max_area_share: Share = 0.5  # A mask that covers a larger share of the photo is left out: it is ground or sky.

@@ -17,7 +17,7 @@ from anything3d.mini.training import batch, blip, data, diffusion, loop, pointe,
 from anything3d.mini.training import clip as clip_training
 from anything3d.mini.words import COLORS, SHAPES
 from anything3d.models.pointe.networks import CoarseShape
-from anything3d.models.sam import Sam
+from anything3d.models.sam import Sam1
 from anything3d.photo import mask
 from anything3d.space.camera import project
 
@@ -193,7 +193,7 @@ def test_decoding_many_images_at_once_is_what_sam_does_for_each():
         pixels = torch.stack([image.permute(2, 0, 1).float() for image in images])
         features = network.image_encoder(torch.stack([network.preprocess(image) for image in pixels]))
         logits, predicted_iou, _ = sam.decode(network, features, asked)
-    rows = Sam(network).prompt(images, [asked[:1], asked[1:]], 2, 8)
+    rows = Sam1(network).prompt(images, [asked[:1], asked[1:]], 2, 8)
     for b in range(2):
         best = int(predicted_iou[b, 1:].argmax()) + 1  # the first is the mask of unambiguous prompts
         assert rows[b][0].predicted_iou == pytest.approx(float(predicted_iou[b, best]), abs=1e-5)

@@ -4,6 +4,7 @@ No change may raise a count by more than 2 % without a new file of counts, which
 `anything3d bench plan --preset default --out tests/gpu_plan/counts.json`
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -59,6 +60,25 @@ def test_a_stage_stays_on_its_gpu_in_its_precision_and_never_waits(full_size, st
     for name, allowed in reads.items():
         assert counted[name].host_reads <= allowed, name
         assert 0 < counted[name].flops <= most(stage, parts[name]), name
+
+
+@pytest.mark.usefixtures("products_as_on_a_gpu")
+def test_sam_2_stays_on_its_gpu_in_its_precision_and_never_waits(full_size):
+    with full_size("cuda") as full:
+        segment = dataclasses.replace(full.config.segment, weights="sam2.1-hiera-large")
+        full = dataclasses.replace(full, config=dataclasses.replace(full.config, segment=segment))
+        photo, prompts = full.segment().parts
+        with counting() as seen:
+            (features,) = photo.call(1)
+        with counting() as asked:
+            found = prompts.call(1)
+    assert [tuple(level.shape) for level in features] == [(1, 32, 256, 256), (1, 64, 128, 128), (1, 256, 64, 64)]
+    assert {(level.dtype, level.device.type) for level in features} == {(torch.float32, "cuda")}
+    assert {tuple(one.solid.shape[1:]) for one in found} == {(1500, 2250)}
+    assert sum(len(one.solid) for one in found) == 32
+    assert seen.host_reads == asked.host_reads == 0
+    assert seen.flops_in["bfloat16 on cuda"] >= 0.99 * seen.flops
+    assert set(seen.flops_in) | set(asked.flops_in) == {"bfloat16 on cuda", "float32 on cuda"}
 
 
 @pytest.mark.parametrize(("stage", "name"), BACKWARD, ids=[stage for stage, _ in BACKWARD])

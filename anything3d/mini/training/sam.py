@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from anything3d.mini import sam
 from anything3d.mini.training.data import SCENE_PX, STUFF, Scenes, load_scenes
 from anything3d.mini.training.loop import Training
-from anything3d.models.sam import PIXEL_MEAN, PIXEL_STD, Sam
+from anything3d.models.sam import PIXEL_MEAN, PIXEL_STD, Sam, Sam1
 from anything3d.photo import mask
 from anything3d.quality.metrics import mask_iou
 
@@ -88,7 +88,7 @@ def training(work: Path, seed: int, device: str) -> Training:
         )
 
     def score() -> dict[str, float]:
-        return judge(Sam(trained.sam), held_out)
+        return judge(Sam1(trained.sam), held_out)
 
     def save(folder: Path) -> None:
         sam.save(trained.sam, folder / "sam")

@@ -1,7 +1,8 @@
-"""SAM from a folder of weights: an official checkpoint, or one of any other size.
+"""SAM or SAM 2 from a folder of weights: an official checkpoint, or one of any other size.
 
-An official checkpoint is `sam_vit_b_01ec64.pth` or one of its larger siblings; its tensors' shapes tell which. For any
-other size the folder has `config.json` and `model.safetensors`; the packaged `sam` is the toy-sized one.
+An official checkpoint of SAM is `sam_vit_b_01ec64.pth` or one of its larger siblings; its tensors' shapes tell which.
+For any other size the folder has `config.json` and `model.safetensors`; the packaged `sam` is the toy-sized one. A
+folder of transformers is SAM 2's.
 """
 
 import json
@@ -14,7 +15,10 @@ import torch
 from torch import nn
 
 from anything3d.errors import WeightsError
+from anything3d.models.layout import read_settings
 from anything3d.models.sam.prompting import Sam
+from anything3d.models.sam.sam1 import Sam1
+from anything3d.models.sam.sam2 import load_sam2
 from anything3d.models.tensors import fill, read_tensors
 from anything3d.models.weights import Place, directly_in, directory
 
@@ -41,21 +45,25 @@ class SamShape:
 
 
 def load_sam(name: str, place: Place) -> Sam:
-    """The SAM of a weights folder, frozen; `place.dtype` is the precision of its encoder.
+    """The SAM or SAM 2 of a weights folder, frozen; `place.dtype` is the precision of its encoder.
 
-    Raises: WeightsError if the folder is missing, holds no or several checkpoints, or they are damaged.
+    Raises: WeightsError if the folder is missing, holds no or several checkpoints, or they are damaged; also if its
+    name begins with "sam2", and it is none.
     """
     folder = directory(name, place)
+    has_config = (folder / "config.json").exists()
+    if folder.name.startswith("sam2") or (has_config and "model_type" in read_settings(folder / "config.json")):
+        return load_sam2(folder, place)
     dtype = getattr(torch, place.dtype)
-    network = _load_shaped(folder) if (folder / "config.json").exists() else _load_official(folder, dtype)
+    network = _load_shaped(folder) if has_config else _load_official(folder, dtype)
     network = network.requires_grad_(False).eval().to(place.device)
     network.image_encoder.to(dtype)
     return assemble(network)
 
 
-def assemble(network: Any) -> Sam:  # noqa: ANN401 - segment_anything comes without types
-    """The Sam of a network whose encoder may be in a lower precision than the rest of it."""
-    sam = Sam(network)
+def assemble(network: Any) -> Sam1:  # noqa: ANN401 - segment_anything comes without types
+    """The Sam1 of a network whose encoder may be in a lower precision than the rest of it."""
+    sam = Sam1(network)
     if (dtype := sam.dtype) is not torch.float32:
         network.image_encoder.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(dtype),))
         network.image_encoder.register_forward_hook(lambda _, inputs, features: features.float())

@@ -1,6 +1,7 @@
-"""Prompting SAM: masks from points, from boxes, or from a grid of points (Kirillov et al. 2023)."""
+"""Prompting SAM or SAM 2: masks from points, from boxes, or from a grid of points (Kirillov et al. 2023)."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from anything3d.errors import NumericsError
 from anything3d.photo import mask
@@ -17,6 +18,8 @@ from anything3d.photo.mask import Box
 STABILITY_OFFSET = 1.0  # of the logits' threshold, up and down; segment_anything SamAutomaticMaskGenerator
 DUPLICATE_IOU = 0.7  # of two boxes; above, the less sure mask goes; segment_anything SamAutomaticMaskGenerator
 LOGITS_PX = 2**25  # of all masks that are enlarged at once: 128 MiB; at least one mask is
+MASK_THRESHOLD = 0.0  # of the logits
+Features = tuple[Float[Tensor, "1 _ _ _"], ...]  # of one photo: what prompts are answered from
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +46,57 @@ class Enlarged:
 
 
 @dataclass(frozen=True, slots=True)
-class Sam:
-    """A frozen SAM. The encoder may run in a lower precision; prompts and masks are always float32."""
+class Sam(ABC):
+    """A frozen network, SAM's or SAM 2's, and what is asked of it.
 
-    network: Any  # segment_anything's Sam, which comes without types
+    The encoder may run in a lower precision; prompts and masks are always float32.
+    """
+
+    network: Any  # segment_anything's comes without types
+
+    @property
+    @abstractmethod
+    def encoder(self) -> nn.Module:
+        """The part that sees the photo."""
+
+    @property
+    @abstractmethod
+    def side_px(self) -> int:
+        """Side of the square that the encoder sees."""
+
+    @abstractmethod
+    def shown(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns that the encoder sees of a photo of `size`."""
+
+    @abstractmethod
+    def read(self, image: UInt8[Tensor, "H W 3"]) -> Float[Tensor, "3 _ _"]:
+        """The photo as `encode` takes it, on the network's device."""
+
+    @abstractmethod
+    def encode(self, inputs: Sequence[Float[Tensor, "3 _ _"]]) -> list[Features]:
+        """Of each photo, what prompts are answered from."""
+
+    @abstractmethod
+    def answer(
+        self, features: Features, corners: Float[Tensor, "N K 2"]
+    ) -> tuple[Float[Tensor, "N M h w"], Float[Tensor, "N M"]]:
+        """Logits and predicted IoU: three masks for each point (K = 1), one for each box (K = 2), in pixels `shown`.
+
+        A point is ambiguous, a box is not. Nothing here waits for the device.
+        """
+
+    @abstractmethod
+    def enlarge(self, masks: Float[Tensor, "N h w"], size: tuple[int, int]) -> Float[Tensor, "N H W"]:
+        """Logits at the photo's `size`."""
 
     @property
     def dtype(self) -> torch.dtype:
         """The encoder's."""
-        return next(self.network.image_encoder.parameters()).dtype
+        return next(self.encoder.parameters()).dtype
 
     def is_sound(self) -> bool:
         """Whether what it says of plain white is finite, at a point and in a box."""
-        side = self.network.image_encoder.img_size
+        side = self.side_px
         white = torch.full((side, side, 3), 255, dtype=torch.uint8)
         prompts = [torch.tensor([[side / 2, side / 2]]), torch.tensor([[side / 4, side / 4, side / 2, side / 2]])]
         return all(one.is_finite for (one,) in self.prompt([white, white], prompts, 1, 1))
@@ -76,29 +117,19 @@ class Sam:
         wanted = [place for place, rows in enumerate(prompts) if len(rows)]
         for start in range(0, len(wanted), images_per_batch):
             indices = wanted[start : start + images_per_batch]
-            inputs = [self._input(images[index]) for index in indices]
-            for index, image, feature in zip(indices, inputs, self.encode(inputs), strict=True):
-                (height, width), shown = images[index].shape[:2], (image.shape[1], image.shape[2])
+            encoded = self.encode([self.read(images[index]) for index in indices])
+            for index, features in zip(indices, encoded, strict=True):
+                height, width = images[index].shape[:2]
                 for rows in prompts[index].split(prompts_per_batch):
-                    results[index] += _in_runs(self.surest(feature[None], rows, shown, (height, width)), height)
+                    results[index] += _in_runs(self.surest(features, rows, (height, width)), height)
         return results
 
-    def encode(self, inputs: Sequence[Float[Tensor, "3 _ _"]]) -> Float[Tensor, "B C h w"]:
-        """What prompts are answered from, of photos with the longer side that the encoder wants, RGB 0..255."""
-        return self.network.image_encoder(torch.stack([self.network.preprocess(image) for image in inputs]))
-
-    def surest(
-        self,
-        feature: Float[Tensor, "1 C h w"],
-        rows: Float[Tensor, "N _"],
-        shown: tuple[int, int],
-        size: tuple[int, int],
-    ) -> Iterator[Enlarged]:
+    def surest(self, features: Features, rows: Float[Tensor, "N _"], size: tuple[int, int]) -> Iterator[Enlarged]:
         """The surest mask of each prompt. Nothing here waits for the device."""
-        masks, predicted_iou = self._decode(feature, rows, shown, size)
+        masks, predicted_iou = self._decode(features, rows, size)
         surest = predicted_iou.argmax(dim=1, keepdim=True)
         masks = masks.take_along_dim(surest[..., None, None], dim=1)[:, 0]
-        yield from self._enlarged(masks, predicted_iou.take_along_dim(surest, dim=1)[:, 0], shown, size)
+        yield from self._enlarged(masks, predicted_iou.take_along_dim(surest, dim=1)[:, 0], size)
 
     @torch.inference_mode()
     def grid(
@@ -120,85 +151,46 @@ class Sam:
         from torchvision.ops import batched_nms
 
         height, width = image.shape[:2]
-        shown = self._input(image)
-        feature = self.network.image_encoder(self.network.preprocess(shown)[None])
+        (features,) = self.encode([self.read(image)])
         points = torch.from_numpy(build_point_grid(points_per_side) * np.array([[width, height]]))
         predicted: list[Predicted] = []
         for rows in points.split(prompts_per_batch):
-            masks, predicted_iou = self._decode(feature, rows, (shown.shape[1], shown.shape[2]), (height, width))
+            masks, predicted_iou = self._decode(features, rows, (height, width))
             if not predicted_iou.isfinite().all():
                 raise NumericsError("sam_not_finite", "what SAM says is NaN or infinite at a point of the grid")
             masks, ious = masks.flatten(0, 1), predicted_iou.flatten()
             if min_predicted_iou > 0:
                 masks, ious = masks[ious > min_predicted_iou], ious[ious > min_predicted_iou]
-            sure = _in_runs(self._enlarged(masks, ious, (shown.shape[1], shown.shape[2]), (height, width)), height)
+            sure = _in_runs(self._enlarged(masks, ious, (height, width)), height)
             predicted += [one for one in sure if min_stability <= 0 or one.stability_score >= np.float32(min_stability)]
         boxes = torch.tensor([_corners(mask.box(one.lengths, height)) for one in predicted], dtype=torch.float32)
         ious = torch.tensor([one.predicted_iou for one in predicted])
         kept = batched_nms(boxes.reshape(-1, 4), ious, torch.zeros(len(predicted)), DUPLICATE_IOU)
         return [predicted[index] for index in kept.tolist()]
 
-    def _input(self, image: UInt8[Tensor, "H W 3"]) -> Float[Tensor, "3 h w"]:
-        """The photo with the longer side the encoder wants, RGB 0..255, on the network's device."""
-        from segment_anything.utils.transforms import ResizeLongestSide
-
-        resized = ResizeLongestSide(self.network.image_encoder.img_size).apply_image(image.numpy())
-        return torch.from_numpy(resized).permute(2, 0, 1).to(self.network.device, torch.float32)
-
     def _decode(
-        self,
-        feature: Float[Tensor, "1 C h w"],
-        prompts: Float[Tensor, "N _"],
-        shown: tuple[int, int],
-        size: tuple[int, int],
-    ) -> tuple[Float[Tensor, "N M rows columns"], Float[Tensor, "N M"]]:
-        """Logits as small as SAM makes them, and predicted IoU: three masks for each point, one for each box.
+        self, features: Features, prompts: Float[Tensor, "N _"], size: tuple[int, int]
+    ) -> tuple[Float[Tensor, "N M h w"], Float[Tensor, "N M"]]:
+        """Logits as small as SAM makes them, and predicted IoU, for points or boxes in pixels of the photo.
 
         The IoU of logits that are not finite is NaN: thresholds would make an empty mask or a full one of them.
         """
-        network, device = self.network, feature.device
+        device, shown = features[0].device, self.shown(size)
         scale = torch.tensor([shown[1] / size[1], shown[0] / size[0]], dtype=prompts.dtype, device=device)
-        corners = prompts.to(device).reshape(len(prompts), -1, 2) * scale
-        is_point = prompts.shape[1] == 2
-        boxes = None if is_point else corners.flatten(1)
-        sparse, dense = network.prompt_encoder(points=None, boxes=boxes, masks=None)
-        if is_point:
-            sparse = self._points(corners)
-        masks, predicted_iou = network.mask_decoder(
-            image_embeddings=feature,
-            image_pe=network.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=is_point,  # a point is ambiguous, a box is not
-        )
+        masks, predicted_iou = self.answer(features, prompts.to(device).reshape(len(prompts), -1, 2) * scale)
         return masks, torch.where(masks.isfinite().flatten(2).all(dim=2), predicted_iou, torch.nan)
 
-    def _points(self, corners: Float[Tensor, "N 1 2"]) -> Float[Tensor, "N 2 C"]:
-        """What the decoder reads of one point for each mask, and of the place of a box that is not there.
-
-        segment_anything picks both by their labels, for which the host would wait for the device.
-        """
-        encoder = self.network.prompt_encoder
-        inside = encoder.pe_layer.forward_with_coords(corners + 0.5, encoder.input_image_size)  # a pixel's centre
-        inside = inside + encoder.point_embeddings[1].weight
-        return torch.cat([inside, encoder.not_a_point_embed.weight.expand_as(inside)], dim=1)
-
     def _enlarged(
-        self,
-        masks: Float[Tensor, "N h w"],
-        predicted_iou: Float[Tensor, "N"],
-        shown: tuple[int, int],
-        size: tuple[int, int],
+        self, masks: Float[Tensor, "N h w"], predicted_iou: Float[Tensor, "N"], size: tuple[int, int]
     ) -> Iterator[Enlarged]:
         """Masks at the photo's `size`, as many at once as `LOGITS_PX` allows."""
         from segment_anything.utils.amg import calculate_stability_score
 
-        threshold, between = self.network.mask_threshold, self.network.image_encoder.img_size**2
-        few = max(1, LOGITS_PX // max(size[0] * size[1], between))
+        few = max(1, LOGITS_PX // max(size[0] * size[1], self.side_px**2))
         for some, ious in zip(masks.split(few), predicted_iou.split(few), strict=True):
-            logits = self.network.postprocess_masks(some[:, None], shown, size)[:, 0]
-            stability = calculate_stability_score(logits, threshold, STABILITY_OFFSET).nan_to_num(0.0)  # 0 / 0: empty
-            yield Enlarged(logits > threshold, ious, stability)
+            logits = self.enlarge(some, size)
+            stability = calculate_stability_score(logits, MASK_THRESHOLD, STABILITY_OFFSET)
+            yield Enlarged(logits > MASK_THRESHOLD, ious, stability.nan_to_num(0.0))  # 0 / 0: empty
 
 
 def _in_runs(several: Iterable[Enlarged], height: int) -> Iterator[Predicted]:

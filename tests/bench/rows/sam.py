@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from anything3d.models.sam import Sam
+from anything3d.models.sam import Sam1
 from anything3d.models.sam.loading import SamShape, build
 from anything3d.photo import mask
 from tests.bench.row import Pair, Timed
@@ -31,7 +31,7 @@ def _pair(size, encoded):
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     if encoded:  # the encoder is what both have in common: its features of this photo are kept
         network.image_encoder = _Kept(network.image_encoder)
-    sam = Sam(network)
+    sam = Sam1(network)
     ious = sorted(one.predicted_iou for one in _all(sam, image, size))
     least = ious[len(ious) // 2]  # of the surest masks; about a third of all are above it
     if least <= 0:  # both sides take a threshold of 0 or less for none
