@@ -94,6 +94,7 @@ class StageActor:
 
 
 def start(
+    name: str,
     recipes: Mapping[str, Recipe],
     config: Config,
     own: Workers,
@@ -102,8 +103,11 @@ def start(
     board: "ray.actor.ActorHandle",
     load: Load,
 ) -> "ray.actor.ActorHandle":
-    """A new actor of these stages, which takes from its node what `own` says; the node "" is any node."""
-    kind = ray.remote(StageActor).options(
+    """A new actor of these stages, which takes from its node what `own` says; the node "" is any node.
+
+    `name` is that of its class, and so of its process, as the dashboard of Ray and its metrics show them.
+    """
+    kind = ray.remote(type(name, (StageActor,), {})).options(
         num_cpus=own.num_cpus,
         num_gpus=own.num_gpus or None,
         max_restarts=0,

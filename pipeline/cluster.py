@@ -287,7 +287,7 @@ class Actors:
         for stage in served:
             if getattr(self.config.resources, stage).num_gpus and not own.num_gpus:
                 self._progress.remark(f"no node with a GPU is up: {stage} runs on the CPU")
-        return start(served, self.config, own, node, self.store.root, self._board, self._load)
+        return start(pool, served, self.config, own, node, self.store.root, self._board, self._load)
 
     def _learn(self, unit: Unit, commit: Commit) -> None:
         """An actor has made a cell."""

@@ -145,7 +145,7 @@ class Pool:
         where: dict[str, Any] = {"stage": entry.stage, "unit": unit.name, "folder": folder, "host": host, "pid": pid}
         self.at_work[entry.number] = {**where, "items": len(unit.ids), "since": time.time()}
         try:
-            answer: Answer = await actor.make.remote(entry.stage, unit.to_json())
+            answer: Answer = await actor.make.options(name=entry.stage).remote(entry.stage, unit.to_json())
             for name, level, message in answer.lines:
                 logging.getLogger(name).log(level, "%s", message)
             if isinstance(answer.commit, Anything3DError):

@@ -6,10 +6,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
+
+from pipeline.pools import SHARED
+from pipeline.stages import BY_NAME
 
 ROOT = Path(__file__).parent.parent.parent
 QUICK = (
@@ -87,6 +92,17 @@ def run(
     )
     assert done.returncode == code, done.stdout[-4000:] + done.stderr[-4000:]
     return Corpus(out, done.stdout + done.stderr)
+
+
+def workers(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Those that are actors of stages: Ray names a process after the class of its actor, or what it does."""
+    found = []
+    for process in processes:
+        with suppress(psutil.Error):  # it has just ended
+            title = " ".join(process.cmdline()).partition("ray::")[2]
+            if title.partition(".")[0].strip() in (SHARED, *BY_NAME):
+                found.append(process)
+    return found
 
 
 def unfinished(corpus: Corpus, out: Path, stages: Sequence[str]) -> None:

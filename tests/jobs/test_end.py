@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.jobs.conftest import ROOT, command, environment, wait_for
+from tests.jobs.conftest import ROOT, command, environment, wait_for, workers
 
 pytestmark = pytest.mark.slow
 END_S = 10.0
@@ -56,8 +56,8 @@ def named(run: subprocess.Popen, word: str) -> list[psutil.Process]:
 
 def hang(run: subprocess.Popen) -> list[psutil.Process]:
     """Stop one actor; all processes of the run."""
-    wait_for(lambda: run.poll() is not None or bool(named(run, "StageActor")), "a worker")
-    named(run, "StageActor")[0].suspend()
+    wait_for(lambda: run.poll() is not None or bool(workers(processes(run))), "a worker")
+    workers(processes(run))[0].suspend()
     return processes(run)
 
 
@@ -88,7 +88,7 @@ def test_two_runs_at_once_are_apart_and_ctrl_c_ends_one_of_them(shard, tmp_path)
             (tmp_path / name / stray).write_text("raise SystemExit('a stray file was imported')")
     one, two = runs
     known = hang(one)
-    wait_for(lambda: two.poll() is not None or bool(named(two, "StageActor")), "a worker of the other run")
+    wait_for(lambda: two.poll() is not None or bool(workers(processes(two))), "a worker of the other run")
     assert {process.pid for process in known}.isdisjoint(process.pid for process in processes(two))
     assert addresses([*known, *processes(two), psutil.Process(one.pid)]) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
     one.send_signal(signal.SIGINT)

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.jobs.conftest import OBJECTS, QUICK, ROOT, Corpus, command, wait_for
+from tests.jobs.conftest import OBJECTS, QUICK, ROOT, Corpus, command, wait_for, workers
 
 pytestmark = pytest.mark.slow
 PACKAGES = {"anything3d", "jobs", "pipeline", "schemas"}
@@ -196,18 +196,19 @@ def test_a_night_is_submitted_once_a_day(head, shard, corpus, tmp_path):
 def test_ctrl_c_ends_a_run_that_joined_a_cluster_and_leaves_the_cluster(head, shard, tmp_path):
     (raylet,) = (process for process in map(psutil.Process, processes_of(head.folder)) if process.name() == "raylet")
 
-    def workers() -> set[psutil.Process]:
-        return {process for process in raylet.children() if "StageActor" in " ".join(process.cmdline())}
-
-    before = workers()  # of the job before, which Ray may not have ended yet
+    before = workers(raylet.children())  # of the job before, which Ray may not have ended yet
     with (tmp_path / "log").open("w") as log:
         run = subprocess.Popen(
             [*command(shard, tmp_path / "corpus"), "--address", head.address],
             cwd=tmp_path, env={**head.environment, "PYTHONPATH": str(ROOT)},
             stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-    wait_for(lambda: run.poll() is not None or bool(workers() - before), "a worker")
-    known = [*(workers() - before)]
+
+    def new() -> list[psutil.Process]:
+        return [process for process in workers(raylet.children()) if process not in before]
+
+    wait_for(lambda: run.poll() is not None or bool(new()), "a worker")
+    known = new()
     known[0].suspend()
     run.send_signal(signal.SIGINT)
     assert run.wait(timeout=10) == 130, (tmp_path / "log").read_text()
