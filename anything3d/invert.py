@@ -10,7 +10,7 @@ embedding moves. If an object has no keyword, the embeddings of all words of its
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,18 +59,19 @@ class Inverter:
         captions: list[str],
         generators: Sequence[torch.Generator],
         keywords: Sequence[str] | None = None,
+        at: Callable[[int, int], None] = lambda step, steps: None,
     ) -> list[Inverted | NumericsError]:
         """e* of each crop (RGBA in [0, 1], over white), beginning at its caption; all objects are fitted at once.
 
         `keywords` has a word of each caption, or "". The last embedding is kept, whatever its held-out loss; both
         losses are stated. An embedding or loss that is not finite is NumericsError("inversion_diverged") for its object
         only. Each object has moments, noises, an adapter and a loss of its own, so the result does not depend on what
-        else is in the batch.
+        else is in the batch. `at` is told every step, and the number of all steps.
 
         Raises: WeightsError as `check_network`.
         """
         denoiser, config = self.denoiser, self.config
-        concept, losses = self.fit(crops, captions, generators, keywords)
+        concept, losses = self.fit(crops, captions, generators, keywords, at)
         steps, (before, after) = config.steps + config.lora.steps, losses.tolist()
         finite = concept.embeddings.isfinite().flatten(1).all(1).tolist()
         lost = [not math.isfinite(loss) for loss in before]
@@ -88,6 +89,7 @@ class Inverter:
         captions: list[str],
         generators: Sequence[torch.Generator],
         keywords: Sequence[str] | None = None,
+        at: Callable[[int, int], None] = lambda step, steps: None,
     ) -> tuple[Concept, Float[Tensor, "2 B"]]:
         """e* of each crop, and the losses of its caption and of e*, as the denoiser's device has them."""
         denoiser, config = self.denoiser, self.config
@@ -96,9 +98,9 @@ class Inverter:
             start = denoiser.embed_prompts(captions)
         held_out = self._draw(latents, generators, config.held_out, config.t_max)
         moving = self._moving(start, keywords or [""] * len(captions))
-        concept = self._fit(latents, start, moving, generators)
+        concept = self._fit(latents, start, moving, generators, at)
         if config.lora.steps:
-            concept = self._adapt(latents, concept, moving, generators)
+            concept = self._adapt(latents, concept, moving, generators, at)
         with torch.no_grad():
             return concept, torch.stack([self._losses(latents, tried, held_out) for tried in (start, concept)])
 
@@ -108,6 +110,7 @@ class Inverter:
         start: Concept,
         moving: Bool[Tensor, "B L"],
         generators: Sequence[torch.Generator],
+        at: Callable[[int, int], None],
     ) -> Concept:
         """Textual inversion: embeddings move."""
         config = self.config
@@ -123,6 +126,7 @@ class Inverter:
             optimizer.step()
             if config.norm:
                 _pull(embeddings, moving, config.norm, min(1, PULL * rate))
+            at(step + 1, config.steps + config.lora.steps)
         return Concept(start.tokens, embeddings.detach())
 
     def _adapt(
@@ -131,6 +135,7 @@ class Inverter:
         start: Concept,
         moving: Bool[Tensor, "B L"],
         generators: Sequence[torch.Generator],
+        at: Callable[[int, int], None],
     ) -> Concept:
         """Pivotal tuning: low-rank changes of attention in UNet and text encoder, and the embeddings go on."""
         config = self.config.lora
@@ -155,6 +160,7 @@ class Inverter:
             for tensor, gradient in zip(trained, changes, strict=True):
                 tensor.grad = gradient
             optimizer.step()
+            at(self.config.steps + step + 1, self.config.steps + config.steps)
         used = adapter.each(lambda factor: factor.detach()).scaled(config.share)
         return Concept(start.tokens, embeddings.detach(), used)
 

@@ -74,19 +74,21 @@ class Distiller:
         again: Sequence[torch.Generator],
         saved: bytes | None = None,
         save: Callable[[bytes], None] = lambda state: None,
+        at: Callable[[int, int], None] = lambda step, steps: None,
     ) -> list[Reconstructed | FinishedMesh | NumericsError]:
         """What becomes of each object. One whose field is no object is tried a second time, from another seed.
 
         `generators` and `again` are one per object, for the first attempt and for the second. The first attempt begins
         with the state `saved`, if there is one, and gives its state to `save` every `checkpoint_every` steps and at the
-        end. `save` is called in another thread, one state after the other. The second attempt saves nothing.
+        end. `save` is called in another thread, one state after the other. The second attempt saves nothing. `at` is
+        told every step of either attempt, and the number of its steps.
 
         Raises: InputError("bad_checkpoint") if `saved` does not `fit`; WeightsError as `check_network`.
         """
         surface = evidence.surface(self.config.field, self.denoiser.device) if self._reads_surface else None
         with ThreadPoolExecutor(1) as writer:  # the next steps do not wait until a state is stored
             written = writer.submit(lambda: None)
-            for state in self.run(evidence, generators, saved, self.checkpoint_every, surface):
+            for state in self.run(evidence, generators, saved, self.checkpoint_every, surface, at):
                 written.result()  # at most one is on its way, and what `save` raises ends the call
                 written = writer.submit(lambda kept: save(kept.to_bytes()), state)
             written.result()
@@ -98,7 +100,7 @@ class Distiller:
         ]
         if failed:
             some = evidence.rows(torch.tensor(failed))
-            *_, last = self.run(some, [again[b] for b in failed], checkpoint_every=self.config.steps)
+            *_, last = self.run(some, [again[b] for b in failed], checkpoint_every=self.config.steps, at=at)
             for b, outcome in zip(failed, self.finish(some, last), strict=True):
                 outcomes[b] = _second(outcome)
         return outcomes
@@ -115,11 +117,12 @@ class Distiller:
         state: bytes | None = None,
         checkpoint_every: int = CHECKPOINT_EVERY,
         surface: Field | None = None,
+        at: Callable[[int, int], None] = lambda step, steps: None,
     ) -> Iterator[State]:
         """Yield the state every `checkpoint_every` steps and at the end; go on from `state` if there is one.
 
         `generators` (one per object) are moved on, or set to where `state` left them. `surface` has the surfaces of the
-        clouds, if somebody has made them.
+        clouds, if somebody has made them. `at` is told every step.
 
         Raises: InputError("bad_checkpoint") if `state` does not `fit`.
         """
@@ -138,6 +141,7 @@ class Distiller:
             terms, lost = method.update(guide, field, optimizer, step / config.steps, generators)
             running = running + (terms - running) / min(step + 1, MEMORY)
             dropped = dropped + lost
+            at(step + 1, config.steps)
             if (step + 1) % checkpoint_every == 0 or step + 1 == config.steps:
                 yield State.capture(step + 1, field, optimizer, generators, running, dropped)
 

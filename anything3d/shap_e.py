@@ -39,6 +39,7 @@ class ShapEMeshes:
         again: Sequence[torch.Generator],
         saved: bytes | None = None,
         save: Callable[[bytes], None] = lambda state: None,
+        at: Callable[[int, int], None] = lambda step, steps: None,
     ) -> list[FinishedMesh | NumericsError]:
         """The mesh of every crop, or why there is none.
 
@@ -47,7 +48,7 @@ class ShapEMeshes:
 
         Raises: WeightsError as `check_network`.
         """
-        del again, saved, save
+        del again, saved, save, at
         latents = self._sample(over(evidence.crops, WHITE), generators)
         broken = [not sound for sound in latents.isfinite().flatten(1).all(1).tolist()]
         check_network(broken, self._is_sound, self.config.weights, self.shap_e.dtype)

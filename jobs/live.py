@@ -49,7 +49,7 @@ def table(shown: "Shown") -> "Table":
 
 def title(shown: "Shown") -> str:
     """The time, the shards, what is left, and what it has cost."""
-    from pipeline.progress import clock, told_left
+    from pipeline.progress import clock, told_left, told_step
 
     finished, begun, total = shown.shards
     parts = [clock(shown.elapsed), f"shards {finished} finished, {begun} begun, {total} in all"]
@@ -59,5 +59,8 @@ def title(shown: "Shown") -> str:
         parts.append(shown.spent.told(shown.currency))
     if shown.at_work:
         oldest = min(shown.at_work, key=lambda work: work["since"])
-        parts.append(f"{oldest['stage']} of {oldest['unit']} for {clock(shown.now - oldest['since'])}")
+        step = told_step(oldest["step"], oldest["steps"])
+        since = clock(shown.now - oldest["since"])
+        does = f"{step} after {since}" if step else f"at work for {since}"
+        parts.append(f"{oldest['stage']} {oldest['unit']}: {does}")
     return " · ".join(parts)

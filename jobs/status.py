@@ -62,7 +62,7 @@ def lines(found: "Status", corpus: str) -> Iterator[str]:
 
 def _run(run: "Running") -> Iterator[str]:
     from pipeline.price import Spent
-    from pipeline.progress import clock
+    from pipeline.progress import clock, told_step
 
     who = f"process {run.pid} on {run.host}"
     if not run.lives:
@@ -76,4 +76,5 @@ def _run(run: "Running") -> Iterator[str]:
         yield f"  its cells took {Spent(**run.spent).told('')}".rstrip()
     for work in run.at_work:
         died = f", {work.deaths} processes have died of it" if work.deaths else ""
-        yield f"  {work.stage} {work.unit}: process {work.pid} on {work.host} for {clock(work.seconds)}{died}"
+        step = f"{told_step(work.step, work.steps)}, " if work.step else ""
+        yield f"  {work.stage} {work.unit}: {step}process {work.pid} on {work.host} for {clock(work.seconds)}{died}"

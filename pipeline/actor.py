@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ from pipeline.progress import SILENT_S, Line
 from pipeline.stages import BY_NAME, use_threads
 from pipeline.store import Store
 from pipeline.unit import Unit
+
+STEP_S = 5.0  # shortest time between two steps of which the driver is told
 
 Load = Callable[[str, str, str], LoadedStage]  # stage, Config.to_json(), device -> the stage, ready to be called
 
@@ -58,6 +61,7 @@ class StageActor:
         self._store = Store(root)
         self._board = board
         self._ended: Anything3DError | None = None
+        self._told = 0.0  # when the board was told of a step, or a cell was begun
         if len(recipes) == 1:
             (only,) = recipes
             with suppress(Anything3DError):  # its unit raises it again; Ray prints what a constructor raises, thrice
@@ -76,11 +80,19 @@ class StageActor:
                     self._check_weights(stage)
                     use_threads(stage, self._config)  # the stage before may have had others
                     recipe, load = self._recipes[stage], self._load[stage]
-                    commit, made = cell.run(recipe, Unit.from_json(unit), self._store, load)
+                    own, self._told = Unit.from_json(unit), time.monotonic()
+                    at = partial(self._at, cell.folder_of(recipe, own))
+                    commit, made = cell.run(recipe, own, self._store, load, at)
                     return Answer(commit, made, tuple(lines))
                 except Anything3DError as error:
                     self._ended = error
             return Answer(self._ended, False, tuple(lines))
+
+    def _at(self, folder: str, step: int, steps: int) -> None:
+        """Tell the board which step of this cell is done, if it has not been told for long. It is not waited for."""
+        if (now := time.monotonic()) - self._told >= STEP_S:
+            self._told = now
+            self._board.at.remote(folder, step, steps)
 
     def _check_weights(self, stage: str) -> None:
         """Whether the networks here are those that the fingerprint speaks of; their files are read once a process."""

@@ -60,10 +60,11 @@ Outcome = list[Any] | Anything3DError  # of one item: its rows (RejectRecords of
 
 
 class Checkpoint(Protocol):
-    """Inner state of one long call; lives until the cell commits."""
+    """Inner state of one long call; lives until the cell commits. `at` is told which step the call has done."""
 
     def load(self) -> bytes | None: ...
     def save(self, state: bytes) -> None: ...
+    def at(self, step: int, steps: int) -> None: ...
 
 
 class LoadedStage(Protocol):
@@ -73,13 +74,16 @@ class LoadedStage(Protocol):
 
 
 class NoCheckpoint:
-    """For a call whose inner state nobody keeps."""
+    """For a call whose inner state nobody keeps, and whose steps nobody counts."""
 
     def load(self) -> bytes | None:
         return None
 
     def save(self, state: bytes) -> None:
         del state
+
+    def at(self, step: int, steps: int) -> None:
+        del step, steps
 
 
 ENDING = (ConfigError, SourceError, StorageError, WeightsError, MachineError, Bug)  # ends the run; no item's outcome

@@ -8,7 +8,7 @@ actor, a second driver and a run after a changed setting all take this one. This
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -31,6 +31,11 @@ DEATHS_BEFORE_ISOLATION = 2  # attempts on a cell that died, before it is comput
 VERSIONS = ("anything3d", "torch", "transformers", "diffusers")  # written into every commit
 
 log = logging.getLogger(__name__)
+At = Callable[[int, int], None]  # is told the step that a call has done, and the number of its steps
+
+
+def nobody(step: int, steps: int) -> None:
+    """Who is told the steps of a call that nobody watches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +66,8 @@ def find(recipe: Recipe, unit: Unit, store: Store) -> Commit | None:
     return store.commit_at(folder_of(recipe, unit))
 
 
-def run(recipe: Recipe, unit: Unit, store: Store, load: Loader) -> tuple[Commit, bool]:
-    """The cell's commit, and whether this call made it.
+def run(recipe: Recipe, unit: Unit, store: Store, load: Loader, at: At = nobody) -> tuple[Commit, bool]:
+    """The cell's commit, and whether this call made it. `at` is told the steps that are made in this process.
 
     Raises: what ends a run, `batch.ENDING`; a MachineError only if the fault of the machine does not pass. Then there
     is no commit, and the next call tries again.
@@ -72,7 +77,7 @@ def run(recipe: Recipe, unit: Unit, store: Store, load: Loader) -> tuple[Commit,
         if done := find(recipe, unit, store):
             return done, False
         with Attempt(store, folder) as attempt:
-            commit, ours = make(recipe, unit, store, load, attempt)
+            commit, ours = make(recipe, unit, store, load, attempt, at)
     except (BaseError, OSError) as error:
         said = (str(error).splitlines() or [""])[0][:300]
         raise MachineError("storage_failed", f"{store.root}/{folder}: {type(error).__name__}: {said}") from error
@@ -99,7 +104,7 @@ def told_late(recipe: Recipe, unit: Unit, ids: Sequence[str], limit: float) -> s
     )
 
 
-def make(recipe: Recipe, unit: Unit, store: Store, load: Loader, attempt: Attempt) -> tuple[Commit, bool]:
+def make(recipe: Recipe, unit: Unit, store: Store, load: Loader, attempt: Attempt, at: At) -> tuple[Commit, bool]:
     """Compute the cell and commit it; the commit that stands, and whether it is this one."""
     folder, started = folder_of(recipe, unit), time()
     ids, items = join(recipe, unit, store)
@@ -124,7 +129,7 @@ def make(recipe: Recipe, unit: Unit, store: Store, load: Loader, attempt: Attemp
         ids,
         items,
         unit,
-        partial(StoredCheckpoint, store, folder, saved),
+        partial(StoredCheckpoint, store, folder, saved, at=nobody if apart else at),
         apart=apart,
         limit=Limit(recipe.max_seconds_per_item, tell),
     )
@@ -243,9 +248,10 @@ class StoredCheckpoint:
     `saved` is told the paths that have been written in this process.
     """
 
-    def __init__(self, store: Store, folder: str, saved: set[str], ids: Sequence[str]) -> None:
+    def __init__(self, store: Store, folder: str, saved: set[str], ids: Sequence[str], at: At = nobody) -> None:
         name = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:10]
         self._store, self._path, self._saved = store, f"{folder}/checkpoints/{name}", saved
+        self.at = at
 
     def load(self) -> bytes | None:
         data = self._store.find(self._path) or b""

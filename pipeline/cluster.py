@@ -148,11 +148,14 @@ class Actors:
             self._pool_of = {stage: stage for stage in own} if self._alone else pools.pooled(own, nodes_now())
             self._ask.set_result(None)
         check_alive()
-        if self._board is not None:
-            for name, level, message in ray.get(self._board.read.remote(), timeout=SILENT_S):
-                logging.getLogger(name).log(level, "%s", message)
         open_now = list(self._pools.values())
         at_work = [one for pool in open_now for one in list(pool.at_work.values())]
+        if self._board is not None:
+            lines, steps = ray.get(self._board.read.remote(), timeout=SILENT_S)
+            for name, level, message in lines:
+                logging.getLogger(name).log(level, "%s", message)
+            for one in at_work:
+                one.update(steps.get(one["folder"], {}))
         lanes = {tuple(pool.recipes): pool.size for pool in open_now}
         if self._alone:  # one stage after the other
             lanes = {tuple(self.recipes): max(lanes.values(), default=1)}

@@ -52,7 +52,7 @@ class Pool:
         `learn` is told of every cell that an actor has made, `changed` when an actor has gone or nothing is left to do.
         """
         self.recipes = recipes
-        self.at_work: dict[int, dict[str, object]] = {}  # cells that are being made
+        self.at_work: dict[int, dict[str, Any]] = {}  # cells that are being made
         self.size = 0  # actors that it is to have
         self._spending, self._start, self._learn, self._changed = spending, start, learn, changed
         self._queue: asyncio.PriorityQueue[Entry] = asyncio.PriorityQueue()
@@ -143,7 +143,7 @@ class Pool:
         """
         folder = cell.folder_of(self.recipes[entry.stage], unit)
         where: dict[str, Any] = {"stage": entry.stage, "unit": unit.name, "folder": folder, "host": host, "pid": pid}
-        self.at_work[entry.number] = {**where, "items": len(unit.ids), "since": time.time()}
+        self.at_work[entry.number] = {**where, "items": len(unit.ids), "since": time.time(), "step": 0, "steps": 0}
         try:
             answer: Answer = await actor.make.options(name=entry.stage).remote(entry.stage, unit.to_json())
             for name, level, message in answer.lines:

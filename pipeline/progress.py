@@ -157,19 +157,29 @@ class Board:
 
     def __init__(self) -> None:
         self._logged: list[Line] = []  # since the last look
+        self._steps: dict[str, dict[str, int]] = {}  # the same
 
     def log(self, line: Line) -> None:
         self._logged.append(line)
 
-    def read(self) -> list[Line]:
-        """The lines since the last look."""
-        logged, self._logged = self._logged, []
-        return logged
+    def at(self, folder: str, step: int, steps: int) -> None:
+        """The cell in this folder has done so many of its steps."""
+        self._steps[folder] = {"step": step, "steps": steps}
+
+    def read(self) -> tuple[list[Line], dict[str, dict[str, int]]]:
+        """Since the last look: the lines; and the last `step` and the number of `steps` of cells, by their folders."""
+        logged, steps, self._logged, self._steps = self._logged, self._steps, [], {}
+        return logged, steps
 
 
 def told_left(left: Left) -> str:
     """In words; nothing if less than a second is known to be left."""
     return f"{'about' if left.whole else 'more than'} {clock(left.seconds)} left" if left.seconds >= 1 else ""
+
+
+def told_step(step: int, steps: int) -> str:
+    """In words; nothing if no step is known."""
+    return f"step {step:,} of {steps:,}" if step else ""
 
 
 def clock(seconds: float) -> str:

@@ -29,6 +29,8 @@ class Work:
     host: str
     pid: int
     seconds: float  # since it began
+    step: int  # of its inner steps, the last one that was told; 0: none
+    steps: int
     deaths: int  # of processes that worked on it before
 
 
@@ -115,4 +117,5 @@ def _work(store: Store, says: Mapping[str, Any], now: datetime) -> Work:
     attempts = store.entries(f"{says['folder']}/attempts")
     dead = [path for path, one in attempts.items() if not ledger.lives(ledger.read(store, path), now - one.modified)]
     since = max(0.0, now.timestamp() - says["since"])
-    return Work(says["stage"], says["unit"], says["host"], says["pid"], since, len(dead))
+    step, steps = says.get("step", 0), says.get("steps", 0)
+    return Work(says["stage"], says["unit"], says["host"], says["pid"], since, step, steps, len(dead))

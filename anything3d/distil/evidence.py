@@ -124,12 +124,14 @@ class Reconstructor(Protocol):
         again: Sequence[torch.Generator],
         saved: bytes | None = None,
         save: Callable[[bytes], None] = lambda state: None,
+        at: Callable[[int, int], None] = lambda step, steps: None,
     ) -> Sequence[Reconstructed | FinishedMesh | Anything3DError]:
         """The field or the mesh of each object, or why there is none.
 
         `generators` and `again` are one per object, for a first and, if a backend tries twice, a second attempt. A
-        backend whose call takes long gives its inner state to `save` now and then; `saved` is what it gave last. A
-        backend that does not need the cloud says from where the crop sees what it has made.
+        backend whose call takes long gives its inner state to `save` now and then; `saved` is what it gave last. It
+        tells `at` the number of each step and of all steps. A backend that does not need the cloud says from where the
+        crop sees what it has made.
         """
 
     def fit(self, saved: bytes, n_objects: int) -> object:

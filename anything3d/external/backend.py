@@ -50,6 +50,7 @@ class External:
         again: Sequence[torch.Generator],
         saved: bytes | None = None,
         save: Callable[[bytes], None] = lambda state: None,
+        at: Callable[[int, int], None] = lambda step, steps: None,
     ) -> list[Outcome]:
         """The mesh of every object, or why there is none.
 
@@ -58,7 +59,7 @@ class External:
 
         Raises: MachineError if the command cannot be started again, or says that the machine is at fault.
         """
-        del again, saved, save
+        del again, saved, save, at
         seeds = [int(torch.randint(2**31, (), generator=generator)) for generator in generators]
         rows = range(len(evidence))
         outcomes, trouble = self._ask(evidence, seeds, rows)

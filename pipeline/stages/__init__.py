@@ -59,8 +59,9 @@ class Stage(Protocol):
         """One outcome for each item, in order: its rows (RejectRecords among them), or the error that rejects it.
 
         The rows of an item must not depend on the other items of the batch. A long call saves its inner state to
-        `checkpoint`, and begins with what `checkpoint` has. A stage catches no error of memory, storage, network or
-        device: these are no verdict on an item, and `pipeline/batch.py` calls the stage again.
+        `checkpoint`, and begins with what `checkpoint` has. It tells `checkpoint` every step, which costs nothing. A
+        stage catches no error of memory, storage, network or device: these are no verdict on an item, and
+        `pipeline/batch.py` calls the stage again.
         """
 
 

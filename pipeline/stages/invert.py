@@ -47,6 +47,7 @@ class InvertStage:
             [row.caption for row in captions],
             generators(self._seed, self.name, [row.object_id for row in objects]),
             [row.keyword for row in captions],
+            checkpoint.at,
         )
         return [
             inverted if isinstance(inverted, Anything3DError) else [concept_row(row.object_id, inverted)]

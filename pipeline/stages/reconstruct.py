@@ -66,7 +66,7 @@ class ReconstructStage:
         ids = [row.object_id for row in rows["segment"]]
         first, again = (generators(self._seed, name, ids) for name in (self.name, f"{self.name}/again"))
         saved = self._saved(checkpoint, len(ids))
-        outcomes = self._reconstructor(self._evidence(rows, unit), first, again, saved, checkpoint.save)
+        outcomes = self._reconstructor(self._evidence(rows, unit), first, again, saved, checkpoint.save, checkpoint.at)
         return [self._row(name, outcome) for name, outcome in zip(ids, outcomes, strict=True)]
 
     def _row(self, object_id: str, outcome: "Reconstructed | FinishedMesh | Anything3DError") -> Outcome:

@@ -134,9 +134,12 @@ def test_of_a_caption_with_a_keyword_only_that_moves(inverter):
     start = inverter.denoiser.embed_prompts(CAPTIONS)
     keywords = ["mug", "", "of"]
     for lora in (LoraConfig(), LoraConfig(steps=2)):
+        told: list[tuple[int, int]] = []
         found = with_config(inverter, steps=2, lora=lora)(
-            crops(), CAPTIONS, seed.generators(0, "invert", IDS), keywords
+            crops(), CAPTIONS, seed.generators(0, "invert", IDS), keywords, lambda *at, told=told: told.append(at)
         )
+        steps = 2 + lora.steps
+        assert told == [(step, steps) for step in range(1, steps + 1)]
         places = [[3], [1, 2, 3], [3, 7]]  # start, then the words
         for b, (one, own) in enumerate(zip(found, places, strict=True)):
             moved = (one.concept.embeddings[0] != start.embeddings[b]).any(-1).nonzero()[:, 0]

@@ -14,7 +14,7 @@ from pipeline.remaining import Count, Left
 
 COST = Spent(3600.0, 1800.0, 2.5)
 stages = {"segment": Count(400, 0, 120, 3), "reconstruct": Count(1500, 700, 8, 1)}
-work = {"stage": "reconstruct", "unit": "sa_1-0001+8-ab", "items": 8, "since": 1000.0}
+work = {"stage": "reconstruct", "unit": "sa_1-0001+8-ab", "items": 8, "since": 1000.0, "step": 3400, "steps": 10000}
 rates = {"segment": 96.0, "reconstruct": 6.4}
 now = Shown(1090.0, 75.0, (0, 1, 2), stages, rates, [work], Left(3700, True), COST, "EUR")
 with live() as (say, show):
@@ -25,7 +25,7 @@ with live() as (say, show):
 
 
 def output(**streams):
-    env = {**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "40"}
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": "200", "LINES": "40"}
     return subprocess.run([sys.executable, "-c", SCRIPT], env=env, check=True, **streams).stdout
 
 
@@ -38,7 +38,7 @@ def test_a_terminal_shows_a_table_below_the_lines():
     assert "actors: [shared] 2" in seen
     assert "1:15 · shards 0 finished, 1 begun, 2 in all · about 1:01:40 left" in seen
     assert "1 hours of actors, 0.5 GPU-hours, 2.50 EUR" in seen
-    assert "reconstruct of sa_1-0001+8-ab for 1:30" in seen
+    assert "reconstruct sa_1-0001+8-ab: step 3,400 of 10,000 after 1:30" in seen
     rows = [line.split() for line in seen.splitlines()]
     assert ["stage", "done", "of", "a", "minute", "rejected", "cells", "at", "work"] in rows
     assert ["segment", "120", "400", "96.0", "3", "0"] in rows

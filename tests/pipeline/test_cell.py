@@ -102,6 +102,7 @@ class Slow:
         done = int(checkpoint.load() or b"0")
         for step in range(done + 1, 11) or [10]:
             checkpoint.save(b"%d" % step)
+            checkpoint.at(step, 10)
             if step in self.kills:
                 os.kill(os.getpid(), signal.SIGKILL)
         return [[LengthRecord(item[0].word, len(items))] for item in items]
@@ -460,8 +461,9 @@ def test_a_cell_commits_where_the_code_was_copied_and_not_installed(tmp_path):
 def test_a_cell_that_was_killed_goes_on_from_its_checkpoint_with_all_of_its_items(store, tmp_path):
     for kills in ((2,), (4,)):
         assert exit_code(str(tmp_path), *kills) == -signal.SIGKILL
-    assert exit_code(str(tmp_path)) == 0
-    commit = cell.find(LENGTHS, after_words(store), store)
+    told, load = [], partial(Slow, frozenset())
+    commit, made = cell.run(LENGTHS, after_words(store), store, load, lambda *at: told.append(at))
+    assert (made, told) == (True, [])  # it was isolated, and nobody hears the process in which it was
     assert {row.length for row in store.read_part(commit.rows, LengthRecord)} == {6}
 
 

@@ -3,7 +3,11 @@
 import os
 import shutil
 import sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import ray
 import torch
@@ -11,7 +15,7 @@ import torch
 from anything3d.errors import MachineError, WeightsError
 from anything3d.mini.world import write_world
 from anything3d.models.weights import PACKAGED
-from pipeline import cell, nothing
+from pipeline import actor, cell, nothing
 from pipeline.actor import StageActor, weights_digests
 from pipeline.cluster import Actors, conduct
 from pipeline.config import load
@@ -108,6 +112,32 @@ def test_a_shared_actor_uses_the_threads_of_the_stage_that_it_works_for(unit, tm
     assert seen == [("index", 3), ("segment", 2)]
 
 
+def test_an_actor_tells_the_board_of_a_step_every_five_seconds(unit, tmp_path, monkeypatch):
+    now = 1000.0
+
+    def counting(name, config, device):
+        stage = nothing.load(name, config, device)
+
+        def call(items, unit, checkpoint):
+            nonlocal now
+            for step in range(1, 120):
+                now += 0.25
+                checkpoint.at(step, 120)
+            return stage(items, unit, checkpoint)
+
+        return call
+
+    monkeypatch.setattr("pipeline.actor.time", SimpleNamespace(monotonic=lambda: now))
+    config = load([])
+    connect()
+    board = ray.remote(Board).remote()
+    only = {"index": recipes(config)["index"]}
+    actor = StageActor(only, config.to_json(), {}, str(tmp_path / "out"), "cpu", board, counting)
+    folder = actor.make("index", unit.to_json()).commit.folder
+    assert ray.get(board.read.remote()) == ([], {folder: {"step": 100, "steps": 120}})  # 20 steps take 5 s
+    assert ray.get(board.read.remote()) == ([], {})
+
+
 def test_a_fault_of_the_machine_that_does_not_pass_ends_the_run_and_commits_nothing(unit, tmp_path):
     (tmp_path / "world.tar").unlink()
     with pytest.raises(MachineError, match=r"world\.tar"):
@@ -147,6 +177,43 @@ def by_value():
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield
     ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def stepping(heard, name, config, device):
+    """A stage that tells a step, and goes on when it is said in `heard` that this has come to the driver."""
+    actor.STEP_S = 0.0
+    stage = nothing.load(name, config, device)
+
+    def call(items, unit, checkpoint):
+        checkpoint.at(3400, 10_000)
+        Path(heard).read_text()  # a pipe
+        return stage(items, unit, checkpoint)
+
+    return call
+
+
+def test_the_driver_knows_the_step_of_a_cell_and_ray_what_each_process_does(unit, tmp_path, by_value):
+    os.mkfifo(tmp_path / "heard")
+    seen, titles = [], []
+
+    def note(at_work, **_):
+        for one in at_work:
+            if one["step"] and not seen:
+                seen.append((one["stage"], one["unit"], one["step"], one["steps"]))
+                titles.append(psutil.Process(one["pid"]).cmdline()[0])
+                (tmp_path / "heard").write_text("")
+
+    for workers in (0, 1):  # the actors are shared, or not
+        config = load([], [f"resources.index.workers={workers}"])
+        only, store = {"index": recipes(config)["index"]}, Store(str(tmp_path / f"out{workers}"))
+        progress, stage = Progress([].append, note), partial(stepping, str(tmp_path / "heard"))
+        own = Actors(config, only, store, progress, Spending(), Measured(), load=stage)
+        conduct(own, lambda own: own.cell("index", unit, (0,)))
+        assert seen == [("index", unit.name, 3400, 10_000)]
+        assert titles.pop().strip() == "ray::index"
+        seen.clear()
+    known = {one["ActorClassName"] for one in ray._private.state.actors().values()}
+    assert {"shared", "index"} <= known
 
 
 def test_actors_that_die_while_they_start_end_the_run(unit, tmp_path, by_value):

@@ -169,16 +169,19 @@ def test_a_field_that_collapses_is_tried_once_more_with_another_seed(evidence):
 
 
 class Saved:
-    """A checkpoint that holds this, and all that is saved."""
+    """A checkpoint that holds this, and all that is saved and told."""
 
     def __init__(self, state):
-        self.states = [state]
+        self.states, self.steps = [state], []
 
     def load(self):
         return self.states[0]
 
     def save(self, state):
         self.states.append(state)
+
+    def at(self, step, steps):
+        self.steps.append((step, steps))
 
 
 class Tetrahedra:
@@ -187,7 +190,7 @@ class Tetrahedra:
     def __init__(self, *colors):
         self._colors = colors
 
-    def __call__(self, evidence, generators, again, saved=None, save=None):
+    def __call__(self, evidence, generators, again, saved=None, save=None, at=None):
         corners = torch.tensor([[1.0, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]]) / 2
         faces = torch.tensor([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
         meshes = [Mesh(corners.numpy(), faces.numpy(), torch.full((4, 3), color).numpy()) for color in self._colors]
@@ -213,6 +216,7 @@ def test_a_checkpoint_of_an_older_layout_is_started_again_and_the_log_says_so(ev
     stage, unit = ReconstructStage(config, config.place()), Unit("u", ("o-0",))
     fresh = Saved(None)
     (made,) = stage(evidence[:1], unit, fresh)
+    assert fresh.steps == [(1, 2), (2, 2)]
     tensors = load_tensors(fresh.states[-1])
     older = save({name: value for name, value in tensors.items() if name != "dropped"})
     for state in (older, b"no state at all"):

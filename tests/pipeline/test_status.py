@@ -32,6 +32,7 @@ def at_work(attempt, cell):
     progress.begin()
     progress.add("lift", 3, made=True)
     own = {"stage": "lift", "unit": "unit", "folder": cell, "host": "host", "pid": 5, "items": 3, "since": time.time()}
+    own |= {"step": 3400, "steps": 10000}
     progress.show([own], Spending(spent=Spent(60.0, 30.0, 2.0)), {("lift",): 1}, {"lift": 20.0})
     attempt.says()  # as every heartbeat does
 
@@ -55,14 +56,15 @@ def test_a_run_at_work_says_how_far_it_is_and_what_its_actors_do(store):
     with Attempt(store, RUNS) as attempt, Attempt(store, cell):
         at_work(attempt, cell)
         (run,) = status(store.root).runs
-        told = CliRunner().invoke(app, ["status", store.root, "--json"])
+        told, words = (CliRunner().invoke(app, ["status", store.root, *flags]).stdout for flags in (["--json"], []))
     assert run.lives
     assert run.silent_s < 60
     assert (run.stages["lift"]["items"], run.stages["lift"]["done"]) == (10, 7)
     assert run.spent == {"seconds": 60.0, "gpu_seconds": 30.0, "cost": 2.0}
     (work,) = run.at_work
     assert (work.stage, work.unit, work.host, work.pid, work.deaths) == ("lift", "unit", "host", 5, 2)
-    assert json.loads(told.stdout)["runs"][0]["at_work"][0]["deaths"] == 2
+    assert json.loads(told)["runs"][0]["at_work"][0]["deaths"] == 2
+    assert "  lift unit: step 3,400 of 10,000, process 5 on host for 0:0" in words
     assert status(store.root).runs == ()
 
 
