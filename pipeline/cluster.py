@@ -1,31 +1,28 @@
 """Ray: the actors of all stages, and the cells that they make. An actor lives as long as the run.
 
-The driver is one loop of asyncio (`conduct`). Whoever wants a cell awaits it. Each actor has a coroutine of the driver,
-which takes the first waiting unit of the stage, and gives it to the actor. So an actor that has done one unit begins
-with the next, whichever shard that is of.
+The driver is one loop of asyncio (`conduct.py`). Whoever wants a cell awaits it. Each actor has a coroutine of the
+driver, which takes the first waiting unit of the stage, and gives it to the actor. So an actor that has done one unit
+begins with the next, whichever shard that is of.
 
 How many actors a stage has is chosen from the cluster (`pools.py`), at the start, when a node comes or goes, and when
 it is known how long the stages take. An actor that dies leaves its unit to the others, and another actor is started.
 The ledger counts the deaths of a cell, so that `batch.py` finds the item that kills.
 
-Ray is started when the first cell is missing. A thread that waits for Ray may wait for ever. So the loop has a thread
-of its own, and the main thread watches.
+Ray is started when the first cell is missing.
 """
 
 import asyncio
 import logging
-import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from anything3d.errors import ConfigError, MachineError, WeightsError
@@ -40,60 +37,12 @@ from pipeline.pools import SHARED, Node
 from pipeline.price import Spending, spent
 from pipeline.progress import SILENT_S, Board, Progress
 from pipeline.release.partition import Tally
-from pipeline.session import check_alive, connect, last_words, nodes_now
+from pipeline.session import check_alive, connect, nodes_now
 from pipeline.store import Store
 from pipeline.unit import Unit
 
 POLL_S = 1.0  # between two looks at the board, and between two looks at the nodes
 CHOOSE_S = 30.0  # between two looks whether other numbers of actors are faster, when all stages have been measured
-SOON_S = 0.05  # the same, as long as Ray has not been started
-LEAVE_S = 5.0  # for the loop to end, after the run has failed
-THREADS = 16  # that wait for the storage
-
-T = TypeVar("T")
-
-
-def conduct(actors: "Actors", main: Callable[["Actors"], Awaitable[T]]) -> T:
-    """What `main` gives. It runs in a loop in a thread of its own, while this thread watches Ray.
-
-    Raises: what `main` raises; MachineError if Ray fails; ray's error for a bug, with its traceback.
-    """
-    ended: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-    started: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()  # what stops the loop
-
-    async def through() -> None:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        loop.set_default_executor(ThreadPoolExecutor(THREADS))
-        started.put(lambda: loop.call_soon_threadsafe(task.cancel))
-        try:
-            ended.put((await main(actors), None))
-        except BaseException as error:  # noqa: BLE001 - it is raised below
-            ended.put((None, error))
-        finally:
-            await actors.end()
-
-    thread = threading.Thread(target=lambda: asyncio.run(through()), daemon=True)
-    thread.start()
-    stop = started.get()
-    try:
-        while True:
-            actors.watch()
-            with suppress(queue.Empty):
-                outcome, error = ended.get(timeout=POLL_S if actors.running else SOON_S)
-                with suppress(MachineError, RayError):  # all has been done, or there is a better reason
-                    actors.watch()
-                if error is not None:
-                    raise error
-                return outcome
-    except RayTaskError:
-        raise  # a bug, with its traceback
-    except RayError as error:
-        raise MachineError("ray", f"Ray failed: {last_words(error)} Give the same command again.") from error
-    finally:
-        with suppress(RuntimeError):  # the loop has ended
-            stop()
-        thread.join(LEAVE_S)
 
 
 class Actors:

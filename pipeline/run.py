@@ -19,7 +19,8 @@ from obstore.exceptions import BaseError
 from anything3d.errors import DamagedCell, MachineError, SourceError, StorageError
 from pipeline import batch, spread, stages
 from pipeline.actor import Load
-from pipeline.cluster import Actors, conduct
+from pipeline.cluster import Actors
+from pipeline.conduct import conduct
 from pipeline.config import Config
 from pipeline.input.source import file_name
 from pipeline.ledger import RUNS, Attempt
@@ -79,7 +80,7 @@ def run(
     Raises: what `batch.ENDING` names. A ConfigError or a StorageError comes before anything has been started, and so
     does a SourceError or a WeightsError that can be seen by then.
     """
-    started, waits = time.monotonic(), iter(WAITS_S)
+    started, waits, damaged = time.monotonic(), iter(WAITS_S), 0
     with explained(out):
         store = Store(out)
         check(store)
@@ -87,7 +88,6 @@ def run(
         some = ", ".join([*unnamed[:5], *(["..."] if len(unnamed) > 5 else [])])
         say(f"The list of MD5s does not name {len(unnamed)} of {len(shards)} shards: {some}")
     report = Report(spending=Spending.allowed(config, max_gpu_hours, max_cost))
-    damaged = 0
     while True:
         try:
             with Attempt(store, RUNS) as attempt:

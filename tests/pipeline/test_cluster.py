@@ -17,7 +17,8 @@ from anything3d.mini.world import write_world
 from anything3d.models.weights import PACKAGED
 from pipeline import actor, cell, nothing
 from pipeline.actor import StageActor, weights_digests
-from pipeline.cluster import Actors, conduct
+from pipeline.cluster import Actors
+from pipeline.conduct import conduct
 from pipeline.config import load
 from pipeline.measured import Measured
 from pipeline.plan import image_ids, photo_units, shard_unit
