@@ -8,6 +8,7 @@ actor, a second driver and a run after a changed setting all take this one. This
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
@@ -153,6 +154,7 @@ def make(recipe: Recipe, unit: Unit, store: Store, load: Loader, attempt: Attemp
         backend=recipe.backend,
         weights=recipe.weights,
         licences=recipe.licences,
+        reasons=Counter(f"{reject.kind} {reject.reason}" for reject in rejects),
     )
     commit = replace(commit, digest=content_digest(commit.rows, rejects))
     winner = store.create_commit(folder, commit)

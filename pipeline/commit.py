@@ -10,7 +10,7 @@ from typing import Any
 
 SEAL = "sha256"  # key of a JSON file's digest of itself
 REPEATED = ("stage", "unit", "fingerprint", "digest", "backend")  # texts that several commits or units have
-SHARED = ("inputs", "counts", "versions", "weights")  # what a commit has as a dict
+SHARED = ("inputs", "counts", "reasons", "versions", "weights")  # what a commit has as a dict
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ class Commit:
     backend: str = ""  # the setting <stage>.backend, and which model it is; "" where a stage has none
     weights: Mapping[str, str] = field(default_factory=dict)  # name -> digest of all its files
     licences: tuple[str, ...] = ()  # of the weights and of the backend's own code
+    reasons: Mapping[str, int] = field(default_factory=dict)  # "kind reason" -> rejects
 
     def __reduce__(self) -> tuple[Any, ...]:
         """As its file: where it arrives, too, what several commits say alike is in memory once."""

@@ -183,6 +183,7 @@ def test_a_skipped_item_is_a_reject_and_its_neighbours_have_rows(store):
     assert rows == ["ant", "bee", "dog", "elk", "fox"]
     assert rejects == {"cow": ("skipped", "dull")}
     assert commit.counts == {"inputs": 6, "rows": 5, "skipped": 1, "failed": 0, "crashed": 0}
+    assert cell.find(LENGTHS, after_words(store), store).reasons == commit.reasons == {"skipped dull": 1}
 
 
 def test_a_batch_that_raises_is_tried_item_by_item(store):
