@@ -32,6 +32,7 @@ from pipeline.cell import Recipe
 from pipeline.commit import Commit
 from pipeline.config import Config, Workers
 from pipeline.measured import Measured
+from pipeline.metrics import Metrics
 from pipeline.pool import Made, Place, Pool
 from pipeline.pools import SHARED, Node
 from pipeline.price import Spending, spent
@@ -73,6 +74,7 @@ class Actors:
         self._ask: Future[None] = Future()  # that Ray be started; done when it runs
         self._asked = threading.Event()
         self._board: Any = None
+        self._metrics = Metrics(store.root, spending.currency)
         self._fitting: asyncio.Task[None] | None = None
         self._refit = asyncio.Event()
         self._broken: Exception | None = None  # why no actor can be started any more
@@ -108,7 +110,9 @@ class Actors:
         lanes = {tuple(pool.recipes): pool.size for pool in open_now}
         if self._alone:  # one stage after the other
             lanes = {tuple(self.recipes): max(lanes.values(), default=1)}
-        self._progress.show(at_work, self._spending, lanes, self._measured.seconds_per_item())
+        per_item = self._measured.seconds_per_item()
+        if now := self._progress.show(at_work, self._spending, lanes, per_item):
+            self._metrics.look(now, per_item, self._pools.copy())
 
     # what the loop does
 
@@ -243,5 +247,7 @@ class Actors:
 
     def _learn(self, unit: Unit, commit: Commit) -> None:
         """An actor has made a cell."""
-        self._spending.spent += spent(commit.stage, commit.seconds, commit.gpu_seconds, self.config)
+        took = spent(commit.stage, commit.seconds, commit.gpu_seconds, self.config)
+        self._spending.spent += took
+        self._metrics.made(len(unit.ids), commit, took)
         self._measured.learn(commit.stage, Tally.of([commit]))

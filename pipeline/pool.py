@@ -64,6 +64,11 @@ class Pool:
         self._deaths = 0  # of actors that were starting, one after the other
 
     @property
+    def ready(self) -> int:
+        """Actors that are up."""
+        return len(self._ready)
+
+    @property
     def has_work(self) -> bool:
         return bool(self.at_work) or self._queue.qsize() > self._leaving
 

@@ -103,14 +103,16 @@ class Progress:
         spending: Spending | None = None,
         lanes: Lanes = MappingProxyType({}),
         per_item: Mapping[str, float] = MappingProxyType({}),
-    ) -> None:
-        """Say how far the run is, if that has changed or nothing was said for long.
+    ) -> Shown | None:
+        """How far the run is; None before actors are started.
+
+        It is said, if it has changed or nothing was said for long.
 
         `at_work` are the cells that are being computed, `lanes` the actors, and `per_item` the seconds that an item of
         a stage takes, as far as that is known.
         """
         if self._begun is None:
-            return
+            return None
         now = self._now(at_work, spending or Spending(), lanes, per_item)
         self._note(
             stages={
@@ -123,11 +125,12 @@ class Progress:
         )
         if self._show is not None:
             self._show(now)
-            return
+            return now
         silent_s, pause_s = time.monotonic() - self._last[1], max(PAUSE_S, PAUSE * now.elapsed)
         if silent_s > max(SILENCE_S, pause_s) or (now.line != self._last[0] and silent_s >= pause_s):
             self._last = (now.line, time.monotonic())
             self._say(" · ".join(filter(None, [f"[{clock(now.elapsed)}] {now.line}", told_left(now.left)])))
+        return now
 
     def _now(
         self,

@@ -4,6 +4,7 @@ The schemas of Kubernetes come from the package kubernetes-validate. KubeRay pub
 so RAY_JOB below is written by hand: the fields that deploy/rayjob.yaml uses, as KubeRay 1.7 documents them.
 """
 
+import json
 import os
 import re
 import shlex
@@ -21,6 +22,7 @@ import yaml
 from jobs.cli import app
 from jobs.command import PRESETS
 from pipeline.config import load
+from pipeline.metrics import CORPUS, COUNTERS, GAUGES
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -294,3 +296,17 @@ def test_the_script_for_slurm_makes_a_token_and_deletes_it(tmp_path):
     assert done.returncode == 4, done.stderr
     assert "-rw------- 1" in done.stderr
     assert not list(tmp_path.glob(".ray-token*"))
+
+
+def test_the_dashboard_and_the_docs_have_every_metric_and_no_other():
+    labels = {f"ray_{name}": {CORPUS, *own} for name, (own, _) in {**COUNTERS, **GAUGES}.items()}
+    dashboard = json.loads((DEPLOY / "grafana.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert set(re.findall(r"\bray_\w+", " ".join(queries))) == set(labels)
+    for by, _, name in re.findall(r"by \(([^)]*)\) \((rate\()?(ray_\w+)", " ".join(queries)):
+        assert set(by.split(", ")) <= labels[name], name
+    variables = {one["name"]: one["query"] for one in dashboard["templating"]["list"]}
+    assert variables.keys() == {"datasource", CORPUS}
+    assert re.findall(r"ray_\w+", variables[CORPUS]["query"])[0] in labels
+    table = re.findall(r"^\| `(ray_\w+)` \| (.*?) \|", (ROOT / "docs" / "cluster.md").read_text(), re.MULTILINE)
+    assert {name: {CORPUS, *re.findall(r"`(\w+)`", own)} for name, own in table} == labels

@@ -7,15 +7,22 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import urlopen
 
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from pipeline import nothing
+from pipeline.config import load
+from pipeline.metrics import COUNTERS, GAUGES
+from pipeline.stages import BY_NAME
 from tests.jobs.conftest import OBJECTS, QUICK, ROOT, Corpus, command, wait_for, workers
 
 pytestmark = pytest.mark.slow
@@ -55,6 +62,7 @@ class Head:
     folder: str  # of its logs and sockets
     dashboard: str
     address: str  # of the cluster
+    metrics: str  # what Prometheus reads
     environment: dict[str, str]
 
 
@@ -69,6 +77,7 @@ def head(tmp_path_factory):
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_metrics_report_interval_ms": "4000",
     }
     answers = []
     for _ in range(3):
@@ -88,15 +97,16 @@ def head(tmp_path_factory):
 
 def started(folder: str, environment: dict[str, str]) -> Head:
     """A head with ports and a temporary folder of its own."""
-    gcs, dashboard, client, agent = free_ports(4)
+    gcs, dashboard, client, agent, metrics = free_ports(5)
     subprocess.run(
         [*RAY, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={gcs}", f"--dashboard-port={dashboard}",
          "--dashboard-host=127.0.0.1", f"--ray-client-server-port={client}", "--num-cpus=2", "--num-gpus=0",
-         f"--dashboard-agent-listen-port={agent}", "--object-store-memory=200000000", f"--temp-dir={folder}",
+         f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}",
+         "--object-store-memory=200000000", f"--temp-dir={folder}",
          "--disable-usage-stats"],
         env=environment, check=True, timeout=120, capture_output=True,
     )  # fmt: skip
-    return Head(folder, f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", environment)
+    return Head(folder, f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", f"http://127.0.0.1:{metrics}", environment)
 
 
 def stop(folder: str) -> None:
@@ -191,6 +201,72 @@ def test_a_night_is_submitted_once_a_day(head, shard, corpus, tmp_path):
     assert ", 0 cells run," in told.stdout, told.stdout + told.stderr
     assert f"job {job} is succeeded already" in night(head.dashboard)
     assert "ray_unreachable" in night("http://127.0.0.1:1", code=4)
+
+
+RUN = """
+import sys
+from pipeline import nothing
+from pipeline.config import load
+from pipeline.config import load
+from pipeline.plan import Selection
+from pipeline.run import run
+
+*shards, out = sys.argv[1:]
+config = load([], ["units.images=1", "price.cpu_hour=7200", "price.currency='EUR'"])
+run(config, shards, out, Selection(), load=nothing.load)
+print("done", flush=True)
+sys.stdin.read()  # what is no counter goes with the process
+"""
+
+
+def metrics(page: str, corpus: str) -> dict[tuple[str, ...], float]:
+    """The samples of a run: (name, labels that are not Ray's) -> value."""
+    found = {}
+    for sample in (sample for family in text_string_to_metric_families(page) for sample in family.samples):
+        if sample.labels.get("corpus") == corpus:
+            labels = [value for name, value in sorted(sample.labels.items()) if name[0].islower()]
+            own = [value for value in labels if value != corpus and "telemetry" not in value and value]
+            found[sample.name.removeprefix("ray_anything3d_"), *own] = sample.value
+    return found
+
+
+def test_prometheus_reads_from_the_cluster_how_far_a_run_is(head, tmp_path):
+    """Three photos in two shards, each with two objects, and one without its JSON; the stages do nothing."""
+    shards, out = nothing.write_shards(str(tmp_path / "shards"), 3, 2), str(tmp_path / "corpus")
+    with tarfile.open(shards[1], "a") as tar:
+        tar.addfile(tarfile.TarInfo("./sa_9.jpg"))
+    environment = {**head.environment, "RAY_ADDRESS": head.address, "PYTHONPATH": str(ROOT)}
+    given = [sys.executable, "-c", RUN, *shards, out]
+    with subprocess.Popen(given, cwd=tmp_path, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:
+        while run.stdout.readline().strip() != b"done":
+            assert run.poll() is None
+        seen = {}
+
+        def told() -> bool:
+            with urlopen(f"{head.metrics}/metrics", timeout=60) as page:
+                seen.update(metrics(page.read().decode(), out))
+            return ("shards_finished",) in seen and seen["shards_finished",] == 2
+
+        wait_for(told, "the metrics")
+        run.stdin.close()
+    stages = [*BY_NAME]
+    items = [2, 3, *[6] * (len(stages) - 2)]
+    for name in ("items_done_total", "items_expected"):
+        assert [seen[name, stage] for stage in stages] == items, name
+    assert [seen["items_left", stage] for stage in stages] == [0] * len(stages)
+    assert {key: value for key, value in seen.items() if key[0] == "rejects_total"} == {
+        ("rejects_total", "failed", "missing_json", "index"): 1
+    }
+    assert (seen["shards_expected",], seen["seconds_left",]) == (2, 0)
+    at_work, ready, wanted = (seen[f"actors_{what}", "shared"] for what in ("at_work", "ready", "wanted"))
+    assert at_work == 0 <= ready <= wanted <= 2
+    for stage, count in zip(stages, items, strict=True):
+        seconds = seen["actor_seconds_total", stage]
+        assert seen["seconds_per_item", stage] == pytest.approx(seconds / count, abs=1e-3)
+        assert seen["cost_total", "EUR", stage] == pytest.approx(2 * seconds * getattr(load([]).resources, stage).cpus)
+    assert {name.removeprefix("anything3d_") for name in [*COUNTERS, *GAUGES]} - {key[0] for key in seen} == {
+        "gpu_seconds_total"  # there is no GPU
+    }
 
 
 def test_ctrl_c_ends_a_run_that_joined_a_cluster_and_leaves_the_cluster(head, shard, tmp_path):
