@@ -83,7 +83,7 @@ class MethodConfig:
         names = [*CAPTIONERS[self.caption.backend].weights(self.caption)]
         names += [*LIFTERS[self.lift.backend].weights(self.lift)]
         names += [*RECONSTRUCTORS[self.reconstruct.backend].weights(self.reconstruct)]
-        names += [self.invert.weights, self.score.clip_weights]
+        names += [self.invert.weights, self.score.clip_weights, self.score.dino_weights]
         if self.segment.source != "annotations":
             names.append(self.segment.weights)
         return tuple(sorted(set(names)))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from anything3d.errors import NumericsError
 from anything3d.models.clip import Clip, load_clip
+from anything3d.models.dino import Dino, load_dino
 from anything3d.models.finite import check_network
 from anything3d.models.weights import Place
 from anything3d.photo.pixels import WHITE, over
@@ -25,7 +26,7 @@ from anything3d.space.field import Field
 from anything3d.space.mesh import Mesh
 from anything3d.space.render import Rendering, composite
 
-CLIP_NOT_FINITE = "clip_not_finite"  # the reason where a similarity is NaN or Inf
+CLIP_NOT_FINITE, DINO_NOT_FINITE = "clip_not_finite", "dino_not_finite"  # the reasons where a similarity is NaN or Inf
 NO_TRUTH = "no ground truth: compared with the photo only"
 
 
@@ -40,11 +41,20 @@ class Looks:
 
 
 @dataclass(frozen=True, slots=True)
+class DinoLikeness:
+    """How much a mesh looks like its photo, as DINOv2 sees it. All are on white, and the crop is seen whole."""
+
+    turntable: float  # mean cosine between the crop and the turntable's views
+    reference: float  # cosine of the crop and the view of the reference camera
+
+
+@dataclass(frozen=True, slots=True)
 class Scored:
     """The scores of one object, and the pictures they were taken from. `truth` is None where there is no truth."""
 
     field: Looks  # of the field, or the mesh where there is none
     mesh: Looks  # of the mesh
+    dino: DinoLikeness  # of the mesh
     sound: Soundness  # of the mesh
     quality: Tier  # of the mesh, from these two
     truth: TruthScores | None
@@ -55,10 +65,11 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """A frozen CLIP and the settings of the renders. Fields are rendered where the CLIP is."""
+    """A frozen CLIP, a frozen DINOv2, and the settings of the renders. Fields are rendered where the CLIP is."""
 
     config: ScoreConfig
     clip: Clip
+    dino: Dino
 
     @torch.inference_mode()
     def __call__(
@@ -77,8 +88,12 @@ class Scorer:
         """
         rows = zip(made, targets, generators, strict=True)
         outcomes = [self._outcome(one, target, generator) for one, target, generator in rows]
-        unlike = [isinstance(outcome, NumericsError) and outcome.reason == CLIP_NOT_FINITE for outcome in outcomes]
-        check_network(unlike, self.clip.is_sound, self.config.clip_weights, self.clip.dtype)
+        for network, weights, reason in (
+            (self.clip, self.config.clip_weights, CLIP_NOT_FINITE),
+            (self.dino, self.config.dino_weights, DINO_NOT_FINITE),
+        ):
+            unlike = [isinstance(outcome, NumericsError) and outcome.reason == reason for outcome in outcomes]
+            check_network(unlike, network.is_sound, weights, network.dtype)
         return outcomes
 
     def _outcome(
@@ -99,6 +114,7 @@ class Scorer:
         return Scored(
             field=of_field,
             mesh=of_mesh,
+            dino=self._compare(made.crop, reference, views),
             sound=sound,
             quality=tier(of_mesh.psnr_db, of_mesh.mask_iou, sound, len(made.mesh.faces)),
             truth=None if target is None else against_truth(made, target, self.config, generator),
@@ -123,6 +139,17 @@ class Scorer:
         front_back = float(seen[0] @ seen[len(seen) // 2])
         return Looks(float(psnr), float(iou), likeness, front_back), reference, views
 
+    def _compare(
+        self, crop: Float[Tensor, "4 S S"], reference: Rendering, views: Float[Tensor, "T 3 V V"]
+    ) -> DinoLikeness:
+        """The mesh beside the crop, all views in one pass."""
+        seen = self.dino.image_embeddings(over(crop[None].float(), WHITE), composite(reference, WHITE), views)
+        cosines = seen[1:] @ seen[0]
+        reference_cosine, mean = float(cosines[0]), float(cosines[1:].mean())
+        if not math.isfinite(reference_cosine + mean):
+            raise NumericsError(DINO_NOT_FINITE, f"a DINOv2 similarity is {reference_cosine + mean}; try another dtype")
+        return DinoLikeness(mean, reference_cosine)
+
 
 def straight_rgba(rendering: Rendering) -> UInt8[Tensor, "V S S 4"]:
     """The rendering with its colour divided by its opacity, as image files keep it."""
@@ -136,5 +163,5 @@ def to_uint8(images: Float[Tensor, "B C H W"]) -> UInt8[Tensor, "B H W C"]:
 
 
 def load_scorer(config: ScoreConfig, place: Place) -> Scorer:
-    """Raises: WeightsError for a missing or broken CLIP."""
-    return Scorer(config, load_clip(config.clip_weights, place))
+    """Raises: WeightsError for a missing or broken CLIP or DINOv2."""
+    return Scorer(config, load_clip(config.clip_weights, place), load_dino(config.dino_weights, place))

@@ -12,7 +12,7 @@ def train(
     network: Annotated[
         str,
         typer.Argument(
-            help="vae; diffusion and taesd, after it; sam; blip; clip; pointe and pointe-upsampler, after it."
+            help="vae; diffusion and taesd, after it; sam; blip; clip; dino; pointe and pointe-upsampler, after it."
         ),
     ],
     work: Annotated[

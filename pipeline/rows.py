@@ -212,6 +212,8 @@ def score_row(object_id: str, scored: "Scored", truth_caption: str | None, mask_
         mesh_psnr_db=scored.mesh.psnr_db,
         mesh_mask_iou=scored.mesh.mask_iou,
         mesh_clip_similarity=scored.mesh.clip_similarity,
+        mesh_dino_similarity=scored.dino.turntable,
+        mesh_dino_reference=scored.dino.reference,
         front_back_similarity=scored.mesh.front_back,
         self_intersections=scored.sound.self_intersections,
         thin_share=scored.sound.thin_share,

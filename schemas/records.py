@@ -194,6 +194,8 @@ class ScoreRecord:
     thin_share: Annotated[float | None, "null if before version 6; 0 to 1, surface with a wall close behind it"] = None
     hidden_share: Annotated[float | None, "null if before version 6; 0 to 1, surface that no camera around sees"] = None
     quality: Annotated[Literal["A", "B", "C"] | None, "null if before version 7; A is best; needs no truth"] = None
+    mesh_dino_similarity: Annotated[float | None, "null if before version 8; as mesh_clip_similarity, by DINOv2"] = None
+    mesh_dino_reference: Annotated[float | None, "null if before version 8; cosine of the reference view alone"] = None
 
 
 @dataclass(frozen=True, slots=True)

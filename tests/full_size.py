@@ -16,6 +16,7 @@ TENSORS = {  # folder, file -> the number of its tensors
     ("blip-base", "pytorch_model.bin"): 473,
     ("blip-large", "model.safetensors"): 617,
     ("clip-vit-l-14", "model.safetensors"): 590,
+    ("dinov2-base", "model.safetensors"): 223,
     ("stable-diffusion-1.5", "unet/diffusion_pytorch_model.safetensors"): 686,
     ("stable-diffusion-1.5", "vae/diffusion_pytorch_model.safetensors"): 248,
     ("stable-diffusion-1.5", "text_encoder/model.safetensors"): 196,
@@ -61,6 +62,9 @@ def write_random(root: Path, name: str) -> None:
             _write_clip_tokenizer(folder)
             size = {"shortest_edge": 224}
             _write_preprocessor(folder, "CLIPImageProcessor", size=size, do_center_crop=True, crop_size=224)
+        case "dinov2":
+            size = {"shortest_edge": 256}
+            _write_preprocessor(folder, "BitImageProcessor", size=size, do_center_crop=True, crop_size=224)
         case "stable":
             from diffusers import PNDMScheduler
 

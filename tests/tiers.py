@@ -21,6 +21,8 @@ SIGNALS = (
     "mesh_psnr_db",
     "mesh_mask_iou",
     "mesh_clip_similarity",
+    "mesh_dino_similarity",
+    "mesh_dino_reference",
     "camera_match",
     "front_back_similarity",
     "self_intersections",

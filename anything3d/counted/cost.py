@@ -26,6 +26,7 @@ WORDS = {  # class of a network, as it is called here
     "CLIPTextModel": "text encoder",
     "CLIPVisionTransformer": "CLIP",
     "CLIPVisionModel": "CLIP",
+    "Dinov2Model": "DINOv2",
     "PointDenoiser": "Point-E",
     "BlipVisionModel": "BLIP image tower",
     "BlipTextLMHeadModel": "BLIP decoder",

@@ -27,6 +27,7 @@ from anything3d.models import official
 from anything3d.models.clip import Clip
 from anything3d.models.clip import assemble as assemble_clip
 from anything3d.models.diffusion import Denoiser, assemble
+from anything3d.models.dino import assemble as assemble_dino
 from anything3d.models.encoder import REACH, Encode, of_colors, of_taesd
 from anything3d.models.pretrained import Preprocessor
 from anything3d.models.sam.loading import assemble as assemble_sam
@@ -45,6 +46,7 @@ from anything3d.space.render import composite, render
 PHOTO_PX = (1500, 2250)  # a photo of SA-1B: its shorter side has 1,500 px
 PROMPTS = 100  # masks of a photo; SA-1B has 100 on average (Kirillov et al. 2023)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # its preprocessor
+DINO_MEAN, DINO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # likewise
 START, END = 49406, 49407  # of CLIP's vocabulary, which Stable Diffusion 1 and 2 use
 PROMPT_TOKENS = 77  # of CLIP's text encoder
 BLIP_TOKENS = {"start": 30522, "end": 102, "pad": 0}  # of BLIP's vocabulary
@@ -199,8 +201,10 @@ class FullSize:
         return Stage("reconstruct", "object", networks, parts, self.objects)
 
     def score(self) -> Stage:
-        """Views all round of the field, and what CLIP says of them and of those of the mesh, one object at a time."""
+        """Views all round of the field, what CLIP says of them and of the mesh's, and DINOv2 of the mesh's."""
         config, clip = self.config.score, self._clip(self.config.score.clip_weights)
+        network = self._network(config.dino_weights, "")
+        dino = assemble_dino(network, Preprocessor(256, 224, DINO_MEAN, DINO_STD))
         finely = RenderConfig(samples=config.samples)
 
         @torch.inference_mode()
@@ -213,8 +217,12 @@ class FullSize:
             seen = clip.image_embeddings(self._zeros(n * config.views, 3, config.size_px, config.size_px))
             return similarity(clip, seen, self._crops(n))
 
-        parts = (Part("view", config.views, view), Part("likeness", 2, look))
-        return Stage("score", "object", {"Clip": clip.vision}, parts, 1)
+        def compare(n: int) -> Tensor:
+            views = self._zeros(n * (1 + config.views), 3, config.size_px, config.size_px)
+            return dino.image_embeddings(self._crops(n)[:, :3], views)
+
+        parts = (Part("view", config.views, view), Part("likeness", 2, look), Part("DINOv2", 1, compare))
+        return Stage("score", "object", {"Clip": clip.vision, "Dinov2Model": network}, parts, 1)
 
     @property
     def _dtype(self) -> torch.dtype:

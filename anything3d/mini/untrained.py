@@ -3,7 +3,7 @@
 They are random, and the manifest says so. Training a network replaces its folder and its line of the manifest.
 """
 
-from anything3d.mini import blip, clip, diffusion, pointe, sam, taesd
+from anything3d.mini import blip, clip, diffusion, dino, pointe, sam, taesd
 from anything3d.models.weights import PACKAGED, write_manifest
 
 SEED = 0
@@ -13,6 +13,7 @@ if __name__ == "__main__":
     blip.save(blip.build(SEED), PACKAGED / "blip")
     clip.save(clip.build(SEED), PACKAGED / "clip")
     diffusion.save(diffusion.build(SEED), PACKAGED / "diffusion")
+    dino.save(dino.build(SEED), PACKAGED / "dino")
     taesd.save(taesd.build(SEED), PACKAGED / "taesd")
     sam.save(sam.build(SEED), PACKAGED / "sam")
     pointe.save(pointe.build(SEED), PACKAGED)

@@ -78,6 +78,13 @@ def clip() -> nn.Module:
     return CLIPModel(CLIPConfig(text_config=TEXT, vision_config=vision, projection_dim=768))
 
 
+def dino() -> nn.Module:
+    """DINOv2 ViT-B/14."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    return Dinov2Model(Dinov2Config(image_size=518, patch_size=14))
+
+
 def unet(**settings: object) -> nn.Module:
     """The UNet of Stable Diffusion 1.5, or of what the settings say."""
     from diffusers import UNet2DConditionModel
@@ -161,6 +168,7 @@ NETWORKS: Mapping[tuple[str, str], Callable[[], nn.Module]] = {  # folder, file 
     ("blip-base", "pytorch_model.bin"): blip,
     ("blip-large", "model.safetensors"): lambda: blip(**LARGE),
     ("clip-vit-l-14", "model.safetensors"): clip,
+    ("dinov2-base", "model.safetensors"): dino,
     ("taesd-sd", "diffusion_pytorch_model.safetensors"): taesd,
     ("stable-diffusion-1.5", "unet/diffusion_pytorch_model.safetensors"): unet,
     ("stable-diffusion-1.5", "vae/diffusion_pytorch_model.safetensors"): vae,

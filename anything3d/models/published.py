@@ -103,6 +103,18 @@ def _clip() -> Published:
     )
 
 
+def _dino() -> Published:
+    repository, weights = "facebook/dinov2-base", "model.safetensors"
+    sha256 = "d73036b56966966d07975d696bde331762f37297e2f095de8cea0040c3aa0841"
+    return Published(
+        "Apache-2.0",
+        (
+            *_hub(repository, ("config.json", "preprocessor_config.json")),
+            File(weights, HUB.format(repository=repository, path=weights), 346, sha256),
+        ),
+    )
+
+
 def _taesd() -> Published:
     repository, weights = "madebyollin/taesd", "diffusion_pytorch_model.safetensors"
     sha256 = "db169d69145ec4ff064e49d99c95fa05d3eb04ee453de35824a6d0f325513549"
@@ -190,6 +202,7 @@ PUBLISHED: Mapping[str, Published] = {  # folder -> what it holds
     "blip-base": _blip("Salesforce/blip-image-captioning-base", "pytorch_model.bin", 990),
     "blip-large": _blip("Salesforce/blip-image-captioning-large", "model.safetensors", 1879),
     "clip-vit-l-14": _clip(),
+    "dinov2-base": _dino(),
     "stable-diffusion-1.5": _stable_diffusion_15(),
     "stable-diffusion-2.1-base": _stable_diffusion_21(),
     "taesd-sd": _taesd(),  # of Stable Diffusion 1 and 2

@@ -1,7 +1,7 @@
 """The quality of one object as a letter, from numbers that need no ground truth, so that people can filter a corpus.
 
-The limits are for the whole mesh as a file has it. No CLIP similarity is among them, because numbers of different CLIPs
-do not compare. docs/method.md says how well the letter predicts the true F-score in the mini world.
+The limits are for the whole mesh as a file has it. No similarity by CLIP or DINOv2 is among them, because numbers of
+different networks do not compare. docs/method.md says how well the letter predicts the true F-score in the mini world.
 """
 
 from typing import Literal

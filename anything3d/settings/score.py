@@ -14,6 +14,8 @@ class ScoreConfig:
 
     # The weights of CLIP: a packaged name or a folder. Numbers of different CLIPs do not compare.
     clip_weights: str = "clip"
+    # The weights of DINOv2: a packaged name or a folder. Numbers of different DINOv2s do not compare.
+    dino_weights: str = "dino"
     size_px: Annotated[int, Interval(ge=8, le=4096)] = 128  # Side of the reference render and the turntable, in pixels.
     views: Annotated[int, Interval(ge=1, le=360)] = 8  # Views of the turntable. Magic123 takes 100.
     # Elevation of the turntable, in degrees: seen slightly from above, so that tops count.

@@ -22,7 +22,7 @@ Item = tuple[ObjectRecord, FieldRecord, MeshRecord] | tuple[ObjectRecord, FieldR
 
 class ScoreStage:
     name = "score"
-    version = 7
+    version = 8
     record = ScoreRecord
 
     def __init__(self, config: Config, place: Place) -> None:
@@ -38,7 +38,7 @@ class ScoreStage:
 
     @staticmethod
     def weights(config: ScoreConfig) -> tuple[str, ...]:
-        return (config.clip_weights,)
+        return (config.clip_weights, config.dino_weights)
 
     def __call__(self, items: Sequence[Item], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
         from anything3d.seed import generators

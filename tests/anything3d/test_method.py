@@ -137,7 +137,7 @@ def test_each_calls_a_verb_with_the_objects_that_have_every_value():
 
 
 def test_weights_are_all_that_is_loaded():
-    assert MethodConfig().weights == ("blip", "clip", "diffusion", "pointe", "pointe-upsampler", "sam")
+    assert MethodConfig().weights == ("blip", "clip", "diffusion", "dino", "pointe", "pointe-upsampler", "sam")
 
 
 def test_the_front_door_has_every_name_and_loads_no_torch():

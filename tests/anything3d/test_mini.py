@@ -13,10 +13,11 @@ import torch
 from anything3d import seed
 from anything3d.backend import load_captioner
 from anything3d.invert import load_inverter
-from anything3d.mini import blip, clip, diffusion, pointe, sam, taesd
+from anything3d.mini import blip, clip, diffusion, dino, pointe, sam, taesd
 from anything3d.mini.training import blip as blip_training
 from anything3d.mini.training import data
 from anything3d.mini.training import diffusion as diffusion_training
+from anything3d.mini.training import dino as dino_training
 from anything3d.mini.training import pointe as pointe_training
 from anything3d.mini.training import sam as sam_training
 from anything3d.mini.training.batch import Rows, crops, every, rgba
@@ -26,6 +27,7 @@ from anything3d.mini.words import COLORS
 from anything3d.models import weights
 from anything3d.models.clip import load_clip
 from anything3d.models.diffusion import load_denoiser
+from anything3d.models.dino import load_dino
 from anything3d.models.encoder import explained
 from anything3d.models.pointe import load_point_denoiser
 from anything3d.models.sam import load_sam
@@ -65,6 +67,7 @@ def random_weights(tmp_path_factory):
     blip.save(blip.build(1), folder / "blip")
     clip.save(clip.build(1), folder / "clip")
     diffusion.save(diffusion.build(1), folder / "diffusion")
+    dino.save(dino.build(1), folder / "dino")
     taesd.save(taesd.build(1), folder / "taesd")
     pointe.save(pointe.build(1), folder)
     return folder
@@ -126,6 +129,16 @@ def text_embeddings(folder, texts):
     tokens = CLIPTokenizer.from_pretrained(folder, local_files_only=True)(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
         return torch.nn.functional.normalize(model.text_projection(model.text_model(**tokens).pooler_output), dim=-1)
+
+
+def solids_above_others(folder, held_out):
+    """How often a crop is more like its own solid from another side than like another grey solid, as DINOv2 sees it."""
+    network = load_dino(str(folder / "dino"), Place())
+    rows, draw = every(held_out.objects, OBJECTS), torch.Generator().manual_seed(0)
+    pair = dino_training.pair_of(held_out.objects, rows, dino_training.grey(OBJECTS), draw)
+    photos, views = network.image_embeddings(*pair).chunk(2)
+    cosines = photos @ views.T
+    return float((cosines.diagonal()[:, None] > cosines).sum() / (OBJECTS * (OBJECTS - 1)))
 
 
 def decoded_psnr(folder, held_out):
@@ -209,6 +222,7 @@ MEASURES = {
     found_objects: 0.2,
     right_captions: 0.6,
     right_texts: 0.5,
+    solids_above_others: 0.7,
     decoded_psnr: 28.0,
     explained_latents: 0.9,
     drawn_outlines: 0.65,

@@ -10,6 +10,7 @@ import torch
 from anything3d.errors import ConfigError, NumericsError, WeightsError
 from anything3d.mesh import extract
 from anything3d.mini import clip as mini
+from anything3d.mini import dino as mini_dino
 from anything3d.models.weights import Place
 from anything3d.quality.accuracy import (
     NORMALIZATION,
@@ -38,9 +39,11 @@ AZIMUTH, ELEVATION = 40.0, 25.0  # of the photo in the true frame
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
     torch.set_num_threads(1)
-    folder: Path = tmp_path_factory.mktemp("clip")
-    mini.save(mini.build(0), folder)
-    config = ScoreConfig(clip_weights=str(folder), size_px=SIZE, views=4, points=2048, samples=48)
+    folder: Path = tmp_path_factory.mktemp("weights")
+    mini.save(mini.build(0), folder / "clip")
+    mini_dino.save(mini_dino.build(0), folder / "dino")
+    names = {"clip_weights": str(folder / "clip"), "dino_weights": str(folder / "dino")}
+    config = ScoreConfig(**names, size_px=SIZE, views=4, points=2048, samples=48)
     return load_scorer(config, Place())
 
 
@@ -239,6 +242,26 @@ def test_clip_similarity_is_the_mean_cosine_of_the_turntable(scorer: Scorer, mad
     assert scored.mesh.clip_similarity < float(self_similarity)
 
 
+def test_the_dino_numbers_are_cosines_of_the_mesh_and_the_crop(scorer: Scorer, made: Reconstruction):
+    scored = score(scorer, made, None)
+    views = scored.turntable.permute(0, 3, 1, 2).float() / 255
+    reference = scored.reference.permute(2, 0, 1)[None].float() / 255
+    crop, seen = (rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:] for rgba in (made.crop[None], reference))
+    photo, front, *around = (scorer.dino.image_embeddings(picture[None])[0] for picture in (*crop, *seen, *views))
+    assert scored.dino.reference == pytest.approx(float(photo @ front), abs=2e-3)  # the pictures are of 8 bits
+    assert scored.dino.turntable == pytest.approx(sum(float(photo @ view) for view in around) / 4, abs=2e-3)
+    assert scored.dino.reference - scored.dino.turntable > 0.005  # the slab is red in front and blue behind
+
+
+def test_a_score_asks_dino_once_and_for_the_mesh_alone(scorer: Scorer, made: Reconstruction):
+    calls = []
+    with_hook = scorer.dino.network.register_forward_hook(lambda network, inputs, output: calls.append(output))
+    scored = score(scorer, made, None)
+    with_hook.remove()
+    assert [len(output.pooler_output) for output in calls] == [1 + 1 + 4]  # the crop, the reference view, the turntable
+    assert score(scorer, replace(made, field=None, cloud=None), None).dino == scored.dino
+
+
 def test_a_mesh_that_has_its_front_again_behind_looks_more_alike_from_there(scorer: Scorer, made: Reconstruction):
     """The slab is red in front and blue behind. The views of the turntable are those that are compared."""
     scored = score(scorer, made, None)
@@ -311,6 +334,14 @@ def test_a_clip_that_says_nan_ends_the_run(scorer: Scorer, made: Reconstruction)
     torch.nn.init.constant_(projection.weight, torch.nan)
     broken = replace(scorer, clip=replace(scorer.clip, visual_projection=projection))
     with pytest.raises(WeightsError, match="weights_not_finite"):
+        score(broken, made, None)
+
+
+def test_a_dino_that_says_nan_ends_the_run(scorer: Scorer, made: Reconstruction):
+    network = mini_dino.build(0)
+    torch.nn.init.constant_(network.layernorm.weight, torch.nan)
+    broken = replace(scorer, dino=replace(scorer.dino, network=network.eval()))
+    with pytest.raises(WeightsError, match=r"weights_not_finite.*dino in float32"):
         score(broken, made, None)
 
 

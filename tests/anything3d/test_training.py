@@ -13,7 +13,7 @@ from anything3d.mini import diffusion as mini_diffusion
 from anything3d.mini import pointe as mini_pointe
 from anything3d.mini import sam as mini_sam
 from anything3d.mini.tokens import save_bert_tokenizer, save_clip_tokenizer
-from anything3d.mini.training import batch, blip, data, diffusion, loop, pointe, sam, taesd
+from anything3d.mini.training import batch, blip, data, diffusion, dino, loop, pointe, sam, taesd
 from anything3d.mini.training import clip as clip_training
 from anything3d.mini.words import COLORS, SHAPES
 from anything3d.models.pointe.networks import CoarseShape
@@ -396,3 +396,31 @@ def test_a_taesd_learns_both_ways_from_a_vae_and_no_training_set(work):
         assert all((weight.grad != 0).any() for weight in half.parameters())
     with torch.no_grad():
         assert learning.score()["explained"] < 0.5
+
+
+# the DINOv2
+
+
+def test_a_pair_shows_one_solid_from_two_sides_in_one_paint(objects):
+    rows = batch.every(objects, 4)
+    photos, views = dino.pair_of(objects, rows, dino.grey(4), generator())
+    assert photos.shape == views.shape == (4, 3, 64, 64)
+    assert (views.amax(1) - views.amin(1)).max() < 1e-6  # no hue
+    white = (views > 0.999).all(1)
+    assert white[:, 0].all()  # white around, also where the view is wider than it was rendered
+    own = objects.rgba[rows.item, rows.view, 3] == 0
+    assert ((white != own).flatten(1).sum(1) > 20).all()  # another view than the crop's
+
+
+def test_dino_learns_to_find_a_solid_again(work):
+    learning = dino.training(work, 0, "cpu")
+    loss = learning.loss(generator())
+    assert torch.equal(loss, learning.loss(generator()))
+    loss.backward()
+    unused = {name for name, weight in learning.networks.named_parameters() if weight.grad is None}
+    assert unused == {"embeddings.mask_token"}
+    with torch.no_grad():
+        scores = learning.score()
+    assert scores["cosine_same"] == pytest.approx(1, abs=0.1)  # a network that has learnt nothing: all are alike
+    assert scores["cosine_other"] == pytest.approx(1, abs=0.1)
+    assert 0 <= scores["above_others"] <= 1

@@ -24,7 +24,7 @@ FORWARD = [
     ("invert", {"around the steps": 0}, 0.999),
     ("lift", {"first step and search": 0, "step": 0}, 0.999),
     ("reconstruct", {"guide": 4, "likeness": 0}, 0.999),
-    ("score", {"view": 0, "likeness": 0}, 0.999),
+    ("score", {"view": 0, "likeness": 0, "DINOv2": 0}, 0.999),
 ]
 # Autograd's engine does not run on a fake GPU. So the parts with a backward pass are counted on a fake CPU.
 BACKWARD = [("invert", "step"), ("reconstruct", "step up to 100%")]

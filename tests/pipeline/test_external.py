@@ -45,7 +45,7 @@ def test_neither_caption_nor_inversion_nor_cloud_is_wanted_and_none_of_their_wei
     # the file that weights are read from is not there; only their names are asked for
     config = load([read_preset(preset)], external())
     assert [stage.name for stage in needed(config)] == ["index", "segment", "reconstruct", "mesh", "score"]
-    assert weights_of(config) == [config.score.clip_weights] + (
+    assert weights_of(config) == [config.score.clip_weights, config.score.dino_weights] + (
         [config.segment.weights] if config.segment.source != "annotations" else []
     )
 

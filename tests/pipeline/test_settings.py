@@ -22,6 +22,7 @@ from anything3d.invert import Inverter
 from anything3d.mesh import extract
 from anything3d.models.clip import load_clip
 from anything3d.models.diffusion import load_denoiser
+from anything3d.models.dino import load_dino
 from anything3d.models.sam import load_sam
 from anything3d.models.shap_e import load_shap_e
 from anything3d.models.weights import Place
@@ -229,7 +230,7 @@ def run_mesh(config):
 
 def run_score(config):
     made = Reconstruction(crop()[0], camera(), ball(), solid(), extract(solid().grids(0), Config().mesh))
-    return Scorer(config, network(load_clip, "clip"))([made], [None], generators())
+    return Scorer(config, network(load_clip, "clip"), network(load_dino, "dino"))([made], [None], generators())
 
 
 RUN = {

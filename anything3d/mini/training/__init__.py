@@ -17,6 +17,7 @@ NETWORKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "sam": ("sam", ()),
     "blip": ("blip", ()),
     "clip": ("clip", ()),
+    "dino": ("dino", ()),
     "pointe": ("pointe", ("clip",)),
     "pointe-upsampler": ("pointe-upsampler", ("clip",)),
 }
@@ -51,7 +52,7 @@ def render(name: str, work: Path, progress: Callable[[str], None]) -> None:
 
 def training_of(name: str, work: Path, seed: int, device: str) -> Training:
     """The training of one of NETWORKS; its data are rendered if they are not there."""
-    from anything3d.mini.training import blip, clip, diffusion, pointe, sam, taesd, vae
+    from anything3d.mini.training import blip, clip, diffusion, dino, pointe, sam, taesd, vae
 
     makers: dict[str, Callable[[Path, int, str], Training]] = {
         "vae": vae.training,
@@ -60,6 +61,7 @@ def training_of(name: str, work: Path, seed: int, device: str) -> Training:
         "sam": sam.training,
         "blip": blip.training,
         "clip": clip.training,
+        "dino": dino.training,
         "pointe": pointe.base,
         "pointe-upsampler": pointe.upsampler,
     }

@@ -16,9 +16,11 @@ from anything3d.caption import Captioned
 from anything3d.mini.training.batch import Rows, crops, every, rgba
 from anything3d.mini.training.data import STUFF, load_objects, load_scenes
 from anything3d.mini.training.diffusion import captions_of, draw_pictures, hints
+from anything3d.mini.training.dino import pair_of, plain
 from anything3d.mini.training.sam import LEAST_PX, points
 from anything3d.models.clip import load_clip
 from anything3d.models.diffusion import Denoiser, load_denoiser
+from anything3d.models.dino import load_dino
 from anything3d.models.encoder import load_taesd
 from anything3d.models.sam import load_sam
 from anything3d.models.weights import Place
@@ -46,6 +48,7 @@ def sheet(name: str, work: Path) -> Image.Image:
         "sam": _sam,
         "blip": _blip,
         "clip": _clip,
+        "dino": _dino,
         "pointe": _pointe,
         "pointe-upsampler": _pointe,
     }
@@ -141,6 +144,19 @@ def _clip(work: Path) -> Image.Image:
     nearest = (embeddings @ embeddings.T).topk(5).indices[:8]
     words = [words.removeprefix("a ") for words in captions_of(held_out, rows)]
     return table([[(pictures[i], words[i]) for i in row] for row in nearest.tolist()])
+
+
+def _dino(work: Path) -> Image.Image:
+    """Crops, and those solids, from other sides, that DINOv2 finds most like them."""
+    held_out = load_objects("held-out", work)
+    rows = every(held_out, 256)
+    pair = pair_of(held_out, rows, plain(len(rows)), torch.Generator().manual_seed(0))
+    seen, known = load_dino(_folder(work, "dino"), Place()).image_embeddings(*pair).chunk(2)
+    lines = []
+    for crop, nearest in enumerate((seen @ known.T).topk(5).indices[:8].tolist()):
+        found = [(pair[1][other], "the same" if other == crop else "") for other in nearest]
+        lines.append([(pair[0][crop], "crop"), *found])
+    return table(lines)
 
 
 def _pointe(work: Path) -> Image.Image:

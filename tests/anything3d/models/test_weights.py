@@ -18,6 +18,7 @@ from anything3d.errors import WeightsError
 from anything3d.models import pointe, weights
 from anything3d.models.clip import load_clip
 from anything3d.models.diffusion import load_denoiser
+from anything3d.models.dino import load_dino
 from anything3d.models.sam import load_sam
 from anything3d.models.weights import Place, digest, directory
 from anything3d.settings.caption import CaptionConfig
@@ -35,7 +36,7 @@ def packaged(tmp_path, monkeypatch):
 
 def test_every_packaged_file_is_the_one_in_the_manifest():
     names = [path.name for path in weights.PACKAGED.iterdir() if path.is_dir()]
-    assert sorted(names) == ["blip", "clip", "diffusion", "pointe", "pointe-upsampler", "sam", "taesd"]
+    assert sorted(names) == ["blip", "clip", "diffusion", "dino", "pointe", "pointe-upsampler", "sam", "taesd"]
     for name in names:
         assert directory(name, Place()) == weights.PACKAGED / name
     total = sum(path.stat().st_size for path in weights.PACKAGED.rglob("*") if path.is_file())
@@ -237,6 +238,7 @@ def as_published(folder: Path) -> None:
     [
         ("sam", load_sam, None),
         ("clip", load_clip, None),
+        ("dino", load_dino, None),
         ("blip", load_blip, None),
         ("diffusion", load_denoiser, None),
         ("diffusion", load_denoiser, injector),
