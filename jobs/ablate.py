@@ -71,17 +71,17 @@ def ablate(
             json_file.parent.mkdir(parents=True, exist_ok=True)
         found = source.expand(shards)
 
-        from jobs.report import shortfall
+        from jobs.run_report import shortfall
         from pipeline.ablate import ablate as run_variants
         from pipeline.ablate import read_variants
         from pipeline.plan import Selection
-        from pipeline.report import Report
+        from pipeline.run_report import RunReport
 
         join(address)
         read = read_variants(variants.read_text(), [read_preset(preset)], settings or [])
         short: list[TooFew] = []
 
-        def judge(report: Report) -> None:
+        def judge(report: RunReport) -> None:
             if line := shortfall(report.partitions, source.absolute(out), max_failed):
                 short.append(line)
                 typer.echo(f"anything3d: {line}", err=True)

@@ -48,7 +48,7 @@ def nightly(
 
         from anything3d.errors import GateRefused
         from jobs.evaluate import lines as evaluation_lines
-        from jobs.report import lines
+        from jobs.run_report import lines
         from pipeline.config import load
         from pipeline.input import source
         from pipeline.nightly import read_night, spend

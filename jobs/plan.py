@@ -89,7 +89,7 @@ def plan(
 
 def lines(made: "Plan", currency: str, only: bool = False) -> Iterator[str]:
     """A table of the stages, why they run, and the sum. Estimates have a `~`."""
-    from jobs.report import counted
+    from jobs.run_report import counted
 
     yield COLUMNS
     for name, stage in made.stages.items():

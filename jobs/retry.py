@@ -40,7 +40,7 @@ def retry(
     rejects table keeps the earlier rejects, with `retried`. A later run keeps what a retry has made.
     """
     with errors_as_one_line(), logs(verbose, log_file):
-        from jobs.report import counted, lines
+        from jobs.run_report import counted, lines
         from pipeline.input import source
         from pipeline.retry import Wanted
         from pipeline.retry import retry as run_again

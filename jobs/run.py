@@ -85,7 +85,7 @@ def run(
     with errors_as_one_line(), logs(verbose, log_file):
         asked = request(out, shards, preset, config, settings, like, max_objects, ids, sample_rate)
 
-        from jobs.report import lines, shortfall
+        from jobs.run_report import lines, shortfall
         from pipeline.input import source
         from pipeline.run import run as run_pipeline  # Ray, which takes seconds; a wrong argument has been said
 

@@ -42,7 +42,7 @@ def status(
 
 def lines(found: "Status", corpus: str) -> Iterator[str]:
     """A status in words."""
-    from jobs.report import COLUMNS, counted, tally_line
+    from jobs.run_report import COLUMNS, counted, tally_line
 
     if found.snapshot is None:
         yield f"{corpus} has no snapshot yet"

@@ -12,8 +12,8 @@ from anything3d.errors import ConfigError
 from pipeline.config import Config, load
 from pipeline.evaluate import evaluate, summarised, table_of
 from pipeline.plan import Selection
-from pipeline.report import Report
 from pipeline.run import run
+from pipeline.run_report import RunReport
 from pipeline.store import Store
 from schemas.arrow import from_table
 from schemas.records import EvaluationRecord
@@ -71,7 +71,7 @@ def ablate(
     truths: Sequence[str],
     selection: Selection,
     say: Callable[[str], None] = lambda line: None,
-    judge: Callable[[Report], None] = lambda report: None,
+    judge: Callable[[RunReport], None] = lambda report: None,
 ) -> list[Measured]:
     """Run and evaluate every variant with every seed; the first one is compared with each. `judge` hears of every run.
 

@@ -22,8 +22,8 @@ from pipeline.plan import Selection
 from pipeline.release.garbage import gc
 from pipeline.release.partition import Partition, Tally
 from pipeline.release.snapshot import Snapshot, newest
-from pipeline.report import Report
 from pipeline.run import run
+from pipeline.run_report import RunReport
 from pipeline.stages import BY_NAME
 from pipeline.store import Store
 from schemas.records import EvaluationRecord
@@ -69,7 +69,7 @@ class Night(BaseModel):
 class Told:
     """What came of a night."""
 
-    report: Report
+    report: RunReport
     comparison: Comparison
     evaluation: "Evaluation | None"  # None: no truth was given
     refused: tuple[str, ...]  # the gates that refused, in words; if there is one, nothing was published

@@ -19,8 +19,8 @@ from pipeline.release.partition import Partition, read_manifest, sound_commit, s
 from pipeline.release.publish import rejects_in
 from pipeline.release.retries import Cells, add, numbers_of, read_retries
 from pipeline.release.snapshot import snapshot_of
-from pipeline.report import Report
 from pipeline.run import run
+from pipeline.run_report import RunReport
 from pipeline.stages import STAGES, recipes
 from pipeline.store import Store
 from schemas.arrow import from_table
@@ -56,7 +56,7 @@ class Retried:
     """What a retry did."""
 
     items: dict[str, set[str]] = field(default_factory=dict)  # shard -> items that this command asked to run again
-    reports: list[Report] = field(default_factory=list)
+    reports: list[RunReport] = field(default_factory=list)
     rejected: set[str] = field(default_factory=set)  # those of the items that are rejects again
 
 

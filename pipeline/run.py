@@ -35,7 +35,7 @@ from pipeline.release.partition import Partition, duplicate
 from pipeline.release.publish import Made
 from pipeline.release.retries import cells_of, numbers_of
 from pipeline.release.snapshot import Judge
-from pipeline.report import Report
+from pipeline.run_report import RunReport
 from pipeline.session import disconnect
 from pipeline.shard import Passage
 from pipeline.spread import Written
@@ -63,7 +63,7 @@ def run(
     load: Load = stages.load,
     say: Callable[[str], None] = lambda line: None,
     show: Callable[[Shown], None] | None = None,
-) -> Report:
+) -> RunReport:
     """Every wanted object of `shards` through every stage into the corpus `out`, and the report.
 
     The shards become partitions of the corpus, or replace the partitions that have their names. Other shards stay,
@@ -72,7 +72,7 @@ def run(
     one is a reject, none of it is used. `say` hears lines; `show` is told how far the run is, which no line says then.
 
     When the cells that this run makes have used `max_gpu_hours` or `max_cost` (price.currency), no further cell is
-    begun, and `Report.limit` says so. Those shards are published that are finished.
+    begun, and `RunReport.limit` says so. Those shards are published that are finished.
 
     A cell that is found damaged is computed again. After a fault of the machine the run goes on with new actors, where
     it stood, and gives up when that does not help.
@@ -87,7 +87,7 @@ def run(
     if md5 is not None and (unnamed := [file_name(shard) for shard in shards if file_name(shard) not in md5]):
         some = ", ".join([*unnamed[:5], *(["..."] if len(unnamed) > 5 else [])])
         say(f"The list of MD5s does not name {len(unnamed)} of {len(shards)} shards: {some}")
-    report = Report(spending=Spending.allowed(config, max_gpu_hours, max_cost))
+    report = RunReport(spending=Spending.allowed(config, max_gpu_hours, max_cost))
     while True:
         try:
             with Attempt(store, RUNS) as attempt:
@@ -121,7 +121,7 @@ class Walk:
         store: Store,
         selection: Selection,
         progress: Progress,
-        report: Report,
+        report: RunReport,
         preset: str,
         judge: Judge | None,
         *,

@@ -16,7 +16,7 @@ from pipeline.plan import Selection, batched, object_ids
 from pipeline.pool import Place
 from pipeline.progress import Progress
 from pipeline.release.retries import Retry, cut
-from pipeline.report import Report
+from pipeline.run_report import RunReport
 from pipeline.store import Store
 from pipeline.unit import Unit, shard_of, slices
 
@@ -62,7 +62,7 @@ class Passage:
     store: Store
     actors: Actors
     progress: Progress
-    report: Report
+    report: RunReport
 
     async def straight(self, unit: Unit, stages: Sequence[str], place: Place = ()) -> Through | None:
         """The unit after these stages. None: a limit was reached before it had all of their cells."""

@@ -1,7 +1,7 @@
 """When a run that ended has come short: no object at all, or too many failed items. Cells in a real store."""
 
 from jobs.command import read_preset
-from jobs.report import shortfall
+from jobs.run_report import shortfall
 from pipeline.commit import Part
 from pipeline.config import load
 from pipeline.release.partition import Partition, Photos, Tally

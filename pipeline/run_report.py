@@ -9,7 +9,7 @@ from pipeline.release.snapshot import Snapshot
 
 
 @dataclass(slots=True)
-class Report:
+class RunReport:
     """What a run did: the partitions of its shards, the cells it made itself, and the snapshot that came of it."""
 
     partitions: dict[str, Partition] = field(default_factory=dict)  # shard -> what it is now

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 from anything3d.errors import NoObject, TooFew
 from pipeline.progress import clock
 from pipeline.release.partition import Partition, Tally, tallies
-from pipeline.report import Report
+from pipeline.run_report import RunReport
 
 COLUMNS = f"{'stage':<12}{'cells':>7}{'run now':>9}{'done':>8}{'skipped':>9}{'failed':>8}{'seconds':>10}{'s/item':>9}"
 
 
-def lines(report: Report, out: str) -> Iterator[str]:
+def lines(report: RunReport, out: str) -> Iterator[str]:
     """The last lines of `anything3d run`."""
     yield COLUMNS
     for stage, tally in tallies(report.partitions).items():
