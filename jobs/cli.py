@@ -18,6 +18,7 @@ from jobs.lift_image import lift_image
 from jobs.nightly import nightly
 from jobs.plan import plan
 from jobs.preview import preview
+from jobs.report import report
 from jobs.retry import retry
 from jobs.run import run
 from jobs.status import status
@@ -61,6 +62,7 @@ app.command(epilog=ending("demo"))(demo)
 app.command(epilog=ending("evaluate"))(evaluate)
 app.command(epilog=ending("status"))(status)
 app.command(epilog=ending("view"))(view)
+app.command(epilog=ending("report"))(report)
 app.command(epilog=ending("drop"))(drop)
 app.command(epilog=ending("export"))(export)
 app.command(epilog=ending("gc"))(gc)

@@ -34,6 +34,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {  # command -> calls of it
         "anything3d view corpus --against 3",
         "anything3d view s3://bucket/corpus --port 0",
     ),
+    "report": (
+        "anything3d report corpus",
+        "anything3d report s3://bucket/corpus --against 3 --out monday.html",
+    ),
     "drop": ("anything3d drop corpus sa_000020",),
     "export": (
         "anything3d export corpus --format hf --out hub",

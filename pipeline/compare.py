@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from pipeline.release.columns import read_columns
 from pipeline.release.partition import Partition, sound_table
 from pipeline.release.snapshot import Snapshot
 from pipeline.store import Store
@@ -107,5 +108,5 @@ def means_of(store: Store, partitions: Mapping[str, Partition]) -> dict[str, flo
 def _scores(store: Store, partitions: Mapping[str, Partition]) -> Iterator[dict[str, list[float | None]]]:
     """The scores of the objects of every shard, one shard after the other."""
     for partition in partitions.values():
-        table = sound_table(store, partition.tables["objects"], list(SCORES))
+        table = read_columns(store, partition.tables["objects"], SCORES)
         yield {name: table.column(name).to_pylist() for name in table.column_names}

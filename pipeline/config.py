@@ -7,7 +7,7 @@ checked once, and frozen.
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -216,6 +216,15 @@ def fingerprint(config: Config, stage: str, version: int, weights: Mapping[str, 
     own = changed(section, type(section)())
     recipe = [stage, version, config.seed, config.dtype, own, dict(weights), list(upstream)]
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def differences(prefix: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """Settings that both have, and that are not equal, in words."""
+    for key in sorted(old.keys() & new.keys()):
+        if isinstance(old[key], Mapping) and isinstance(new[key], Mapping):
+            yield from differences(f"{prefix}{key}.", old[key], new[key])
+        elif old[key] != new[key]:
+            yield f"{prefix}{key} was {json.dumps(old[key])} and is {json.dumps(new[key])}"
 
 
 def changed(section: Any, default: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass of settings

@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 from obstore.exceptions import BaseError
 
 from pipeline.commit import CellPart
-from schemas.arrow import IDS
+from schemas.arrow import IDS, footer_bytes
 
 Ranges = Callable[[Sequence[int], Sequence[int]], list[bytes]]  # first bytes and sizes -> the bytes there
+TAIL_BYTES = 64 << 10  # of a file; that much is read in the hope that it has the whole footer
 WRONG = (pa.ArrowException, BaseError, OSError, ValueError, LookupError)  # what damaged or missing bytes raise
 
 
@@ -39,20 +40,43 @@ def excerpt(part: CellPart, ranges: Ranges, columns: Sequence[str], ids: Collect
     if list(columns) == names[:1]:
         return pa.table({names[0]: known})
     wanted = set(known if ids is None else ids)
-    groups, chunks, start = list[int](), list[pq.ColumnChunkMetaData](), 0
+    groups, start = list[int](), 0
     for number in range(about.num_row_groups):
-        group = about.row_group(number)
-        end = start + group.num_rows
+        end = start + about.row_group(number).num_rows
         if not wanted.isdisjoint(known[start:end]):
             groups.append(number)
-            chunks += [group.column(column) for column, name in enumerate(names) if name in columns]
         start = end
-    starts = [chunk.data_page_offset for chunk in chunks]
+    return row_groups(about, part.bytes, ranges, columns, groups)
+
+
+def row_groups(
+    about: pq.FileMetaData, size: int, ranges: Ranges, columns: Sequence[str], groups: Sequence[int]
+) -> pa.Table:
+    """These columns and row groups of a Parquet file of `size` bytes whose footer says `about`.
+
+    Raises: as `excerpt`.
+    """
+    names = [about.schema.column(number).name for number in range(about.num_columns)]
+    wanted = [column for column, name in enumerate(names) if name in columns]
+    chunks = [about.row_group(number).column(column) for number in groups for column in wanted]
+    starts = [chunk.dictionary_page_offset or chunk.data_page_offset for chunk in chunks]
     read = ranges(starts, [chunk.total_compressed_size for chunk in chunks]) if chunks else []
-    pieces = Pieces(dict(zip(starts, read, strict=True)), part.bytes)
+    pieces = Pieces(dict(zip(starts, read, strict=True)), size)
     source = pa.PythonFile(pieces, mode="r")
     file = pq.ParquetFile(source, metadata=about, pre_buffer=False, page_checksum_verification=True)
-    return file.read_row_groups(groups, columns=list(columns))
+    return file.read_row_groups(list(groups), columns=list(columns))
+
+
+def read_footer(size: int, ranges: Ranges) -> pq.FileMetaData:
+    """The footer of a Parquet file of `size` bytes that no digest of its footer is known of. Raises: as `excerpt`."""
+    start = max(0, size - TAIL_BYTES)
+    (tail,) = ranges([start], [size - start])
+    own = footer_bytes(tail)
+    if own > size:
+        raise ValueError(f"its footer has {own} bytes, and the file {size}")
+    if own > len(tail):
+        (tail,) = ranges([size - own], [own])
+    return pq.read_metadata(pa.BufferReader(tail[-own:]))
 
 
 class Pieces(io.RawIOBase):

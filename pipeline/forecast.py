@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 from anything3d.errors import SourceError, StorageError
 from pipeline.cell import Recipe
 from pipeline.commit import Commit
-from pipeline.config import Config
+from pipeline.config import Config, differences
 from pipeline.input import listing
 from pipeline.input.shard import Shard
 from pipeline.input.source import is_photo, kind, stem
@@ -262,8 +261,8 @@ def changes(store: Store, known: Partition, config: Config, now: Mapping[str, Re
         if known.fingerprints.get(name) == recipe.fingerprint:
             continue
         old, own = before["settings"].get(name, {}), new[name]
-        why = [*_differences(f"{name}.", old, own)]
-        why += _differences("", *({key: body[key] for key in ("seed", "dtype")} for body in (before["settings"], new)))
+        why = [*differences(f"{name}.", old, own)]
+        why += differences("", *({key: body[key] for key in ("seed", "dtype")} for body in (before["settings"], new)))
         weights = (weight for weight, digest in recipe.weights.items() if before["weights"].get(weight) != digest)
         why += [f"the weights {weight} are others" for weight in weights]
         why += [f"{other} has changed" for other in recipe.reads if other in said]
@@ -271,12 +270,3 @@ def changes(store: Store, known: Partition, config: Config, now: Mapping[str, Re
             why = ["it did not run before"]
         said[name] = f"changed because {', '.join(why) or f'the stage {name} has a new version'}"
     return said
-
-
-def _differences(prefix: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    """Settings that both have, and that are not equal."""
-    for key in sorted(old.keys() & new.keys()):
-        if isinstance(old[key], Mapping) and isinstance(new[key], Mapping):
-            yield from _differences(f"{prefix}{key}.", old[key], new[key])
-        elif old[key] != new[key]:
-            yield f"{prefix}{key} was {json.dumps(old[key])} and is {json.dumps(new[key])}"

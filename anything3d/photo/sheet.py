@@ -7,7 +7,10 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from anything3d.photo.picture import load_png
+from anything3d.errors import InputError
+from anything3d.photo.picture import load_png, open_picture
+from anything3d.photo.png import DAMAGE
+from anything3d.settings.segment import ImageLimits
 
 CELL_PX = 128  # side of a small picture
 QUALITY, EFFORT = 80, 2  # of WebP, 0 to 100; 0 to 6: more makes a smaller file and takes longer
@@ -71,6 +74,36 @@ def save_webp(picture: Image.Image) -> bytes:
     out = io.BytesIO()
     picture.save(out, "WEBP", quality=QUALITY, method=EFFORT)
     return out.getvalue()
+
+
+def cut(sheet_webp: bytes, place: int, columns: int) -> Image.Image:
+    """One of the pictures of a `sheet` with so many columns, by its place from the top left: RGB, CELL_PX a side.
+
+    Raises: InputError as `open_picture`; image_damaged.
+    """
+    row, column = divmod(place, columns)
+    whole = _rgb(open_picture(sheet_webp, ImageLimits(), or_webp=True))
+    return whole.crop((column * CELL_PX, row * CELL_PX, (column + 1) * CELL_PX, (row + 1) * CELL_PX))
+
+
+def turns(turntable_webp: bytes, count: int) -> list[Image.Image]:
+    """So many views of a turntable, in equal steps from its first, or all if it has fewer: RGB, CELL_PX a side.
+
+    Raises: as `cut`.
+    """
+    picture = open_picture(turntable_webp, ImageLimits(), or_webp=True)
+    frames = getattr(picture, "n_frames", 1)
+    count = min(count, frames)
+    return [_square(_rgb(picture, turn * frames // count)) for turn in range(count)]
+
+
+def _rgb(picture: Image.Image, frame: int = 0) -> Image.Image:
+    """The numbers of one frame."""
+    try:
+        picture.seek(frame)
+        return picture.convert("RGB")
+    except DAMAGE as error:
+        raise InputError("image_damaged", f"{picture.width}x{picture.height} px do not decode: {error}") from error
 
 
 def _square(picture: Image.Image) -> Image.Image:

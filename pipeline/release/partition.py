@@ -203,8 +203,13 @@ def read_manifest(store: Store, partition: Partition) -> tuple[list[ManifestReco
 def sound_table(store: Store, file: Part, columns: list[str] | None = None) -> pa.Table:
     """A Parquet file of a partition, or some columns of it.
 
-    Raises: SourceError("damaged_corpus") if it is not what was written.
+    Raises: as `sound_bytes`.
     """
+    return pq.read_table(pa.BufferReader(sound_bytes(store, file)), columns=columns)
+
+
+def sound_bytes(store: Store, file: Part) -> bytes:
+    """A file of a partition. Raises: SourceError("damaged_corpus") if it is not what was written."""
     data = store.read_whole(file)
     if data is None:
         shard = file.path.split("/")[1]
@@ -212,7 +217,7 @@ def sound_table(store: Store, file: Part, columns: list[str] | None = None) -> p
             "damaged_corpus",
             f"{store.root}/{file.path} is damaged or has gone. Run the shard {shard} again: its cells are found again.",
         )
-    return pq.read_table(pa.BufferReader(data), columns=columns)
+    return data
 
 
 def sound_commit(store: Store, folder: str) -> Commit:

@@ -100,7 +100,7 @@ class Known(nothing.Nothing):
         return rows
 
 
-def make(folder, photos, per_shard, every=0):
+def make(folder, photos, per_shard, every=0, made_by=MADE_BY):
     """A corpus of two objects of each photo, in the folder `corpus`; every so-many-th object is rejected by mesh."""
     config, store = load([], []), Store(str(folder / "corpus"))
     known, corpus = recipes(config), Corpus(store)
@@ -134,7 +134,7 @@ def make(folder, photos, per_shard, every=0):
             duplicates=[],
             elsewhere={},
             photos=photos_of_it,
-            made_by=MADE_BY,
+            made_by=made_by,
         )
         mine[shard.name] = publish_here(store, one)
-    return store, corpus.publish(MADE_BY, mine)
+    return store, corpus.publish(made_by, mine)

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.release.gallery.data import DIGITS, rounded, script
+from pipeline.report.page import page as page_of
+from pipeline.report.page import report_of
 from tests.pipeline.release.galleries import COLORS, HOSTILE, color_of, glb, make, number_of, psnr_of
 from tests.pipeline.release.test_gallery import content
 from tests.pipeline.release.test_serve import running
@@ -230,6 +232,25 @@ def test_rejects_are_shown_with_crop_reason_and_message(chromium, addresses):
         page.get_by_role("link", name="empty_surface").click()
         page.wait_for_selector("a[aria-current]")
         assert "cause=mesh%2Ffailed%2Fempty_surface" in page.url
+
+
+def test_the_report_draws_its_charts_without_a_network(chromium, small, tmp_path):
+    store, _ = small
+    report, pictures = report_of(store.root, None)
+    (tmp_path / "report.html").write_bytes(page_of(report, pictures))
+    with opened(chromium, (tmp_path / "report.html").as_uri(), offline=True) as page:
+        assert page.title() == "corpus: report - Anything-3D"  # no caption has run a script
+        assert page.locator("#funnel svg g[aria-label=bar] rect").count() == len(report.funnel) == 9
+        assert page.locator("#outcomes svg g[aria-label=bar] rect").count() == 9  # mesh has done and failed ones
+        assert page.locator("#seconds svg g[aria-label=bar] rect").count() == 8
+        charts = page.locator("#distributions figure")
+        assert charts.locator("figcaption").all_inner_texts() == [one.name for one in report.distributions]
+        for place, one in enumerate(report.distributions):
+            drawn = charts.nth(place).locator("svg g[aria-label=rect] rect")
+            assert drawn.count() == sum(count > 0 for count in one.bars), one.name
+        broken = page.evaluate("[...document.images].filter((one) => one.complete && !one.naturalWidth).length")
+        assert (page.locator("img").count(), broken) == (len(pictures), 0)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_an_unknown_object_is_said(chromium, addresses):
