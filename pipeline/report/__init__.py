@@ -6,5 +6,5 @@
     page.py             the whole report, and its page
     assets/             the page's script and style, and Observable Plot, which draws the charts
 
-Nothing here holds all objects of a corpus in memory. docs/report.md says how to read the page.
+Nothing here holds the objects of all shards in memory. docs/report.md says how to read the page.
 """

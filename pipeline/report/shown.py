@@ -118,8 +118,10 @@ def _add(store: Store, partition: Partition, wanting: Mapping[tuple[str, str, st
 def _cut(file: bytes | None, place: int, path: str, key: str, pictures: Pictures) -> str:
     """Add one picture of a sheet under `key`; "" if it cannot be read, which is said."""
     try:
-        picture: Image.Image = cut(file or b"", place, gallery.ACROSS)
-    except InputError as error:
+        if file is None:
+            raise FileNotFoundError("it has gone")
+        picture: Image.Image = cut(file, place, gallery.ACROSS)
+    except (FileNotFoundError, InputError) as error:
         log.warning("%s: there is no picture of %s: %s", path, key, error)
         return ""
     pictures[key] = sheet([picture], 1)
