@@ -1,7 +1,7 @@
 """How the numbers of all objects are spread, and which objects are the best and the worst.
 
 The footers of the tables say the least and the greatest value of every column. Then each shard is read once, only its
-numbers and ids, and counted in equal steps between the two. So the shards that are read at once are in memory, and not the corpus.
+numbers and ids, and counted in equal steps between the two. So only the shards that are read at once are in memory.
 """
 
 from collections import Counter
