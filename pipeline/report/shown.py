@@ -99,7 +99,7 @@ def _add(store: Store, partition: Partition, wanting: Mapping[tuple[str, str, st
     file = store.read_whole(part) if part else None
     if file is None:
         return
-    listed = gallery.content(file)
+    listed = gallery.unscript(file)
     sheets: dict[str, bytes | None] = {}  # file name -> the file
     for stage, kind, reason, some in listed["causes"]:
         cause = wanting.get((stage, kind, reason))

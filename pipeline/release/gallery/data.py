@@ -49,9 +49,6 @@ def script(content: Any) -> bytes:  # noqa: ANN401 - anything that JSON can hold
 def unscript(data: bytes) -> Any:  # noqa: ANN401 - anything that JSON can hold
     """What a data file hands to the page."""
     return json.loads(data.removeprefix(b"anything3d(").removesuffix(b");\n"))
-def content(file: bytes) -> Any:  # noqa: ANN401 - anything that JSON can hold
-    """What the data file hands to the page. Raises: ValueError if it is no such file."""
-    return json.loads(file.removeprefix(b"anything3d(").removesuffix(b");\n"))
 
 
 def write(store: Store, folder: str, first: str, kind: str, data: bytes, rows: int) -> Part:
