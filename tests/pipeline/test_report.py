@@ -123,6 +123,14 @@ def test_distributions_and_ranks_are_those_of_the_tables(known, reported):
     assert [one.value for one in report.best] == [psnr_of(number) for number in ranked[:4]]
 
 
+def test_of_a_shard_with_many_objects_the_best_and_the_worst_are_shown(tmp_path):
+    store, _ = make(tmp_path, photos=15, per_shard=15)
+    report, _ = report_of(store.root, None)
+    ranked = sorted(range(30), key=psnr_of, reverse=True)
+    assert [number_of(one.object_id) for one in report.best] == ranked[:8]
+    assert [number_of(one.object_id) for one in report.worst] == ranked[:-9:-1]
+
+
 def test_a_value_that_is_no_number_counts_nowhere(tmp_path):
     store = Store(str(tmp_path))
     table = pa.table({"a": [1.0, float("nan"), None, 3.0], "b": [float("inf"), 2.0, 4.0, float("nan")]})
