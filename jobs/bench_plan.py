@@ -38,8 +38,15 @@ def plan(
 
         if unknown := sorted({*(stage or [])} - {*STAGES}):
             raise ConfigError("setting", f"--stage {unknown[0]}: known are {', '.join(STAGES)}")
-        chosen = read_settings(preset, config, settings)
-        counts = count(chosen, stage or STAGES)
+        chosen, wanted = read_settings(preset, config, settings), stage or STAGES
+        backend = chosen.reconstruct.backend
+        if "reconstruct" in wanted and backend != "sds":
+            raise ConfigError(
+                "setting",
+                f'reconstruct.backend is "{backend}", and of reconstruct only the steps of "sds" are counted; name the'
+                " other stages with --stage, or set reconstruct.backend=sds",
+            )
+        counts = count(chosen, wanted)
         text = json.dumps({one.stage: asdict(one) for one in counts}, indent=1) + "\n"
         if out:
             out.write_text(text)

@@ -1,4 +1,4 @@
-"""`anything3d bench engine`: what it shows of figures, and a small real one on an S3."""
+"""`anything3d bench`: what `engine` shows of figures, a small real one on an S3, and what `plan` refuses."""
 
 import json
 from dataclasses import fields, replace
@@ -43,6 +43,12 @@ def test_sizes_are_different_numbers_above_0():
         done = call("--units", wrong)
         assert done.exit_code == 2
         assert done.stderr.startswith(f"anything3d: setting: --units {wrong!r}: give different numbers above 0")
+
+
+def test_the_steps_of_another_backend_are_not_counted_as_those_of_sds():
+    done = CliRunner().invoke(app, ["bench", "plan", "--set", "reconstruct.backend=shap-e"])
+    assert done.exit_code == 2
+    assert done.stderr.startswith('anything3d: setting: reconstruct.backend is "shap-e", and of reconstruct only')
 
 
 @pytest.mark.slow
