@@ -26,7 +26,8 @@ from anything3d.space.field import Field
 from anything3d.space.mesh import Mesh
 from anything3d.space.render import Rendering, composite
 
-CLIP_NOT_FINITE, DINO_NOT_FINITE = "clip_not_finite", "dino_not_finite"  # the reasons where a similarity is NaN or Inf
+CLIP_NOT_FINITE = "clip_not_finite"  # the reason where a similarity is NaN or Inf
+DINO_NOT_FINITE = "dino_not_finite"  # likewise, of the other network
 NO_TRUTH = "no ground truth: compared with the photo only"
 
 

@@ -214,7 +214,7 @@ def test_whole_steps_of_inversion_read_no_number(meta):
     inverter = Inverter(denoiser, dataclasses.replace(CONFIGS["paper"].invert, steps=2))
     with machine():
         latents, concept, moving = inputs_of_invert(denoiser)
-        found = inverter._fit(latents, concept, moving, generators())
+        found = inverter._fit(latents, concept, moving, generators(), lambda step, steps: None)
     assert (found.embeddings.shape, found.embeddings.device.type) == ((B, TOKENS, DIM), "meta")
 
 

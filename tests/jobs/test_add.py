@@ -98,7 +98,7 @@ def test_a_backend_that_needs_the_crop_alone_starts_no_stage_that_it_does_not_ne
         assert (row["reconstruct_backend"], row["lift_backend"], row["kept"]) == ("box", None, "mesh")
         assert (row["caption"], row["azimuth_deg"], row["sds_loss"]) == (None, None, None)
         assert json.loads(row["own_camera"])["azimuth_deg"] == 0
-        assert set(json.loads(row["weights"])) == {"clip"}  # of score
+        assert set(json.loads(row["weights"])) == {"clip", "dino"}  # of score
         assert (row["vertices"], row["faces"], row["watertight"]) == (8, 12, True)
         assert row["reference_mask_iou"] > 0.4  # a box that is as wide and as high as the mask
     (tar,) = (made.path / "assets").glob("*/*.tar")

@@ -30,7 +30,8 @@ QUICK = [
 def test_neither_caption_nor_inversion_nor_cloud_is_wanted_and_none_of_their_weights(preset):
     config = load([read_preset(preset)], QUICK)
     assert [stage.name for stage in needed(config)] == ["index", "segment", "reconstruct", "mesh", "score"]
-    assert set(weights_of(config)) - {config.segment.weights} == {"shap-e-img2img", config.score.clip_weights}
+    of_score = {config.score.clip_weights, config.score.dino_weights}
+    assert set(weights_of(config)) - {config.segment.weights} == {"shap-e-img2img", *of_score}
 
 
 def test_objects_come_to_their_scores_and_say_what_made_them(tmp_path):
