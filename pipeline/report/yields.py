@@ -3,7 +3,7 @@
 The counts stand in the snapshot. The prices stand in the manifests of its shards.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -126,12 +126,12 @@ def costs_of(store: Store, snapshot: Snapshot) -> Costs:
 
     Raises: SourceError("damaged_corpus") if a manifest is damaged or has gone.
     """
-    sums: dict[str, Counter[str]] = {}
+    sums = defaultdict[str, defaultdict[str, float]](lambda: defaultdict(float))
     with ThreadPoolExecutor(READERS) as threads:
         for own in threads.map(partial(_costs, store), snapshot.partitions.values()):
             for stage, costs in own.items():
                 for currency, amount in costs.items():
-                    sums.setdefault(stage, Counter())[currency] += amount  # type: ignore[assignment]
+                    sums[stage][currency] += amount
     return {stage: dict(costs) for stage, costs in sums.items()}
 
 
