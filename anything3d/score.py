@@ -15,6 +15,7 @@ from anything3d.models.finite import check_network
 from anything3d.models.weights import Place
 from anything3d.photo.pixels import WHITE, over
 from anything3d.quality.accuracy import NORMALIZATION, TruthScores, against_truth
+from anything3d.quality.duplicates import to_bytes
 from anything3d.quality.likeness import similarity, turntable
 from anything3d.quality.looks import Reconstruction, compare, look, resize
 from anything3d.quality.soundness import Soundness, soundness
@@ -47,6 +48,7 @@ class DinoLikeness:
 
     turntable: float  # mean cosine between the crop and the turntable's views
     reference: float  # cosine of the crop and the view of the reference camera
+    crop: bytes  # the unit vector of the crop, as `quality.duplicates` reads it
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,7 @@ class Scorer:
         reference_cosine, mean = float(cosines[0]), float(cosines[1:].mean())
         if not math.isfinite(reference_cosine + mean):
             raise NumericsError(DINO_NOT_FINITE, f"a DINOv2 similarity is {reference_cosine + mean}; try another dtype")
-        return DinoLikeness(mean, reference_cosine)
+        return DinoLikeness(mean, reference_cosine, to_bytes(seen[0]))
 
 
 def straight_rgba(rendering: Rendering) -> UInt8[Tensor, "V S S 4"]:

@@ -10,6 +10,7 @@ from jobs.command import CODES
 from jobs.config import app as config
 from jobs.demo import demo
 from jobs.drop import drop
+from jobs.duplicates import duplicates
 from jobs.evaluate import evaluate
 from jobs.examples import ending
 from jobs.export import export
@@ -63,6 +64,7 @@ app.command(epilog=ending("evaluate"))(evaluate)
 app.command(epilog=ending("status"))(status)
 app.command(epilog=ending("view"))(view)
 app.command(epilog=ending("report"))(report)
+app.command(epilog=ending("duplicates"))(duplicates)
 app.command(epilog=ending("drop"))(drop)
 app.command(epilog=ending("export"))(export)
 app.command(epilog=ending("gc"))(gc)

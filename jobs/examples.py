@@ -38,12 +38,17 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {  # command -> calls of it
         "anything3d report corpus",
         "anything3d report s3://bucket/corpus --against 3 --out monday.html",
     ),
+    "duplicates": (
+        "anything3d duplicates corpus",
+        "anything3d duplicates s3://bucket/corpus --min-cosine 0.98 --device cuda",
+    ),
     "drop": ("anything3d drop corpus sa_000020",),
     "export": (
         "anything3d export corpus --format hf --out hub",
         "anything3d export corpus --format objaverse --out shop --use commercial",
         "anything3d export corpus --format lance --out table --where 'clip_similarity > 0.25'",
         "anything3d export corpus --format usdz --out usdz --where watertight",
+        "anything3d export corpus --format hf --out hub --where 'duplicate_of is null'",
     ),
     "gc": ("anything3d gc corpus", "anything3d gc corpus --older-than 7 --keep-last 3 --apply"),
     "nightly": ("anything3d nightly --config night.toml",),

@@ -214,6 +214,7 @@ def score_row(object_id: str, scored: "Scored", truth_caption: str | None, mask_
         mesh_clip_similarity=scored.mesh.clip_similarity,
         mesh_dino_similarity=scored.dino.turntable,
         mesh_dino_reference=scored.dino.reference,
+        crop_dino=scored.dino.crop,
         front_back_similarity=scored.mesh.front_back,
         self_intersections=scored.sound.self_intersections,
         thin_share=scored.sound.thin_share,

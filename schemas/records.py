@@ -196,6 +196,7 @@ class ScoreRecord:
     quality: Annotated[Literal["A", "B", "C"] | None, "null if before version 7; A is best; needs no truth"] = None
     mesh_dino_similarity: Annotated[float | None, "null if before version 8; as mesh_clip_similarity, by DINOv2"] = None
     mesh_dino_reference: Annotated[float | None, "null if before version 8; cosine of the reference view alone"] = None
+    crop_dino: Annotated[bytes | None, "null if before version 9; float16s, DINOv2's unit vector of the crop"] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from anything3d.errors import ConfigError, SourceError
 from pipeline.location import explained
 from pipeline.release.card import LICENSE, README, export_readme, license_file
 from pipeline.release.delta import ROOT, write_log
+from pipeline.release.duplicates import DUPLICATE_OF, duplicates_of, with_marks
 from pipeline.release.licences import Use, check_use
 from pipeline.release.partition import sound_table
 from pipeline.release.snapshot import Snapshot, snapshot_of
@@ -86,8 +87,9 @@ def export(
         )
     if form in NEEDS:
         extra(NEEDS[form])
-    chosen(objects_schema().empty_table(), where)  # so that a wrong condition is said before anything is written
     with explained(f"{corpus} or {out}"):
+        marks = duplicates_of(store, snapshot.number, needed=DUPLICATE_OF in (where or ""))
+        chosen(with_marks(objects_schema().empty_table(), marks), where)  # so that a wrong condition is said at once
         if use is not None:
             check_use(use, licences_of(store, snapshot, where))
         place = Store(out)
@@ -102,8 +104,14 @@ def export(
 
 def licences_of(store: Store, snapshot: Snapshot, where: str | None) -> Counter[str]:
     """The values of the column `licence` of the chosen objects, and how many objects have each."""
-    tables = (chosen(sound_table(store, one.tables["objects"]), where) for one in snapshot.partitions.values())
-    return Counter(value for table in tables for value in table["licence"].to_pylist())
+    return Counter(value for table in tables_of(store, snapshot, where) for value in table["licence"].to_pylist())
+
+
+def tables_of(store: Store, snapshot: Snapshot, where: str | None) -> Iterator[pa.Table]:
+    """The chosen objects of each shard. Raises: SourceError("damaged_corpus") if a table is not what was written."""
+    marks = duplicates_of(store, snapshot.number)
+    for partition in snapshot.partitions.values():
+        yield chosen(with_marks(sound_table(store, partition.tables["objects"]), marks), where)
 
 
 def begin(place: Store, made_from: Mapping[str, Any], form: str) -> None:
@@ -151,8 +159,7 @@ def objects_of(store: Store, snapshot: Snapshot, where: str | None) -> Iterator[
 
     Raises: SourceError("damaged_corpus") if a table or a mesh is not what was written.
     """
-    for partition in snapshot.partitions.values():
-        table = chosen(sound_table(store, partition.tables["objects"]), where)
+    for table in tables_of(store, snapshot, where):
         for tar in pc.unique(table["asset_tar"]).to_pylist():
             of_tar = table.filter(pc.equal(table["asset_tar"], tar))
             for start in range(0, of_tar.num_rows, ROWS_AT_ONCE):
@@ -160,7 +167,7 @@ def objects_of(store: Store, snapshot: Snapshot, where: str | None) -> Iterator[
                 crops, meshes = files_of(store, tar, some, "png"), files_of(store, tar, some, "glb")
                 for name, glb in zip(some["object_id"].to_pylist(), meshes, strict=True):
                     if glb[:4] != b"glTF" or int.from_bytes(glb[8:12], "little") != len(glb):
-                        raise _damaged(store, tar, partition.shard, f"at the mesh of {name}")
+                        raise _damaged(store, tar, f"at the mesh of {name}")
                 columns = {column.name: _column(some, column) for column in COLUMNS}
                 yield pa.table({**columns, "crop": crops, "glb": meshes}, WITH_FILES)
 
@@ -176,11 +183,12 @@ def files_of(store: Store, tar: str, rows: pa.Table, suffix: str) -> list[bytes]
     try:
         return store.ranges(tar, offsets, sizes)
     except FileNotFoundError as error:
-        raise _damaged(store, tar, tar.split("/")[1], "as it has gone") from error
+        raise _damaged(store, tar, "as it has gone") from error
 
 
-def _damaged(store: Store, path: str, shard: str, how: str) -> SourceError:
-    return SourceError("damaged_corpus", f"{store.root}/{path} is damaged, {how}. Run the shard {shard} again.")
+def _damaged(store: Store, tar: str, how: str) -> SourceError:
+    shard = tar.split("/")[1]
+    return SourceError("damaged_corpus", f"{store.root}/{tar} is damaged, {how}. Run the shard {shard} again.")
 
 
 def write_hf(place: Store, objects: Iterator[pa.Table]) -> int:

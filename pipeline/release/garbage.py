@@ -3,7 +3,7 @@
 Kept are the newest snapshot, the last N, and all that are younger than an age. All ages are those that the storage
 says. What is deleted was written by us, as its name shows, is older than the age, and is one of these:
 
-    snapshots/<number>.json, evaluation/<number>.parquet    of snapshots that are not kept
+    snapshots/<number>.json, evaluation/<number>.parquet, duplicates/<number>.parquet    of snapshots that are not kept
     objects/, rejects/      second names that the newest snapshot does not show
     shards/, assets/        tables, manifests and tars that no kept snapshot names
     gallery/                pictures and pages that no kept manifest names
@@ -46,7 +46,7 @@ CELL = re.compile(r"cells/[^/]+/[0-9a-f]{12}/[^/]+-[0-9a-f]{10}(?=/)")
 ATTEMPT = re.compile(rf"({CELL.pattern}|{ledger.RUNS})/attempts/[0-9a-f]{{32}}\.json")
 OURS = {  # folder of a corpus -> the files that we write there, in the order in which they are deleted
     "snapshots": NAME,
-    "evaluation": re.compile(r"evaluation/(\d{6,})\.parquet"),
+    **{folder: re.compile(rf"{folder}/(\d{{6,}})\.parquet") for folder in ("evaluation", "duplicates")},
     **{folder: re.compile(rf"{folder}/.+-[0-9a-f]{{16}}\.parquet") for folder in TABLES},
     "shards": re.compile(
         r"shards/[^/]+/(objects|rejects|manifest)-[0-9a-f]{16}\.parquet"
@@ -184,7 +184,7 @@ class Sweep:
             return True
         if folder == "cells" or (folder == "gallery" and not STAYS.fullmatch(key)):
             return self.kept.names(key)
-        if folder in ("snapshots", "evaluation"):
+        if folder in ("snapshots", "evaluation", "duplicates"):
             return int(name.partition(".")[0]) in self.kept.numbers
         return key in self.kept.files or STAYS.fullmatch(key) is not None
 
