@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pipeline.price import Spending, Spent
-from pipeline.remaining import Count, Lanes, Left, remaining
+from pipeline.remaining import Count, Lanes, Left, Presence, remaining
 
 Line = tuple[str, int, str]  # of a log: name of the logger, level, message
 PAUSE_S = 5.0  # shortest time between two lines, at the beginning of a run
@@ -56,6 +56,7 @@ class Progress:
         self._remarks: set[str] = set()
         self._counts: dict[str, Count] = {}
         self._shards: tuple[int, int, int] = (0, 0, 0)  # finished, begun, in all
+        self._presence = Presence()
         self._started = time.monotonic()
         self._begun: float | None = None  # when the first actors were started; before that, nothing is said
         self._last = ("", self._started)  # what was said, and when
@@ -141,6 +142,7 @@ class Progress:
     ) -> Shown:
         now, date, (_, begun, total) = time.monotonic(), time.time(), self._shards
         counts = {name: replace(one) for name, one in self._counts.copy().items()}
+        present = self._presence.look(counts, lanes, at_work, now)
         minutes = max(now - (self._begun or now), 1.0) / 60
         return Shown(
             now=date,
@@ -149,7 +151,7 @@ class Progress:
             stages=counts,
             per_minute={name: round(one.done / minutes, 1) for name, one in counts.items()},
             at_work=at_work,
-            left=remaining(counts, lanes, per_item, (total - begun) / begun if begun else 0.0, at_work, date),
+            left=remaining(counts, lanes, per_item, (total - begun) / begun if begun else 0.0, at_work, date, present),
             spent=spending.spent,
             currency=spending.currency,
         )

@@ -1,12 +1,15 @@
 """How long a run still takes: from the items that are left, the seconds that an item takes, and the actors.
 
-The actors of a lane share the work of its stages. Lanes work side by side, so that the slowest one decides. What is not
-known counts as nothing, and `Left.whole` says that there is such a thing. A photo that has not been segmented is taken
-to have as many objects as the others, and a shard that has not been begun to have as much work as the others.
+The actors of a lane share the work of its stages. Lanes work side by side, so that the slowest one decides. If the
+actors of a lane have waited, for the driver or for another lane, then what is left is taken to have the same share of
+waiting in it as what is done. What is not known counts as nothing, and `Left.whole` says that there is such a thing. A
+photo that has not been segmented is taken to have as many objects as the others, and a shard that has not been begun to
+have as much work as the others.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 SHARDS, PHOTOS = "index", "segment"  # stages whose items are no objects
@@ -30,6 +33,27 @@ class Count:
 Lanes = Mapping[tuple[str, ...], int]  # stages that share their actors -> the number of these actors
 
 
+@dataclass(slots=True)
+class Presence:
+    """How long the actors of each lane have been there, at work or not, while there were units for them."""
+
+    seconds: dict[tuple[str, ...], float] = field(default_factory=dict)  # of all actors; since the lane's first cell
+    _last: float | None = None  # when this was looked at
+
+    def look(
+        self, counts: Mapping[str, Count], lanes: Lanes, at_work: Sequence[Mapping[str, Any]], now: float
+    ) -> Mapping[tuple[str, ...], float]:
+        """Add the time since the last look; the seconds of each lane."""
+        past, self._last = max(now - self._last, 0.0) if self._last is not None else 0.0, now
+        for stages, actors in lanes.items():
+            if stages in self.seconds:
+                units = max((counts[stage].units_left for stage in stages if stage in counts), default=0)
+                self.seconds[stages] += past * min(actors, units)
+            elif any(work["stage"] in stages for work in at_work):
+                self.seconds[stages] = 0.0
+        return self.seconds
+
+
 class Left(NamedTuple):
     """Seconds that a run still takes."""
 
@@ -44,12 +68,13 @@ def remaining(
     more: float = 0.0,
     at_work: Sequence[Mapping[str, Any]] = (),
     now: float = 0.0,
+    present: Mapping[tuple[str, ...], float] = MappingProxyType({}),
 ) -> Left:
     """How long the run still takes.
 
     `per_item` are the seconds that an actor needs for an item of a stage. `more` is how many shards are still to begin,
     as a multiple of those that have begun. `at_work` are the cells that are being computed, each with its `stage`, its
-    number of `items`, and `since` when; `now` is in the same seconds.
+    number of `items`, and `since` when; `now` is in the same seconds. `present` is what `Presence` says of this run.
     """
     begun = dict.fromkeys(per_item, 0.0)  # seconds that have gone into cells which are not done
     for work in at_work:
@@ -58,16 +83,20 @@ def remaining(
     to_come = dict(_to_come(counts, lanes, more))
     seconds, whole = 0.0, True
     for stages, actors in lanes.items():
-        work_s, busy = 0.0, 1
+        work_s, done_s, busy = 0.0, 0.0, 1
         for stage in stages:
             count, coming = counts.get(stage, Count()), to_come[stage]
             whole &= coming is not None
+            done_s += count.done * per_item.get(stage, 0.0)
             items = count.left + (coming or 0.0)
             if items and stage not in per_item:
                 whole = False
             elif items:
                 work_s += max(items * per_item[stage] - begun[stage], 0.0)
                 busy = max(busy, actors if coming else count.units_left)
+        if done_s:
+            done_s += sum(begun.get(stage, 0.0) for stage in stages)
+            work_s *= max(1.0, present.get(stages, 0.0) / done_s)
         seconds = max(seconds, work_s / max(1, min(actors, busy)))
     return Left(seconds, whole)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.progress import PAUSE, PAUSE_S, SILENCE_S, Progress, Shown, clock, told_left
-from pipeline.remaining import Count, Left, remaining
+from pipeline.remaining import Count, Left, Presence, remaining
 
 
 class Clock:
@@ -68,6 +68,44 @@ def test_time_that_has_gone_into_a_cell_is_no_more_left():
     work = {"stage": "lift", "items": 8, "since": 100.0}
     assert remaining(counts, {("lift",): 1}, {"lift": 3.0}, at_work=[work], now=110.0) == Left(14.0, True)
     assert remaining(counts, {("lift",): 1}, {"lift": 3.0}, at_work=[work], now=900.0) == Left(0.0, True)
+
+
+def test_what_is_left_waits_for_the_driver_as_what_is_done_has():
+    """2 actors have done 4 items of 3 s in 20 s, so 6 items take 30 s. Without waiting, they would take 9 s."""
+    counts = {"segment": Count(4, 0, 4), "lift": Count(10, 0, 4, 0, 6)}
+    lanes, per_item = {("lift",): 2}, {"lift": 3.0}
+    assert remaining(counts, lanes, per_item, present={("lift",): 2 * 20.0}).seconds == pytest.approx(30.0)
+    assert remaining(counts, lanes, per_item, present={("lift",): 2 * 6.0}) == Left(9.0, True)  # nobody has waited
+    assert remaining(counts, lanes, per_item) == Left(9.0, True)
+
+
+def test_actors_are_present_from_their_first_cell_on_as_far_as_there_are_units_for_them():
+    presence, lanes = Presence(), {("lift",): 4}
+    work = {"stage": "lift", "items": 1, "since": 100.0}
+    counts = {"lift": Count(6, 0, 0, 0, 6)}
+    assert presence.look(counts, lanes, [], 100.0) == {}  # networks are loaded
+    assert presence.look(counts, lanes, [work], 130.0) == {("lift",): 0.0}
+    assert presence.look(counts, lanes, [work], 132.0) == {("lift",): 8.0}
+    assert presence.look(counts, {("lift",): 5}, [], 133.0) == {("lift",): 13.0}  # a node has come
+    assert presence.look({"lift": Count(6, 0, 5, 0, 1)}, lanes, [], 140.0) == {("lift",): 20.0}  # for one unit
+    assert presence.look({"lift": Count(6, 0, 6, 0, 0)}, lanes, [], 150.0) == {("lift",): 20.0}
+
+
+def test_a_run_whose_driver_is_slow_tells_a_time_of_its_own_pace(clock_s):
+    """An item every 2 s, though a cell takes 0.5 s: 30 items take 60 s, not 15 s."""
+    shown = list[Shown]()
+    progress, lanes = Progress(lambda line: None, show=shown.append), {("segment", "lift"): 1}
+    progress.expect("segment", 1)
+    for _ in range(40):
+        progress.expect("lift", 1)
+    progress.begin()
+    progress.add("segment", 1, made=True)
+    progress.show([{"stage": "lift", "items": 1, "since": 0.0}], None, lanes, {"segment": 0.0, "lift": 0.5})
+    for _ in range(10):
+        clock_s.now += 2.0
+        progress.add("lift", 1, made=True)
+        progress.show((), None, lanes, {"segment": 0.0, "lift": 0.5})
+    assert shown[-1].left.seconds == pytest.approx(60.0)
 
 
 def test_a_line_is_said_when_it_has_changed_and_the_last_one_is_not_new(clock_s):
