@@ -11,6 +11,7 @@ import typer
 from jobs.command import LogFile, Verbose
 
 SCENES, SEED, OBJECTS = 3, 7, 8
+UNITS = "units.objects=4"  # two units: on two cores one of them is distilled while the other one is lifted
 
 
 def demo(
@@ -33,7 +34,13 @@ def demo(
         world(shard, scenes=SCENES, seed=SEED, held_out=True)
     try:
         run(  # its table says what failed
-            str(corpus), [str(shard)], max_objects=OBJECTS, max_failed=1.0, verbose=verbose, log_file=log_file
+            str(corpus),
+            [str(shard)],
+            settings=[UNITS],
+            max_objects=OBJECTS,
+            max_failed=1.0,
+            verbose=verbose,
+            log_file=log_file,
         )
     except typer.Exit as ended:
         if ended.exit_code:
@@ -41,16 +48,16 @@ def demo(
     for line in table(corpus):
         print(line)
     evaluate(str(corpus), [str(shard.with_suffix(".truth"))], verbose=verbose, log_file=log_file)
-    for line in next_steps(corpus, shard):
+    for line in next_steps(corpus):
         print(line)
 
 
-def next_steps(corpus: Path, shard: Path) -> Iterator[str]:
+def next_steps(corpus: Path) -> Iterator[str]:
     """Where the result is, and three commands to try."""
     command = os.path.relpath(Path(sys.executable).with_name("anything3d"))
     yield f"The gallery is {corpus}/index.html. Commands to try next:"
     yield f"  {command} view {corpus} --open    # the gallery, where each mesh can be turned"
-    yield f"  {command} run {shard} --out {corpus} --max-objects {OBJECTS} --set mesh.texture_px=0    # two stages"
+    yield f"  {command} run --out {corpus} --like 1 --set mesh.texture_px=0    # the same run; only two stages work again"
     yield f"  {command} weights list --preset default    # what photographs need"
 
 

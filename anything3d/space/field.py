@@ -92,7 +92,7 @@ class Field(nn.Module):
     def solid(self, empty: float = EMPTY) -> "Solid":
         """Without the cells that are nowhere denser than `empty`, to be looked up many times."""
         with torch.no_grad():
-            densest = nn.functional.max_pool3d(self.density_grid, 2, stride=1).flatten(1)
+            densest = _densest_corner(self.density_grid[:, 0]).flatten(1)
             sparse = densest <= self.raw_level(empty) if empty else torch.zeros_like(densest, dtype=torch.bool)
         grid = torch.cat([self.density_grid, self.color_grid], dim=1)
         return Solid(self, ~sparse, grid, grid.split(1))  # A NaN is to be seen: it is not sparse
@@ -183,6 +183,13 @@ def nodes(resolution: int, half: float) -> Float[Tensor, "R R R 3"]:
     axis = torch.linspace(-half, half, resolution)
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
     return torch.stack([x, y, z], dim=-1)
+
+
+def _densest_corner(grid: Float[Tensor, "B R R R"]) -> Float[Tensor, "B r r r"]:
+    """The largest of each cell's eight corners, r = R - 1, or NaN if one is. On a CPU, `max_pool3d` takes longer."""
+    for axis in (1, 2, 3):
+        grid = torch.maximum(grid.narrow(axis, 0, grid.shape[axis] - 1), grid.narrow(axis, 1, grid.shape[axis] - 1))
+    return grid
 
 
 def _interpolate(
