@@ -9,6 +9,7 @@ that the command was given is deleted at the end. This file imports the standard
 
 import ctypes
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -43,11 +44,8 @@ def main(pipe: int, folder: str, command: list[str]) -> int:
     for stream in (0, 1):  # only the command has them, so that their ends are seen
         os.close(stream)
 
-    unwanted = threading.Event()
-
     def watch() -> None:
         os.read(pipe, 1)  # nobody writes: it returns at the end
-        unwanted.set()
         _kill_group(child.pid)
         shutil.rmtree(folder, ignore_errors=True)
         os._exit(0)
@@ -56,7 +54,7 @@ def main(pipe: int, folder: str, command: list[str]) -> int:
     watcher.start()
     code = child.wait()
     _kill_group(child.pid)
-    if unwanted.is_set():
+    if select.select([pipe], [], [], 0)[0]:  # the command may have ended because whoever wanted it did
         watcher.join()  # it ends this process when the folder is deleted
     return BY_SIGNAL - code if code < 0 else code
 

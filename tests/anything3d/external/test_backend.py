@@ -227,6 +227,32 @@ def test_nothing_of_the_command_outlives_a_process_that_was_killed(owner):
     assert not scratch.exists()
 
 
+READER = """
+import sys
+from anything3d.external.command import Command
+
+command = Command("cat", "", print)
+print(command.scratch, command._process.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_a_command_that_ends_by_itself_leaves_no_folder_of_a_process_that_was_killed():
+    words = [sys.executable, "-c", READER]
+    with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        scratch, guard = process.stdout.readline().split()
+        children = Path(f"/proc/{guard}/task/{guard}/children")
+        while not (command := children.read_text().split()):
+            assert process.poll() is None
+        os.kill(int(guard), signal.SIGSTOP)  # so that both ends come to it at once
+        process.kill()
+    assert gone(int(command[0]))
+    os.kill(int(guard), signal.SIGCONT)
+    assert gone(int(guard))
+    assert not Path(scratch).exists()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl")
 def test_the_command_dies_with_its_guard(owner):
     _, scratch, guard, pids = owner
