@@ -57,7 +57,7 @@ def next_steps(corpus: Path) -> Iterator[str]:
     command = os.path.relpath(Path(sys.executable).with_name("anything3d"))
     yield f"The gallery is {corpus}/index.html. Commands to try next:"
     yield f"  {command} view {corpus} --open    # the gallery, where each mesh can be turned"
-    yield f"  {command} run --out {corpus} --like 1 --set mesh.texture_px=0    # the same run; only two stages work again"
+    yield f"  {command} run --out {corpus} --like 1 --set mesh.texture_px=0    # mesh and score alone run again"
     yield f"  {command} weights list --preset default    # what photographs need"
 
 
