@@ -15,7 +15,8 @@ from pipeline.location import explained
 from pipeline.release.duplicates import table_of
 from pipeline.release.partition import Partition, read_manifest, sound_commit, sound_table
 from pipeline.release.publish import READERS
-from pipeline.release.snapshot import snapshot_of
+from pipeline.release.snapshot import newest, snapshot_of
+from pipeline.release.view import write_pages
 from pipeline.store import Store
 from schemas.arrow import published_bytes, to_table
 from schemas.duplicates import DuplicateRecord
@@ -37,7 +38,7 @@ Embedded = tuple[str, str, bytes | None]  # object, digests of the networks, emb
 
 
 def mark(corpus: str, min_cosine: float, device: str) -> Marked:
-    """Write the table of near-duplicates of the newest snapshot.
+    """Write the table of near-duplicates of the newest snapshot, and let the gallery show them.
 
     Raises: SourceError("no_snapshot"), SourceError("damaged_corpus"); SourceError("no_embedding") if no object has an
     embedding; StorageError.
@@ -69,7 +70,16 @@ def mark(corpus: str, min_cosine: float, device: str) -> Marked:
                 rows.append(DuplicateRecord(names[found.place], names[found.of], found.cosine))
         rows.sort(key=lambda row: row.object_id)
         store.write(table_of(snapshot.number), published_bytes(to_table(rows, DuplicateRecord)))
+        _show(store)
     return Marked(table_of(snapshot.number), snapshot.objects, len(rows), without, len(of_networks))
+
+
+def _show(store: Store) -> None:
+    """Let the gallery show them. If a run publishes meanwhile, the page of its snapshot is written, as it has to be."""
+    shown = 0
+    while (snapshot := newest(store)) is not None and snapshot.number != shown:
+        write_pages(store, snapshot)
+        shown = snapshot.number
 
 
 def embedded(store: Store, partition: Partition) -> Iterator[Embedded]:

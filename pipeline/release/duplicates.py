@@ -38,3 +38,11 @@ def with_marks(objects: pa.Table, marks: pa.Table | None) -> pa.Table:
         return objects
     places = pc.index_in(objects["object_id"], value_set=marks["object_id"].combine_chunks())
     return objects.append_column(DUPLICATE_OF, marks[DUPLICATE_OF].combine_chunks().take(places))
+
+
+def marks_of(store: Store, number: int) -> dict[str, tuple[str, float]] | None:
+    """Near-duplicate -> the earlier object and the cosine, as the gallery shows them; None as of `duplicates_of`."""
+    table = duplicates_of(store, number)
+    if table is None:
+        return None
+    return {row["object_id"]: (row[DUPLICATE_OF], round(row["cosine"], 4)) for row in table.to_pylist()}

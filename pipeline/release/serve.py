@@ -17,7 +17,7 @@ from obstore.exceptions import BaseError
 
 from anything3d.errors import Anything3DError, ConfigError
 from pipeline.release.against import Against, asked_for
-from pipeline.release.gallery.page import FOLDER, PAGE
+from pipeline.release.gallery.page import DUPLICATES, FOLDER, PAGE
 from pipeline.release.partition import read_manifest
 from pipeline.release.snapshot import newest, snapshot_of
 from pipeline.release.view import PAGES, POINTER, tables
@@ -57,7 +57,7 @@ class Shown:
 
     def size(self, path: str) -> int | None:
         """Bytes of a file; None if nobody may read it, or it has gone."""
-        if path in (*PAGES, POINTER):
+        if path in (*PAGES, DUPLICATES, POINTER):
             return self.store.size(path)
         folder, _, name = path.partition("/")
         shard = name.rpartition("/")[0]

@@ -18,6 +18,7 @@ from typing import Any
 from pipeline.commit import Part
 from pipeline.config import Config, changed
 from pipeline.release.card import LICENSE, README, About, Source, license_file, readme
+from pipeline.release.duplicates import marks_of
 from pipeline.release.gallery.page import BESIDE, CATALOGUE, PAGE, gallery_pages
 from pipeline.release.snapshot import Snapshot, newest, numbers
 from pipeline.release.wids import ASSETS_INDEX, wids_index
@@ -43,15 +44,20 @@ def turn(store: Store, snapshot: Snapshot) -> None:
                 store.copy(table.path, path)
         data = snapshot.to_json()
         if store.find(POINTER) != data or not all(store.size(path) for path in PAGES):
-            for path, content in pages(store, snapshot).items():
-                if store.find(path) != content:
-                    store.write(path, content)
+            write_pages(store, snapshot)
             store.write(POINTER, data)
         if next(iter(numbers(store)), 0) == snapshot.number:
             store.delete([path for path in sorted(there.keys() - shown.keys()) if is_ours(store, path)])
             if next(iter(numbers(store)), 0) == snapshot.number:
                 return
         snapshot = newest(store) or snapshot
+
+
+def write_pages(store: Store, snapshot: Snapshot) -> None:
+    """Write what describes a snapshot, as far as it differs from what is there."""
+    for path, content in pages(store, snapshot).items():
+        if store.find(path) != content:
+            store.write(path, content)
 
 
 def tables(snapshot: Snapshot) -> dict[str, Part]:
@@ -77,7 +83,7 @@ def pages(store: Store, snapshot: Snapshot) -> dict[str, bytes]:
         ASSETS_INDEX: wids_index(tars),
         README: readme(card),
         LICENSE: license_file(card),
-        **gallery_pages(snapshot, card),
+        **gallery_pages(snapshot, card, marks_of(store, snapshot.number)),
     }
 
 

@@ -11,6 +11,7 @@ from anything3d.reasons import REASONS
 from pipeline.compare import Comparison, compare
 from pipeline.config import differences
 from pipeline.location import explained
+from pipeline.release.duplicates import duplicates_of
 from pipeline.release.gallery.page import HERE as GALLERY
 from pipeline.release.gallery.template import render
 from pipeline.release.snapshot import Snapshot, read_snapshot, snapshot_of
@@ -50,6 +51,7 @@ class Report:
     objects: int
     rejects: int
     wanted: int  # objects that were to be made
+    duplicates: int | None  # objects that look nearly as an earlier one; None if nobody has looked for them
     steps: Sequence[Step]
     causes: Sequence[Cause]
     distributions: Sequence[Distribution]
@@ -106,6 +108,7 @@ def _report(store: Store, snapshot: Snapshot, before: Snapshot | None) -> tuple[
         objects=snapshot.objects,
         rejects=snapshot.rejects,
         wanted=sum(partition.wanted for partition in snapshot.partitions.values()),
+        duplicates=None if (marks := duplicates_of(store, snapshot.number)) is None else marks.num_rows,
         steps=yields.steps(snapshot, yields.costs_of(store, snapshot)),
         causes=causes,
         distributions=distributions,

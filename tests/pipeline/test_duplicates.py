@@ -14,8 +14,11 @@ from typer.testing import CliRunner
 from anything3d.errors import SourceError
 from jobs.cli import app
 from pipeline.duplicates import mark
+from pipeline.release.corpus import drop
 from pipeline.release.export import export
+from pipeline.release.gallery.data import unscript
 from pipeline.release.garbage import gc
+from pipeline.report.page import report_of
 from pipeline.store import Store
 from schemas.records import ScoreRecord
 from tests.pipeline.conftest import World, made, publish
@@ -79,25 +82,35 @@ class Older(World):
 
 @pytest.fixture(scope="module")
 def twice(world, tmp_path_factory):
+    """For reading only."""
     return Twice(tmp_path_factory.mktemp("twice"), world)
+
+
+@pytest.fixture
+def corpus(twice, tmp_path):
+    return shutil.copytree(twice.corpus, tmp_path / "corpus")
+
+
+def shown(corpus):
+    return unscript((corpus / "gallery/catalogue.js").read_bytes())
 
 
 def rows_of(corpus, number):
     return pq.read_table(corpus / f"duplicates/{number:06d}.parquet").to_pylist()
 
 
-def test_the_same_object_in_another_shard_is_marked(twice):
+def test_the_same_object_in_another_shard_is_marked(twice, corpus):
     """The renamed ids come first, so that the original ones are the duplicates."""
-    found = mark(str(twice.corpus), SAME, "cpu")
-    rows = rows_of(twice.corpus, 2)
+    found = mark(str(corpus), SAME, "cpu")
+    rows = rows_of(corpus, 2)
     assert {row["duplicate_of"]: row["object_id"] for row in rows} == twice.original
     assert all(row["cosine"] == pytest.approx(1, abs=0.001) for row in rows)
     assert (found.objects, found.duplicates, found.without, found.networks) == (8, 4, 0, 1)
 
 
-def test_the_same_snapshot_gives_the_same_table_and_an_other_order_of_shards_does_too(twice, world, tmp_path):
-    mark(str(twice.corpus), SAME, "cpu")
-    first = (twice.corpus / "duplicates/000002.parquet").read_bytes()
+def test_the_same_snapshot_gives_the_same_table_and_an_other_order_of_shards_does_too(twice, world, corpus, tmp_path):
+    mark(str(corpus), SAME, "cpu")
+    first = (corpus / "duplicates/000002.parquet").read_bytes()
     other = tmp_path / "other"
     shutil.copytree(world.corpus / "cells", other / "cells")
     shutil.copytree(twice.corpus / "cells", other / "cells", dirs_exist_ok=True)
@@ -108,8 +121,19 @@ def test_the_same_snapshot_gives_the_same_table_and_an_other_order_of_shards_doe
     assert (other / "duplicates/000002.parquet").read_bytes() == first
 
 
-def test_an_export_leaves_the_marked_objects_out(twice, tmp_path):
-    corpus = shutil.copytree(twice.corpus, tmp_path / "corpus")
+def test_the_gallery_and_the_report_know_them_until_there_is_a_new_snapshot(twice, corpus):
+    assert shown(corpus)["duplicates"] is None
+    mark(str(corpus), SAME, "cpu")
+    marks = unscript((corpus / "gallery/duplicates.js").read_bytes())
+    assert {of: name for name, (of, _) in marks.items()} == twice.original
+    assert shown(corpus)["duplicates"] == 4
+    assert report_of(str(corpus), None)[0].duplicates == 4
+    drop(str(corpus), ["again"])
+    assert shown(corpus)["duplicates"] is None
+    assert report_of(str(corpus), None)[0].duplicates is None
+
+
+def test_an_export_leaves_the_marked_objects_out(twice, corpus, tmp_path):
     mark(str(corpus), SAME, "cpu")
     count, _ = export(str(corpus), "hf", str(tmp_path / "out"), where="duplicate_of is null")
     kept = duckdb.sql(f"select object_id from '{tmp_path}/out/data/*/*.parquet'").fetchall()
@@ -131,10 +155,10 @@ def test_gc_deletes_the_table_of_a_snapshot_that_is_not_kept(world, tmp_path):
     assert [path.name for path in (corpus / "duplicates").iterdir()] == ["000002.parquet"]
 
 
-def test_the_command_says_what_it_has_found(twice):
-    done = CliRunner().invoke(app, ["duplicates", str(twice.corpus), "--min-cosine", str(SAME)])
+def test_the_command_says_what_it_has_found(corpus):
+    done = CliRunner().invoke(app, ["duplicates", str(corpus), "--min-cosine", str(SAME)])
     assert done.exit_code == 0
-    assert done.output == (f"4 of 8 objects look nearly as an earlier one: {twice.corpus}/duplicates/000002.parquet\n")
+    assert done.output == (f"4 of 8 objects look nearly as an earlier one: {corpus}/duplicates/000002.parquet\n")
 
 
 def test_a_corpus_without_embeddings_says_what_to_do(world, tmp_path):

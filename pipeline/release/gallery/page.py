@@ -13,6 +13,7 @@ from pipeline.release.snapshot import Snapshot
 HERE = Path(__file__).parent
 PAGE, FOLDER = "index.html", "gallery"
 CATALOGUE = f"{FOLDER}/catalogue.js"
+DUPLICATES = f"{FOLDER}/duplicates.js"  # is there if somebody has looked for near-duplicates
 SCRIPTS = ("load", "state", "find", "cards", "mesh", "detail", "bars", "rejects", "main")  # one file, in this order
 BESIDE = {  # path in the corpus -> the files that make it
     f"{FOLDER}/gallery.js": [f"{name}.js" for name in SCRIPTS],
@@ -20,16 +21,23 @@ BESIDE = {  # path in the corpus -> the files that make it
 }
 
 
-def gallery_pages(snapshot: Snapshot, about: About) -> dict[str, bytes]:
-    """Path -> content of the page and of what lies beside it, without the files of the shards."""
+Marks = Mapping[str, tuple[str, float]]  # near-duplicate -> the earlier object, cosine
+
+
+def gallery_pages(snapshot: Snapshot, about: About, marks: Marks | None = None) -> dict[str, bytes]:
+    """Path -> content of the page and of what lies beside it, without the files of the shards.
+
+    `marks` are the near-duplicates; None if nobody has looked for them.
+    """
     return {
         **{path: b"".join((HERE / "assets" / name).read_bytes() for name in names) for path, names in BESIDE.items()},
-        CATALOGUE: script(catalogue(snapshot, about)),
+        **({} if marks is None else {DUPLICATES: script(marks)}),
+        CATALOGUE: script(catalogue(snapshot, about, None if marks is None else len(marks))),
         PAGE: render("gallery.html", about=about, snapshot=snapshot).encode(),
     }
 
 
-def catalogue(snapshot: Snapshot, about: About) -> dict[str, Any]:
+def catalogue(snapshot: Snapshot, about: About, duplicates: int | None = None) -> dict[str, Any]:
     """What the page knows before it reads the files of a shard."""
     return {
         "snapshot": snapshot.number,
@@ -41,6 +49,7 @@ def catalogue(snapshot: Snapshot, about: About) -> dict[str, Any]:
         "columns": dict(about.columns),
         "numbers": NUMBERS,
         "examples": REASON_EXAMPLES,
+        "duplicates": duplicates,
         "shards": [_shard(one) for one in snapshot.partitions.values()],
     }
 

@@ -24,14 +24,15 @@ A3D.pictures = (shard, index, place, times = 1) => {
     A3D.picture(sheet, 2 * within + side, 2 * A3D.ACROSS, name, times));
 };
 
-A3D.card = (shard, index, place, said) => {
+A3D.card = (shard, index, place, said, mark) => {
   const id = index.ids[place];
   const caption = index.captions[place];
   const tier = index.quality?.[place];
   const link = A3D.make("a", { href: A3D.link({ object: id, shard: A3D.state().shard, at: shard.name }) },
     A3D.make("span", { className: "pair" }, ...A3D.pictures(shard, index, place)),
     A3D.make("span", { className: "caption" }, caption || "no caption"),
-    A3D.make("span", { className: "small" }, [id, tier && `quality ${tier}`, said].filter(Boolean).join(" · ")));
+    A3D.make("span", { className: "small" }, [id, tier && `quality ${tier}`, said,
+      mark && `looks as ${mark[0]}, cosine ${mark[1]}`].filter(Boolean).join(" · ")));
   return A3D.make("li", {}, link);
 };
 
@@ -51,9 +52,10 @@ A3D.drawCards = async () => {
     : await A3D.filtered(state, start, A3D.PER_PAGE, tell);
   if (found === null) return;
   const indices = await Promise.all(found.rows.map(([shard]) => A3D.index(shard)));
+  const marks = state.duplicates === "only" ? await A3D.marks() : new Map();
   if (turn !== A3D.drawing) return;
   A3D.by("cards").replaceChildren(...found.rows.map(([shard, place], at) =>
-    A3D.card(shard, indices[at], place, A3D.sortedBy(state, found.keys[at]))));
+    A3D.card(shard, indices[at], place, A3D.sortedBy(state, found.keys[at]), marks.get(indices[at].ids[place]))));
   const last = Math.max(1, Math.ceil(found.total / A3D.PER_PAGE));
   A3D.by("page").value = page;
   A3D.by("page").max = last;
@@ -77,7 +79,8 @@ A3D.summary = (state, total) => {
 
 // Show the state in the controls, and let the controls change the state.
 A3D.fillControls = () => {
-  const { shards, numbers } = A3D.catalogue;
+  const { shards, numbers, duplicates } = A3D.catalogue;
+  A3D.by("duplicates").parentElement.hidden = duplicates === null;
   A3D.by("shard").append(A3D.make("option", { value: "" }, "all"),
     ...shards.map((one) => A3D.make("option", { value: one.name }, one.name)));
   A3D.by("sort").append(A3D.make("option", { value: "" }, "place in the corpus"),
@@ -87,7 +90,7 @@ A3D.fillControls = () => {
     clearTimeout(waiting);
     waiting = setTimeout(() => A3D.go({ text: event.target.value }, { quietly: true }), 200);
   });
-  for (const id of ["shard", "sort", "order"]) {
+  for (const id of ["shard", "duplicates", "sort", "order"]) {
     A3D.by(id).addEventListener("change", (event) => A3D.go({ [id]: event.target.value }));
   }
   A3D.by("filters").addEventListener("submit", (event) => event.preventDefault());
@@ -99,7 +102,7 @@ A3D.fillControls = () => {
 
 A3D.showControls = (state) => {
   if (document.activeElement !== A3D.by("text")) A3D.by("text").value = state.text;
-  for (const id of ["shard", "sort", "order"]) A3D.by(id).value = state[id];
+  for (const id of ["shard", "duplicates", "sort", "order"]) A3D.by(id).value = state[id];
   A3D.by("order").disabled = !state.sort;
 };
 

@@ -2,7 +2,7 @@
 // Which objects are shown, and in which order. Without a filter and a sort, no index of a shard is needed for that.
 
 A3D.isPlain = (state) =>
-  !state.text && !state.quality && !state.sort && !Object.keys(A3D.limits(state)).length;
+  !state.text && !state.quality && !state.duplicates && !state.sort && !Object.keys(A3D.limits(state)).length;
 
 // The shards that have files of the gallery; those of a filter.
 A3D.shown = (state) =>
@@ -39,6 +39,7 @@ A3D.filtered = async (state, start, size, tell) => {
   const shards = A3D.shown(state);
   const indices = await A3D.readAll(shards, tell);
   if (indices === null) return null;
+  const marks = state.duplicates ? await A3D.marks() : null;
   const words = state.text.toLowerCase().split(/\s+/).filter(Boolean);
   const tiers = state.quality ? state.quality.split(",") : null;
   const limits = Object.entries(A3D.limits(state));
@@ -49,6 +50,7 @@ A3D.filtered = async (state, start, size, tell) => {
     const bounds = limits.map(([column, [least, most]]) => [index.numbers[column], least, most]);
     for (let place = 0; place < index.ids.length; place++) {
       if (tiers && !tiers.includes(index.quality?.[place] ?? "none")) continue;
+      if (marks && marks.has(index.ids[place]) !== (state.duplicates === "only")) continue;
       if (!bounds.every(([values, least, most]) => A3D.within(values?.[place], least, most))) continue;
       if (words.length) {
         const text = `${index.captions[place]} ${index.ids[place]}`.toLowerCase();

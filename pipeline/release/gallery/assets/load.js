@@ -46,6 +46,10 @@ A3D.bytes = async (tar, offset, size) => {
 // What filters and sorts need of the objects of a shard.
 A3D.index = (shard) => A3D.load(shard.files.objects);
 
+// The near-duplicates: object -> [the earlier object, cosine]. There are none if nobody has looked for them.
+A3D.marks = async () =>
+  new Map(A3D.catalogue.duplicates === null ? [] : Object.entries(await A3D.load("gallery/duplicates.js")));
+
 // Which of these files has the object at a place, and the object's place in it.
 A3D.fileOf = (files, place) => {
   for (const [count, name] of files) {

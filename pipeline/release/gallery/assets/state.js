@@ -1,7 +1,7 @@
 "use strict";
 // What is shown stands in the fragment of the address, so that it can be linked to.
 
-A3D.DEFAULTS = { tab: "objects", text: "", shard: "", quality: "", sort: "", order: "down", page: "1", object: "", at: "", cause: "" };
+A3D.DEFAULTS = { tab: "objects", text: "", shard: "", quality: "", duplicates: "", sort: "", order: "down", page: "1", object: "", at: "", cause: "" };
 
 A3D.state = () => {
   const given = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
