@@ -13,10 +13,17 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.release.duplicates import table_of
 from pipeline.release.gallery.data import DIGITS, rounded, script
+from pipeline.release.snapshot import newest
+from pipeline.release.view import write_pages
 from pipeline.report.page import page as page_of
 from pipeline.report.page import report_of
+from pipeline.store import Store
+from schemas.arrow import published_bytes, to_table
+from schemas.duplicates import DuplicateRecord
 from tests.pipeline.release.galleries import COLORS, HOSTILE, color_of, glb, make, number_of, psnr_of
+from tests.pipeline.release.test_against import served
 from tests.pipeline.release.test_gallery import content
 from tests.pipeline.release.test_serve import running
 
@@ -333,3 +340,37 @@ def test_a_million_objects_open_at_once(chromium, large, tmp_path):
     print(f"\na million objects opened in {loaded:.2f} s, read and sorted in {took:.2f} s, searched in {found:.2f} s;"
           f" the catalogue has {catalogue / len(shards):.0f} bytes a shard")  # fmt: skip
     assert loaded < LOADS_WITHIN_S
+
+
+def test_near_duplicates_are_left_out_or_shown_alone(chromium, small, tmp_path):
+    store = Store(str(shutil.copytree(small[0].root, tmp_path / "corpus")))
+    mark = DuplicateRecord("sa_1-0000", "sa_0-0000", 0.997)
+    store.write(table_of(1), published_bytes(to_table([mark], DuplicateRecord)))
+    write_pages(store, newest(store))
+    with opened(chromium, (Path(store.root) / "index.html").as_uri()) as page:
+        shows(page, ALL)
+        page.get_by_label("Near-duplicates").select_option("left out")
+        shows(page, [name for name in ALL if name != "sa_1-0000"])
+        page.get_by_label("Near-duplicates").select_option("only these")
+        shows(page, ["sa_1-0000"])
+        assert "looks as sa_0-0000, cosine 0.997" in page.locator("#cards .small").inner_text()
+        page.locator("#cards a").click()
+        page.locator("#detail").get_by_role("link", name="sa_0-0000").click()
+        expect(page.locator("#detail-title")).to_have_text("sa_0-0000")
+
+
+def test_without_a_table_of_near_duplicates_there_is_no_such_filter(chromium, addresses):
+    with opened(chromium, addresses["disk"]) as page:
+        expect(page.get_by_label("Near-duplicates")).to_be_hidden()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_two_snapshots_side_by_side_are_no_wider_than_the_screen(chromium, small, width):
+    store, snapshot = small
+    with served(store.root, snapshot.number) as server:
+        context = chromium.new_context(viewport={"width": width, "height": 900})
+        page = context.new_page()
+        page.goto(f"{server.url}?state=same")
+        expect(page.locator("#pairs li")).to_have_count(len(ALL))
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        context.close()
