@@ -10,7 +10,7 @@ GPU_RESULTS ?= gpu.json
 # A run imports torch in about ten processes. Without compiled modules on disk, each of them compiles thousands of files.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test bench docs check fast gpu clean
+.PHONY: install demo test bench docs check fast gpu clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing into .venv (a few GB, some minutes the first time) ..."
@@ -19,6 +19,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	@$(BIN)/python -m uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev]"
 	@touch $@
+
+install: $(INSTALLED)  ## into .venv, and nothing else; the other targets do it, too
 
 demo: $(INSTALLED)  ## mini-world shard -> corpus -> table of scores
 	@$(BIN)/python -m jobs.demo $(DEMO)

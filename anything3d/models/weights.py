@@ -130,7 +130,7 @@ def _manifest() -> dict[str, Any]:
 
 def _missing(name: str, weights_root: str) -> WeightsError:
     packaged = sorted(path.name for path in PACKAGED.iterdir() if path.is_dir()) if PACKAGED.is_dir() else []
-    looked = ", ".join(str(folder) for folder in _candidates(name, weights_root)[1:])
+    looked = ", ".join(dict.fromkeys(str(folder) for folder in _candidates(name, weights_root)[1:]))
     remedy = "put the files there or set resources.weights_root"
     return WeightsError(
         "weights_missing",

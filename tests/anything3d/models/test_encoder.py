@@ -135,7 +135,7 @@ def test_a_taesd_whose_numbers_are_not_finite_is_refused(its_denoiser, folder):
 
 
 def test_a_missing_taesd_is_refused_and_the_official_one_has_a_source(denoiser):
-    with pytest.raises(WeightsError, match=r"weights_missing.*no weights 'none'"):
+    with pytest.raises(WeightsError, match=r"weights_missing.*no weights 'none'.*; looked in none;"):
         encoder.load_taesd("none", denoiser, Place())
     with pytest.raises(WeightsError, match="anything3d weights where taesd-sd"):
         encoder.load_taesd("taesd-sd", denoiser, Place())
