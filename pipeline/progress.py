@@ -56,6 +56,7 @@ class Progress:
         self._remarks: set[str] = set()
         self._counts: dict[str, Count] = {}
         self._shards: tuple[int, int, int] = (0, 0, 0)  # finished, begun, in all
+        self._nothing = 0  # shards of which nothing has to be done
         self._presence = Presence()
         self._started = time.monotonic()
         self._begun: float | None = None  # when the first actors were started; before that, nothing is said
@@ -64,6 +65,10 @@ class Progress:
     def shards(self, finished: int, begun: int, total: int) -> None:
         """How many of the shards are finished, and how many have been begun."""
         self._shards = (finished, begun, total)
+
+    def nothing_to_do(self) -> None:
+        """One of the shards is finished already, or no more objects are wanted of it."""
+        self._nothing += 1
 
     def expect(self, stage: str, items: int) -> None:
         """A unit with so many items will come through the stage."""
@@ -140,7 +145,7 @@ class Progress:
         lanes: Lanes,
         per_item: Mapping[str, float],
     ) -> Shown:
-        now, date, (_, begun, total) = time.monotonic(), time.time(), self._shards
+        now, date, (_, _, total) = time.monotonic(), time.time(), self._shards
         counts = {name: replace(one) for name, one in self._counts.copy().items()}
         present = self._presence.look(counts, lanes, at_work, now)
         minutes = max(now - (self._begun or now), 1.0) / 60
@@ -151,7 +156,7 @@ class Progress:
             stages=counts,
             per_minute={name: round(one.done / minutes, 1) for name, one in counts.items()},
             at_work=at_work,
-            left=remaining(counts, lanes, per_item, (total - begun) / begun if begun else 0.0, at_work, date, present),
+            left=remaining(counts, lanes, per_item, total - self._nothing, at_work, date, present),
             spent=spending.spent,
             currency=spending.currency,
         )

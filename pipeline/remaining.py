@@ -65,22 +65,23 @@ def remaining(
     counts: Mapping[str, Count],
     lanes: Lanes,
     per_item: Mapping[str, float],
-    more: float = 0.0,
+    shards: int = 0,
     at_work: Sequence[Mapping[str, Any]] = (),
     now: float = 0.0,
     present: Mapping[tuple[str, ...], float] = MappingProxyType({}),
 ) -> Left:
     """How long the run still takes.
 
-    `per_item` are the seconds that an actor needs for an item of a stage. `more` is how many shards are still to begin,
-    as a multiple of those that have begun. `at_work` are the cells that are being computed, each with its `stage`, its
-    number of `items`, and `since` when; `now` is in the same seconds. `present` is what `Presence` says of this run.
+    `per_item` are the seconds that an actor needs for an item of a stage. `shards` is how many there are, without those
+    of which nothing has to be done; 0: those that have been begun. `at_work` are the cells that are being computed,
+    each with its `stage`, its number of `items`, and `since` when; `now` is in the same seconds. `present` is what
+    `Presence` says of this run.
     """
     begun = dict.fromkeys(per_item, 0.0)  # seconds that have gone into cells which are not done
     for work in at_work:
         if (stage := work["stage"]) in begun:
             begun[stage] += min(max(now - work["since"], 0.0), work["items"] * per_item[stage])
-    to_come = dict(_to_come(counts, lanes, more))
+    to_come = dict(_to_come(counts, lanes, shards))
     seconds, whole = 0.0, True
     for stages, actors in lanes.items():
         work_s, done_s, busy = 0.0, 0.0, 1
@@ -101,8 +102,13 @@ def remaining(
     return Left(seconds, whole)
 
 
-def _to_come(counts: Mapping[str, Count], lanes: Lanes, more: float) -> Iterator[tuple[str, float | None]]:
-    """Stage -> items of it that nobody expects by name yet; None if their number is not known."""
+def _to_come(counts: Mapping[str, Count], lanes: Lanes, shards: int) -> Iterator[tuple[str, float | None]]:
+    """Stage -> items of it that nobody expects by name yet; None if their number is not known.
+
+    A shard has named its photos when it has been indexed.
+    """
+    index = counts.get(SHARDS, Count())
+    indexed = index.already + index.done
     photos = counts.get(PHOTOS, Count())
     seen = photos.already + photos.done
     objects = max((count.items for stage, count in counts.items() if stage not in (SHARDS, PHOTOS)), default=0)
@@ -118,4 +124,6 @@ def _to_come(counts: Mapping[str, Count], lanes: Lanes, more: float) -> Iterator
             yield stage, None
         else:
             new = (count.items - count.already) / count.items if count.items else 1.0  # share that was not there before
-            yield stage, new * (unnamed + more * (count.items + unnamed))
+            named = count.items if stage == SHARDS else indexed  # shards
+            more = max(shards, index.items) - named  # shards
+            yield stage, new * (unnamed + (more / named * (count.items + unnamed) if named else 0.0))

@@ -140,8 +140,7 @@ class Walk:
     def through(self, shards: Sequence[str], md5: Mapping[str, str], load: Load, one_stage_at_a_time: bool) -> None:
         """All shards through all stages. There is a snapshot after every `units.shards` of them, and at the end.
 
-        With `only` or `judge`, there is one at the end only. Until then, the corpus shows what it showed. At a limit,
-        `only` does not count.
+        With `only` or `judge`, there is no snapshot before the end. At a limit, `only` does not count.
         """
         report, corpus = self.report, self.corpus
         self.made_by = made_by_run(self.config, self.preset, self.recipes, shards, self.selection)
@@ -225,6 +224,7 @@ class Walk:
                 await before.wait()
             if self.budget == 0:
                 self.skipped = True
+                self.progress.nothing_to_do()
                 return ()
             key = key_of(shard, self.recipes, self.selection, self.budget)
             done = self.corpus.finished(shard.name, key) if self.selection.ids is None else None
@@ -232,6 +232,7 @@ class Walk:
                 await before.wait()  # a shard before it may have taken photos that it has left to another
                 done = self.corpus.finished(shard.name, key)
             if done is not None:
+                self.progress.nothing_to_do()
                 self.budget = None if self.budget is None else self.budget - done.wanted
                 return done
             async with self.open:

@@ -54,13 +54,22 @@ def test_without_a_segmented_photo_nobody_knows_how_many_objects_come():
 
 def test_shards_to_come_are_taken_for_as_large_as_those_that_have_begun():
     # 8 of 10 are to do, and as many as 2 x 10 come
-    counts = {"segment": Count(4, 0, 4), "lift": Count(10, 0, 2, 0, 1)}
-    assert remaining(counts, {("lift",): 1}, {"lift": 3.0}, more=2.0) == Left((8 + 20) * 3, True)
+    counts = {"index": Count(1, 0, 1), "segment": Count(4, 0, 4), "lift": Count(10, 0, 2, 0, 1)}
+    assert remaining(counts, {("lift",): 1}, {"lift": 3.0}, shards=3) == Left((8 + 20) * 3, True)
+
+
+def test_shards_that_have_begun_but_are_not_indexed_have_work_too():
+    # 2 of 4 shards have been indexed and have 10 objects, of which 8 are to do; 8 + 10 objects, and 2 shards of 5 s
+    counts = {"index": Count(4, 0, 2, 0, 2), "segment": Count(4, 0, 4), "lift": Count(10, 0, 2, 0, 1)}
+    lanes = {("index", "segment", "lift"): 1}
+    per_item = {"index": 5.0, "segment": 0.0, "lift": 3.0}
+    assert remaining(counts, lanes, per_item, shards=4) == Left(2 * 5 + (8 + 10) * 3, True)
+    assert remaining(counts, lanes, per_item, shards=5) == Left(3 * 5 + (8 + 15) * 3, True)
 
 
 def test_what_was_there_before_is_expected_to_be_there_in_the_shards_to_come():
-    counts = {"segment": Count(4, 4, 0), "lift": Count(10, 10, 0)}
-    assert remaining(counts, {("segment", "lift"): 1}, {"lift": 3.0}, more=9.0) == Left(0.0, True)
+    counts = {"index": Count(1, 1, 0), "segment": Count(4, 4, 0), "lift": Count(10, 10, 0)}
+    assert remaining(counts, {("segment", "lift"): 1}, {"lift": 3.0}, shards=10) == Left(0.0, True)
 
 
 def test_time_that_has_gone_into_a_cell_is_no_more_left():
