@@ -1,4 +1,4 @@
-"""`anything3d duplicates` marks the objects of a corpus that look nearly as an earlier one. It needs no network."""
+"""`anything3d duplicates` marks the objects of a corpus that look nearly like an earlier one. It needs no network."""
 
 from typing import Annotated
 
@@ -16,7 +16,7 @@ def duplicates(
     ] = MIN_COSINE,
     device: Annotated[str, typer.Option(help="cpu or cuda; where the crops are compared.")] = "cpu",
 ) -> None:
-    """Mark objects that look nearly as an earlier one.
+    """Mark objects that look nearly like an earlier one.
 
     Compares the crops of all objects of the newest snapshot by their DINOv2 embeddings, which the stage score has kept.
     Writes CORPUS/duplicates/<number>.parquet: object_id, duplicate_of, cosine. Nothing is deleted. `export --where
@@ -31,7 +31,7 @@ def duplicates(
         use_threads(cores())
         place = source.absolute(corpus)
         found = mark(place, min_cosine, device)
-        print(f"{found.duplicates} of {found.objects} objects look nearly as an earlier one: {place}/{found.table}")
+        print(f"{found.duplicates} of {found.objects} objects look nearly like an earlier one: {place}/{found.table}")
         if found.without:
             print(
                 f"{found.without} objects were not compared: an older version has scored them. Run their shards again."

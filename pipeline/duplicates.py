@@ -1,4 +1,4 @@
-"""duplicates: which objects of the newest snapshot look nearly as an earlier one, as a table beside the snapshot.
+"""duplicates: which objects of the newest snapshot look nearly like an earlier one, as a table beside the snapshot.
 
 The stage score has embedded every crop. These embeddings are read from its cells, and all pairs are compared. The order
 is that of the object ids. So the same snapshot gives the same table, whichever shard was finished first. This file

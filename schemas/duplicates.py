@@ -1,4 +1,4 @@
-"""The table of near-duplicates: which objects of a snapshot look nearly as another one of it."""
+"""The table of near-duplicates: which objects of a snapshot look nearly like another one of it."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 
 @dataclass(frozen=True, slots=True)
 class DuplicateRecord:
-    """duplicates: an object whose crop looks nearly as that of an earlier object, in the order of the ids."""
+    """duplicates: an object whose crop looks nearly like that of an earlier object, in the order of the ids."""
 
     object_id: Annotated[str, "the object"]
     duplicate_of: Annotated[str, "the earlier object, which is no duplicate itself"]

@@ -51,7 +51,7 @@ class Report:
     objects: int
     rejects: int
     wanted: int  # objects that were to be made
-    duplicates: int | None  # objects that look nearly as an earlier one; None if nobody has looked for them
+    duplicates: int | None  # objects that look nearly like an earlier one; None if nobody has looked for them
     steps: Sequence[Step]
     causes: Sequence[Cause]
     distributions: Sequence[Distribution]

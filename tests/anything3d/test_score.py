@@ -19,6 +19,7 @@ from anything3d.quality.accuracy import (
     cameras_around,
     frame_turn,
 )
+from anything3d.quality.duplicates import from_bytes
 from anything3d.quality.looks import Reconstruction
 from anything3d.quality.metrics import sample_surface
 from anything3d.quality.truth import Target
@@ -250,6 +251,7 @@ def test_the_dino_numbers_are_cosines_of_the_mesh_and_the_crop(scorer: Scorer, m
     photo, front, *around = (scorer.dino.image_embeddings(picture[None])[0] for picture in (*crop, *seen, *views))
     assert scored.dino.reference == pytest.approx(float(photo @ front), abs=2e-3)  # the pictures are of 8 bits
     assert scored.dino.turntable == pytest.approx(sum(float(photo @ view) for view in around) / 4, abs=2e-3)
+    assert from_bytes([scored.dino.crop])[0].float() @ photo == pytest.approx(1, abs=1e-3)
     assert scored.dino.reference - scored.dino.turntable > 0.005  # the slab is red in front and blue behind
 
 

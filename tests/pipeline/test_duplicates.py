@@ -158,7 +158,7 @@ def test_gc_deletes_the_table_of_a_snapshot_that_is_not_kept(world, tmp_path):
 def test_the_command_says_what_it_has_found(corpus):
     done = CliRunner().invoke(app, ["duplicates", str(corpus), "--min-cosine", str(SAME)])
     assert done.exit_code == 0
-    assert done.output == (f"4 of 8 objects look nearly as an earlier one: {corpus}/duplicates/000002.parquet\n")
+    assert done.output == (f"4 of 8 objects look nearly like an earlier one: {corpus}/duplicates/000002.parquet\n")
 
 
 def test_a_corpus_without_embeddings_says_what_to_do(world, tmp_path):

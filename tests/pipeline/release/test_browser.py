@@ -353,7 +353,7 @@ def test_near_duplicates_are_left_out_or_shown_alone(chromium, small, tmp_path):
         shows(page, [name for name in ALL if name != "sa_1-0000"])
         page.get_by_label("Near-duplicates").select_option("only these")
         shows(page, ["sa_1-0000"])
-        assert "looks as sa_0-0000, cosine 0.997" in page.locator("#cards .small").inner_text()
+        assert "looks like sa_0-0000, cosine 0.997" in page.locator("#cards .small").inner_text()
         page.locator("#cards a").click()
         page.locator("#detail").get_by_role("link", name="sa_0-0000").click()
         expect(page.locator("#detail-title")).to_have_text("sa_0-0000")

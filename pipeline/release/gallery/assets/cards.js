@@ -32,7 +32,7 @@ A3D.card = (shard, index, place, said, mark) => {
     A3D.make("span", { className: "pair" }, ...A3D.pictures(shard, index, place)),
     A3D.make("span", { className: "caption" }, caption || "no caption"),
     A3D.make("span", { className: "small" }, [id, tier && `quality ${tier}`, said,
-      mark && `looks as ${mark[0]}, cosine ${mark[1]}`].filter(Boolean).join(" · ")));
+      mark && `looks like ${mark[0]}, cosine ${mark[1]}`].filter(Boolean).join(" · ")));
   return A3D.make("li", {}, link);
 };
 

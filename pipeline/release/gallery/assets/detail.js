@@ -31,7 +31,7 @@ A3D.openObject = async (state) => {
   });
   dialog.append(A3D.make("p", { className: "caption" }, row.caption ?? ""), pictures, stage, A3D.table(row, shard));
   const mark = (await A3D.marks()).get(state.object);
-  if (mark) pictures.before(A3D.make("p", {}, "Looks nearly as ",
+  if (mark) pictures.before(A3D.make("p", {}, "Looks nearly like ",
     A3D.make("a", { href: A3D.link({ object: mark[0], at: "" }) }, mark[0]), `, cosine ${mark[1]}`));
   await A3D.showFiles(row, pictures, stage);
 };
