@@ -31,7 +31,7 @@ def to_bytes(vector: Float[Tensor, "D"]) -> bytes:
 
 def from_bytes(vectors: Sequence[bytes]) -> Float16[Tensor, "N D"]:
     """Embeddings of equal length, of which there is at least one."""
-    return torch.frombuffer(bytearray(b"".join(vectors)), dtype=torch.float16).view(len(vectors), -1)
+    return torch.frombuffer(bytearray().join(vectors), dtype=torch.float16).view(len(vectors), -1)
 
 
 @torch.inference_mode()
