@@ -22,6 +22,13 @@ def train(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="For torch; trainings side by side want one each.")] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="Instead of the training's own number.")] = None,
+    from_packaged: Annotated[
+        bool,
+        typer.Option(
+            "--from-packaged",
+            help="Begin with the packaged weights, and keep the mean of them and of the trained ones.",
+        ),
+    ] = False,
     sheet: Annotated[Path | None, typer.Option(help="PNG for a contact sheet on held-out data.")] = None,
     install: Annotated[
         bool, typer.Option(help="Put the finished weights into this checkout, in place of the packaged ones.")
@@ -38,7 +45,13 @@ def train(
     with errors_as_one_line():
         check_device(device)
         training.train_network(
-            network, work, seed=seed, device=device, steps=steps, progress=lambda line: print(line, flush=True)
+            network,
+            work,
+            seed=seed,
+            device=device,
+            steps=steps,
+            from_packaged=from_packaged,
+            progress=lambda line: print(line, flush=True),
         )
         if sheet:
             from anything3d.mini.training.sheets import sheet as draw

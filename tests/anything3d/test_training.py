@@ -1,9 +1,11 @@
 """How the mini networks are trained: data, batches, the loop. What they have learnt is tested in test_mini.py."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from anything3d.errors import ConfigError, InputError, WeightsError
@@ -12,12 +14,14 @@ from anything3d.mini import clip, training
 from anything3d.mini import diffusion as mini_diffusion
 from anything3d.mini import pointe as mini_pointe
 from anything3d.mini import sam as mini_sam
+from anything3d.mini.shapes import SEEN
 from anything3d.mini.tokens import save_bert_tokenizer, save_clip_tokenizer
 from anything3d.mini.training import batch, blip, data, diffusion, dino, loop, pointe, sam, taesd
 from anything3d.mini.training import clip as clip_training
 from anything3d.mini.words import COLORS, SHAPES
 from anything3d.models.pointe.networks import CoarseShape
 from anything3d.models.sam import Sam1
+from anything3d.models.weights import PACKAGED
 from anything3d.photo import mask
 from anything3d.space.camera import project
 
@@ -94,6 +98,31 @@ def test_scenes_say_what_every_pixel_is(scenes):
         assert (label >= data.STUFF).any()
 
 
+def test_crops_show_their_own_object_by_the_masks_of_sam(work):
+    cut = data.load_crops("training", work)
+    assert len(cut) > 3
+    assert cut.rgba.shape[1:] == (4, data.VIEW_PX, data.VIEW_PX)
+    assert cut.iou.min() >= data.LEAST_IOU
+    assert cut.iou.min() < 1  # the masks are not the true ones
+    inside = cut.rgba[:, 3] > 0
+    sides = torch.maximum(inside.any(1).sum(1), inside.any(2).sum(1)) / data.VIEW_PX
+    assert sides.median() == pytest.approx(1 / data.CUT.context, abs=0.02)  # framed as `segment` frames
+    assert sides.max() < 1 / data.CUT.context + 0.05  # less where the photo ends, or a far speck fades
+    pairs = zip(cut.shape.tolist(), cut.color.tolist(), strict=True)
+    assert all((SHAPES[shape], COLORS[color]) in SEEN for shape, color in pairs)
+
+
+def test_a_crop_of_another_thing_is_left_out(monkeypatch):
+    def kept(least):
+        monkeypatch.setattr(data, "LEAST_IOU", least)
+        return [float(row["iou"]) for row in data._render_crops(generator(3), False)]
+
+    every = kept(0.0)
+    assert len(every) > 2
+    worst = min(every)
+    assert kept(worst + 1e-4) == [iou for iou in every if iou > worst + 1e-4]
+
+
 # batches
 
 
@@ -112,6 +141,22 @@ def test_crops_are_pictures_over_white(objects):
     assert pictures.min() >= 0
     assert pictures.max() <= 1
     assert (pictures[:, :, 0, 0] > 0.95).all()  # corners: no object reaches them, and noise lies under the mask only
+
+
+def test_crops_cut_by_sam_are_white_outside_their_masks(work):
+    cut = data.load_crops("training", work)
+    rows = torch.arange(len(cut))
+    pictures = batch.cut_by_sam(cut, rows)
+    beside = (cut.rgba[:, 3:] == 0).expand_as(pictures)
+    assert (pictures[beside] == 1).all()
+    inside = (cut.rgba[:, 3:] == 255).expand_as(pictures)
+    torch.testing.assert_close(pictures[inside], cut.rgba[:, :3][inside] / 255)
+    drawn, turned = batch.draw_cut_by_sam(cut, 64, generator())
+    same = (turned == pictures[drawn]).flatten(1).all(1)
+    mirrored = (turned == pictures[drawn].flip(3)).flatten(1).all(1)
+    assert same.float().mean() > 0.2
+    assert mirrored.float().mean() > 0.2
+    assert (same | mirrored).float().mean() < 1  # the others are occluded
 
 
 def test_some_objects_are_occluded(objects):
@@ -357,6 +402,22 @@ def test_an_interrupted_training_ends_where_a_whole_one_does(tmp_path):
     assert torch.equal(ends[0]["weight"], ends[1]["weight"])
 
 
+def test_a_training_can_keep_the_mean_of_its_start_and_its_end(tmp_path):
+    whole, half = line_training(100), dataclasses.replace(line_training(100), start_share=0.25)
+    begun = float(half.networks.weight.detach())
+    loop.train(whole, tmp_path / "whole", 0, "cpu", print)
+    loop.train(half, tmp_path / "half", 0, "cpu", print)
+    again = dataclasses.replace(line_training(100), start_share=0.25)
+    again.networks.weight.data.fill_(7.0)  # the checkpoint knows where the training began
+    loop.train(again, tmp_path / "half", 0, "cpu", print)
+    kept, mean = (
+        torch.load(tmp_path / name / "weights" / "line.pt", weights_only=True)["weight"] for name in ("whole", "half")
+    )
+    assert float(mean) == pytest.approx(0.25 * begun + 0.75 * float(kept), abs=1e-6)
+    with pytest.raises(InputError, match="bad_checkpoint"):
+        loop.train(line_training(100), tmp_path / "half", 0, "cpu", print)
+
+
 def test_a_checkpoint_of_other_networks_is_refused(tmp_path):
     loop.train(line_training(20), tmp_path, 0, "cpu", print)
     other = nn.Linear(2, 1)
@@ -380,6 +441,20 @@ def test_what_a_network_is_trained_on_must_be_there(tmp_path):
         training.train_network("nerf", tmp_path, seed=0, device="cpu", steps=1, progress=print)
     with pytest.raises(WeightsError, match="not_trained"):
         training.install("vae", tmp_path)
+
+
+def test_a_training_begins_with_the_packaged_weights(work):
+    training.train_network("blip", work, seed=0, device="cpu", steps=1, from_packaged=True, progress=print)
+    begun, packaged = (load_file(folder / "blip" / "model.safetensors") for folder in (work / "weights", PACKAGED))
+    assert begun.keys() == packaged.keys()
+    for name, value in packaged.items():  # AdamW's first step changes a weight by the rate at most, 3e-6 of 1e-3 * 0.3
+        torch.testing.assert_close(begun[name], value, atol=1e-4, rtol=2e-3)
+    assert any((begun[name] != value).any() for name, value in packaged.items())
+
+
+def test_layers_that_are_not_packaged_cannot_be_begun_with(work):
+    with pytest.raises(ConfigError, match="clip are not all that is trained"):
+        training.train_network("clip", work, seed=0, device="cpu", steps=1, from_packaged=True, progress=print)
 
 
 # the TAESD

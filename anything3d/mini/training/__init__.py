@@ -22,13 +22,27 @@ NETWORKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "pointe-upsampler": ("pointe-upsampler", ("clip",)),
 }
 
+PACKAGED_RATE = 0.3  # of the learning rate, for a training that begins with weights that were trained before
+PACKAGED_SHARE = 0.5  # of those weights in what such a training keeps
+
 
 def train_network(
-    name: str, work: Path, *, seed: int, device: str, steps: int | None, progress: Callable[[str], None]
+    name: str,
+    work: Path,
+    *,
+    seed: int,
+    device: str,
+    steps: int | None,
+    from_packaged: bool = False,
+    progress: Callable[[str], None],
 ) -> None:
     """Train one network, or several that are trained together, from where `work` has it; see `loop.train`.
 
-    Raises: ConfigError for an unknown name, WeightsError if a network that it needs has not been trained.
+    With `from_packaged`, it begins with the packaged weights instead of random ones, at PACKAGED_RATE of the learning
+    rate, and keeps the mean of what it began with and of what it has learnt.
+
+    Raises: ConfigError for an unknown name, or if the packaged weights lack layers that are trained; WeightsError if a
+    network that it needs has not been trained.
     """
     if name not in NETWORKS:
         raise ConfigError("unknown_network", f"{name!r}; known are {', '.join(NETWORKS)}")
@@ -37,17 +51,36 @@ def train_network(
             raise WeightsError("not_trained", f"{name} is trained on {needed}; run `anything3d train {needed}` first")
     render(name, work, progress)
     training = training_of(name, work, seed, device)
+    if from_packaged:
+        training = _from_packaged(training)
     train(training if steps is None else replace(training, steps=steps), work, seed, device, progress)
+
+
+def _from_packaged(training: Training) -> Training:
+    """The same training of the packaged weights, which are put into its networks."""
+    from safetensors.torch import load_file
+
+    path = PACKAGED / NETWORKS[training.name][0] / "model.safetensors"
+    try:
+        training.networks.load_state_dict(load_file(path))
+    except (RuntimeError, FileNotFoundError) as error:
+        raise ConfigError(
+            "not_packaged",
+            f"the packaged weights of {training.name} are not all that is trained; leave "
+            f"out --from-packaged: {str(error)[:200]}",
+        ) from error
+    return replace(training, lr=training.lr * PACKAGED_RATE, start_share=PACKAGED_SHARE)
 
 
 def render(name: str, work: Path, progress: Callable[[str], None]) -> None:
     """Render what a network learns from, and what it is judged on, and say how far that is. It takes minutes."""
     from anything3d.mini.training.data import render_data
 
-    looked_at = "scenes" if name == "sam" else "objects"
-    if name != "taesd":  # it draws what it learns from
-        render_data(looked_at, "training", work, progress)
-    render_data(looked_at, "held-out", work, progress)
+    looked_at = {"sam": ("scenes",), "blip": ("objects", "crops")}.get(name, ("objects",))
+    for data in looked_at:
+        if name != "taesd":  # it draws what it learns from
+            render_data(data, "training", work, progress)
+        render_data(data, "held-out", work, progress)
 
 
 def training_of(name: str, work: Path, seed: int, device: str) -> Training:

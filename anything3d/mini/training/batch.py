@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from anything3d.mini.training.data import Objects
+from anything3d.mini.training.data import Crops, Objects
 
 OCCLUDED = 0.3  # of the views
 LEAST_VISIBLE = 0.35  # of an occluded silhouette; views with less are left whole
@@ -54,6 +54,23 @@ def crops(objects: Objects, rows: Rows, generator: torch.Generator) -> Float[Ten
     seen = _occlude(rgba(objects, rows), rgba(objects, draw(objects, len(rows), generator)), generator)
     photo, alpha = _misjudge_mask(seen, generator)
     return (photo * alpha + 1 - alpha).clamp(0, 1)
+
+
+def cut_by_sam(cut: Crops, rows: Int[Tensor, "B"]) -> Float[Tensor, "B 3 S S"]:
+    """Crops that SAM's masks cut, over white."""
+    return _over_white(cut.rgba[rows].float() / 255)
+
+
+def draw_cut_by_sam(cut: Crops, count: int, generator: torch.Generator) -> tuple[Int[Tensor, "B"], Tensor]:
+    """Random rows of crops that SAM's masks cut, and their pictures over white: half are mirrored, some occluded."""
+    rows, others = torch.randint(len(cut), (2, count), generator=generator)
+    seen = _occlude(cut.rgba[rows].float() / 255, cut.rgba[others].float() / 255, generator)
+    mirrored = torch.rand(count, 1, 1, 1, generator=generator) < 0.5
+    return rows, _over_white(torch.where(mirrored, seen.flip(3), seen))
+
+
+def _over_white(rgba: Float[Tensor, "B 4 S S"]) -> Float[Tensor, "B 3 S S"]:
+    return rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:]
 
 
 @dataclass(frozen=True, slots=True)

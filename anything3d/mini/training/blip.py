@@ -5,25 +5,27 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from anything3d.mini import blip
 from anything3d.mini.shapes import HELD_OUT_PAIRS
 from anything3d.mini.tokens import bert_vocabulary
-from anything3d.mini.training.batch import Paint, crops, draw, every
+from anything3d.mini.training.batch import Paint, crops, cut_by_sam, draw, draw_cut_by_sam, every
 from anything3d.mini.training.clip import all_captions, pair_of, standardise
-from anything3d.mini.training.data import load_objects
+from anything3d.mini.training.data import load_crops, load_objects
 from anything3d.mini.training.loop import Training
 from anything3d.mini.words import COLORS, SHAPES
 
 BATCH = 48
+CUT = 24  # of them are crops that SAM's masks cut
 COLOR_WORDS = slice(0, 2)  # of the targets: "a red", before the shape
-JUDGED = 256  # held-out crops
+JUDGED = 256  # held-out crops with nearly true masks; those that SAM's masks cut are all judged
 
 
 def training(work: Path, seed: int, device: str) -> Training:
     objects, held_out = load_objects("training", work), load_objects("held-out", work)
+    cut, held_out_cut = load_crops("training", work), load_crops("held-out", work)
     network: Any = blip.build(seed).to(device)
     texts = tokens_of(all_captions()).to(device)
     padding = bert_vocabulary()["[PAD]"]
@@ -39,31 +41,38 @@ def training(work: Path, seed: int, device: str) -> Training:
 
         Without those the shape is guessed from the colour: a pair that no training set has is never said.
         """
-        rows = draw(objects, BATCH, generator)
+        rows = draw(objects, BATCH - CUT, generator)
+        cut_rows, cut_pixels = draw_cut_by_sam(cut, CUT, generator)
         paint = Paint.draw(BATCH, generator)
         any_color = torch.randint(len(COLORS), (BATCH,), generator=generator)
-        pair = objects.shape[rows.item] * len(COLORS) + torch.where(paint.changes, any_color, objects.color[rows.item])
-        ids = texts[pair.to(device)]
+        shape = torch.cat([objects.shape[rows.item], cut.shape[cut_rows]])
+        color = torch.cat([objects.color[rows.item], cut.color[cut_rows]])
+        ids = texts[(shape * len(COLORS) + torch.where(paint.changes, any_color, color)).to(device)]
         target = ids[:, 1:].clone()
         target[paint.changes.to(device), COLOR_WORDS] = padding
-        logits = logits_of(look(paint.apply(crops(objects, rows, generator))), ids)
+        pixels = torch.cat([crops(objects, rows, generator), cut_pixels])
+        logits = logits_of(look(paint.apply(pixels)), ids)
         return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=padding)
 
-    def score() -> dict[str, float]:
+    def say(pixels: Tensor) -> Tensor:
         """The likeliest of all captions, which is what a search finds once the network has learnt the language."""
+        image = look(pixels)
+        likelihood = [_log_likelihood(logits_of(image, ids.expand(len(pixels), -1)), ids, padding) for ids in texts]
+        return torch.stack(likelihood, dim=1).argmax(1).cpu()
+
+    def score() -> dict[str, float]:
         rows = every(held_out, JUDGED)
-        image = look(crops(held_out, rows, torch.Generator().manual_seed(0)))
-        likelihood = torch.stack(
-            [_log_likelihood(logits_of(image, ids.expand(len(rows), -1)), ids, padding) for ids in texts], dim=1
-        )
-        said = likelihood.argmax(1).cpu()
-        shape = said // len(COLORS) == held_out.shape[rows.item]
-        color = said % len(COLORS) == held_out.color[rows.item]
+        said = say(crops(held_out, rows, torch.Generator().manual_seed(0)))
+        shape, color = _right(said, held_out.shape[rows.item], held_out.color[rows.item])
         unseen = torch.isin(pair_of(held_out, rows), torch.tensor(unseen_pairs()))
+        said = say(cut_by_sam(held_out_cut, torch.arange(len(held_out_cut))))
+        cut_shape, cut_color = _right(said, held_out_cut.shape, held_out_cut.color)
         return {
             "shape_accuracy": float(shape.float().mean()),
             "color_accuracy": float(color.float().mean()),
             "unseen_pair_accuracy": float((shape & color)[unseen].float().mean()),
+            "sam_shape_accuracy": float(cut_shape.float().mean()),
+            "sam_color_accuracy": float(cut_color.float().mean()),
         }
 
     def save(folder: Path) -> None:
@@ -84,6 +93,13 @@ def tokens_of(captions: list[str]) -> Int[Tensor, "B L"]:
     rows = [[ids["[DEC]"], *(ids[word] for word in text.split()), ids["[SEP]"]] for text in captions]
     longest = max(map(len, rows))
     return torch.tensor([row + [ids["[PAD]"]] * (longest - len(row)) for row in rows])
+
+
+def _right(
+    said: Int[Tensor, "N"], shape: Int[Tensor, "N"], color: Int[Tensor, "N"]
+) -> tuple[Bool[Tensor, "N"], Bool[Tensor, "N"]]:
+    """Whether the shape and the colour of captions, by index into `all_captions`, are true."""
+    return said // len(COLORS) == shape, said % len(COLORS) == color
 
 
 def _log_likelihood(logits: Tensor, ids: Int[Tensor, "L"], padding: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the mini networks learn from. It is rendered once and kept: objects seen alone, and whole scenes.
+"""What the mini networks learn from. It is rendered once and kept: objects seen alone, whole scenes, and crops of them.
 
 Each set is stored in blocks of safetensors below WORK/data, one file for each block. So a rendering that was stopped
 continues at its next block, and a training reads the blocks memory-mapped. Training sets hold training pairs only
@@ -7,6 +7,7 @@ continues at its next block, and a training reads the blocks memory-mapped. Trai
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -16,12 +17,18 @@ from torch import Tensor
 
 from anything3d import seed as seeds
 from anything3d.mini.draw import pick, uniform
-from anything3d.mini.photo import render_objects, render_scene, sample_points
-from anything3d.mini.scene import AMBIENT, SUN, SUN_AZIMUTH_DEG, SUN_ELEVATION_DEG, Light, sample_scene
+from anything3d.mini.photo import Photo, render_objects, render_scene, sample_points
+from anything3d.mini.scene import AMBIENT, SUN, SUN_AZIMUTH_DEG, SUN_ELEVATION_DEG, Light, Scene, sample_scene
 from anything3d.mini.shapes import Object, sample_object
 from anything3d.mini.solids import distance
 from anything3d.mini.words import COLORS, SHAPES
 from anything3d.mini.world import ASPECTS
+from anything3d.models.weights import Place
+from anything3d.photo import mask
+from anything3d.photo.prompt import Prompt
+from anything3d.quality.metrics import mask_iou
+from anything3d.segment import Segmented, Segmenter, load_segmenter
+from anything3d.settings.segment import SegmentConfig
 from anything3d.space.camera import Camera, orbit, project
 
 Split = Literal["training", "held-out"]
@@ -38,11 +45,26 @@ CONTEXT = (1.1, 1.9)  # side of the picture / longer side of the object in it
 SHIFT = 0.05  # of the picture's side, by which the object may be off its middle
 SCENE_PX = 256  # longer side
 STUFF = 200  # label of the first plane; the sky has the last one
-BLOCKS: dict[tuple[str, Split], tuple[int, int]] = {  # blocks, items of each
+PROMPTS = 3  # points of each object that SAM is asked at, for crops
+PROMPTED_PX = 64  # visible pixels of an object from which on SAM is asked
+LEAST_IOU = 0.4  # of a crop's mask with its object; the mask of a crop with less is that of another thing
+CUT = SegmentConfig(  # as the pipeline, but photos have half its sides, and several masks of one object are wanted
+    source="sam-points",
+    min_area_px=256,
+    min_region_px=25,
+    border_px=1,
+    max_iou=1.0,
+    max_containment=1.0,
+    max_per_image=100,
+    crop_size=VIEW_PX,
+)
+BLOCKS: dict[tuple[str, Split], tuple[int, int]] = {  # blocks, items of each; the items of crops are scenes
     ("objects", "training"): (32, 256),
     ("objects", "held-out"): (1, 256),
     ("scenes", "training"): (24, 128),
     ("scenes", "held-out"): (1, 128),
+    ("crops", "training"): (6, 64),
+    ("crops", "held-out"): (1, 96),
 }
 
 
@@ -80,6 +102,19 @@ class Scenes:
         return len(self.label)
 
 
+@dataclass(frozen=True, slots=True)
+class Crops:
+    """N crops as `segment` cuts them from photos, by masks of the packaged SAM."""
+
+    rgba: UInt8[Tensor, "N 4 S S"]  # the photo, and the mask as alpha
+    iou: Float[Tensor, "N"]  # of the mask with the object's visible pixels
+    shape: Int[Tensor, "N"]  # index into words.SHAPES
+    color: Int[Tensor, "N"]  # index into words.COLORS
+
+    def __len__(self) -> int:
+        return len(self.shape)
+
+
 def render_data(name: str, split: Split, work: Path, progress: Callable[[str], None]) -> None:
     """Render the blocks of a set that are not there yet."""
     from safetensors.torch import save_file
@@ -92,7 +127,7 @@ def render_data(name: str, split: Split, work: Path, progress: Callable[[str], N
         path.parent.mkdir(parents=True, exist_ok=True)
         ids = [f"{block * count + row}" for row in range(count)]
         generators = seeds.generators(SEED, f"training/{name}/{split}", ids)
-        rows = [RENDERERS[name](generator, split == "held-out") for generator in generators]
+        rows = [row for generator in generators for row in RENDERERS[name](generator, split == "held-out")]
         partial = path.with_suffix(".partial")
         save_file({key: torch.stack([row[key] for row in rows]) for key in rows[0]}, partial)
         partial.rename(path)
@@ -109,6 +144,11 @@ def load_scenes(split: Split, work: Path) -> Scenes:
     return Scenes(**_load("scenes", split, work, [field.name for field in fields(Scenes)]))
 
 
+def load_crops(split: Split, work: Path) -> Crops:
+    """The crops of a split, rendered and cut first where they are not there."""
+    return Crops(**_load("crops", split, work, [field.name for field in fields(Crops)]))
+
+
 def _load(name: str, split: Split, work: Path, keys: list[str]) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
@@ -121,7 +161,7 @@ def _path(work: Path, name: str, split: Split, block: int) -> Path:
     return work / "data" / f"{name}-{split}-{block:03d}.safetensors"
 
 
-def _render_object(generator: torch.Generator, held_out: bool) -> dict[str, Tensor]:
+def _render_object(generator: torch.Generator, held_out: bool) -> list[dict[str, Tensor]]:
     item = sample_object(generator, held_out)
     turned = uniform(generator, 0, 360)
     light = _light(turned, generator)
@@ -132,7 +172,7 @@ def _render_object(generator: torch.Generator, held_out: bool) -> dict[str, Tens
     )
     camera = _frame(azimuth, elevation, points, generator)
     rgba, depth = render_objects([item], [light], camera, VIEW_PX)
-    return {
+    row = {
         "rgba": (rgba * 255).round().to(torch.uint8),
         "depth": depth.half(),
         "pose": camera.pose,
@@ -145,6 +185,7 @@ def _render_object(generator: torch.Generator, held_out: bool) -> dict[str, Tens
         "shape": torch.tensor(SHAPES.index(item.shape)),
         "color": torch.tensor(COLORS.index(item.color)),
     }
+    return [row]
 
 
 SUN_SPREAD_DEG = 180.0  # of the views from where the sun's azimuth is counted: objects are seen from all sides
@@ -182,20 +223,64 @@ def _sdf(item: Object) -> Float[Tensor, "D D D"]:
     return distance(item.body, torch.cartesian_prod(axis, axis, axis).T.contiguous()).view([SDF_CELLS] * 3)
 
 
-def _render_scene(generator: torch.Generator, held_out: bool) -> dict[str, Tensor]:
-    aspect = pick(generator, ASPECTS)
-    scene = sample_scene(generator, held_out, aspect)
-    short = round(SCENE_PX * min(aspect, 1 / aspect))
-    height, width = (short, SCENE_PX) if aspect >= 1 else (SCENE_PX, short)
-    photo = render_scene(scene, height, width)
+def _render_scene(generator: torch.Generator, held_out: bool) -> list[dict[str, Tensor]]:
+    _, photo = _photo(generator, held_out)
+    height, width = photo.label.shape[1:]
     rgb = torch.zeros(3, SCENE_PX, SCENE_PX, dtype=torch.uint8)
     label = torch.zeros(SCENE_PX, SCENE_PX, dtype=torch.uint8)
     rgb[:, :height, :width] = (photo.rgb[0] * 255).round().to(torch.uint8)
     label[:height, :width] = torch.where(photo.label[0] > 0, photo.label[0], STUFF + photo.part[0]).to(torch.uint8)
-    return {"rgb": rgb, "label": label}
+    return [{"rgb": rgb, "label": label}]
 
 
-RENDERERS: dict[str, Callable[[torch.Generator, bool], dict[str, Tensor]]] = {
+def _photo(generator: torch.Generator, held_out: bool) -> tuple[Scene, Photo]:
+    aspect = pick(generator, ASPECTS)
+    scene = sample_scene(generator, held_out, aspect)
+    short = round(SCENE_PX * min(aspect, 1 / aspect))
+    height, width = (short, SCENE_PX) if aspect >= 1 else (SCENE_PX, short)
+    return scene, render_scene(scene, height, width)
+
+
+def _render_crops(generator: torch.Generator, held_out: bool) -> list[dict[str, Tensor]]:
+    """The crops of a scene: SAM's masks from random points of each object that the pipeline selects.
+
+    Left out are those that show another object more than the one that was pointed at, or have less than LEAST_IOU.
+    """
+    scene, photo = _photo(generator, held_out)
+    rgb, label = (photo.rgb[0] * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous(), photo.label[0]
+    prompts = []
+    for index in range(len(scene.objects)):
+        seen = (label == index + 1).nonzero()
+        if len(seen) >= PROMPTED_PX:
+            chosen = seen[torch.randint(len(seen), (PROMPTS,), generator=generator)].tolist()
+            prompts += [Prompt(index, (float(x), float(y))) for y, x in chosen]
+    rows = []
+    for prompt, outcome in zip(prompts, _segmenter()([rgb], [prompts])[0], strict=True):
+        if not isinstance(outcome, Segmented):
+            continue
+        inside = mask.decode(outcome.mask.counts, *label.shape)
+        shown = torch.bincount(label[inside], minlength=len(scene.objects) + 1)[1:]
+        iou = mask_iou(inside[None], (label == prompt.index + 1)[None])[0]
+        if int(shown.argmax()) == prompt.index and iou >= LEAST_IOU:
+            item = scene.objects[prompt.index].item
+            rows.append(
+                {
+                    "rgba": outcome.crop.rgba.permute(2, 0, 1).contiguous(),
+                    "iou": iou,
+                    "shape": torch.tensor(SHAPES.index(item.shape)),
+                    "color": torch.tensor(COLORS.index(item.color)),
+                }
+            )
+    return rows
+
+
+@cache
+def _segmenter() -> Segmenter:
+    return load_segmenter(CUT, Place())
+
+
+RENDERERS: dict[str, Callable[[torch.Generator, bool], list[dict[str, Tensor]]]] = {
     "objects": _render_object,
     "scenes": _render_scene,
+    "crops": _render_crops,
 }

@@ -37,6 +37,7 @@ class Training:
     lr: float  # AdamW, at its highest
     bf16: bool = False  # matrix products of the loss in bfloat16; pays for transformers, not for small convolutions
     every: int = 500  # steps between scores and checkpoints
+    start_share: float = 0.0  # of the weights at the start, in the mean with the averaged ones that is judged and kept
 
 
 def train(training: Training, work: Path, seed: int, device: str, progress: Callable[[str], None]) -> None:
@@ -53,7 +54,8 @@ def train(training: Training, work: Path, seed: int, device: str, progress: Call
     parameters: list[Tensor] = [value for value in networks.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=training.lr, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.99))
     average = [value.detach().clone() for value in parameters]
-    start, seconds = _resume(folder / "checkpoint.pt", networks, average, optimizer)
+    first = [value.clone() for value in average] if training.start_share else []
+    start, seconds = _resume(folder / "checkpoint.pt", networks, average, first, optimizer)
     total, begun, since = torch.zeros((), device=device), time.monotonic(), start
     for step in range(start, training.steps):
         generator = seeds.generators(seed, f"training/{training.name}", [str(step)])[0]
@@ -72,16 +74,16 @@ def train(training: Training, work: Path, seed: int, device: str, progress: Call
         if done % training.every and done != training.steps:
             continue
         seconds += time.monotonic() - begun
-        scores = _judge(training, parameters, average, work)
+        scores = _judge(training, parameters, average, first, work)
         mean = float(total) / (done - since)
         line = {"step": done, "seconds": round(seconds), "loss": mean, **scores}
         with (folder / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
         progress("  ".join(f"{key} {value:.4g}" for key, value in line.items()))
-        _keep(folder / "checkpoint.pt", networks, average, optimizer, done, seconds)
+        _keep(folder / "checkpoint.pt", networks, average, first, optimizer, done, seconds)
         total, begun, since = torch.zeros((), device=device), time.monotonic(), done
     if start >= training.steps:
-        _judge(training, parameters, average, work)
+        _judge(training, parameters, average, first, work)
 
 
 def rate(step: int, steps: int) -> float:
@@ -90,11 +92,18 @@ def rate(step: int, steps: int) -> float:
     return rise * (LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * step / steps)) / 2)
 
 
-def _judge(training: Training, parameters: list[Tensor], average: list[Tensor], work: Path) -> dict[str, float]:
-    """Save and score the averaged weights, then go back to the others."""
+def _judge(
+    training: Training, parameters: list[Tensor], average: list[Tensor], first: list[Tensor], work: Path
+) -> dict[str, float]:
+    """Save and score the averaged weights, or their mean with the first ones, then go back to the others.
+
+    Source of the mean: Wortsman et al. 2022 (WiSE-FT). It keeps more of what was known before than the trained weights.
+    """
     kept = [value.detach().clone() for value in parameters]
     with torch.no_grad():
         torch._foreach_copy_(parameters, average)
+        if first:
+            torch._foreach_lerp_(parameters, first, training.start_share)
         training.networks.eval()
         training.save(work / "weights")
         scores = training.score()
@@ -104,7 +113,7 @@ def _judge(training: Training, parameters: list[Tensor], average: list[Tensor], 
 
 
 def _resume(
-    path: Path, networks: nn.Module, average: list[Tensor], optimizer: torch.optim.Optimizer
+    path: Path, networks: nn.Module, average: list[Tensor], first: list[Tensor], optimizer: torch.optim.Optimizer
 ) -> tuple[int, float]:
     """Step and seconds so far."""
     if not path.exists():
@@ -113,7 +122,7 @@ def _resume(
     try:
         networks.load_state_dict(state["networks"])
         optimizer.load_state_dict(state["optimizer"])
-        for kept, value in zip(state["average"], average, strict=True):
+        for kept, value in zip([*state["average"], *state.get("first", [])], [*average, *first], strict=True):
             value.copy_(kept)
     except (RuntimeError, ValueError, KeyError) as error:
         raise InputError("bad_checkpoint", f"{path} is of other networks; remove it: {str(error)[:200]}") from error
@@ -124,6 +133,7 @@ def _keep(
     path: Path,
     networks: nn.Module,
     average: list[Tensor],
+    first: list[Tensor],
     optimizer: torch.optim.Optimizer,
     step: int,
     seconds: float,
@@ -132,6 +142,7 @@ def _keep(
     state = {
         "networks": networks.state_dict(),
         "average": average,
+        "first": first,
         "optimizer": optimizer.state_dict(),
         "step": step,
         "seconds": seconds,

@@ -13,8 +13,8 @@ from torch import Tensor
 from anything3d import seed
 from anything3d.backend import load_captioner, load_lifter
 from anything3d.caption import Captioned
-from anything3d.mini.training.batch import Rows, crops, every, rgba
-from anything3d.mini.training.data import STUFF, load_objects, load_scenes
+from anything3d.mini.training.batch import Rows, crops, cut_by_sam, every, rgba
+from anything3d.mini.training.data import PROMPTS, STUFF, load_crops, load_objects, load_scenes
 from anything3d.mini.training.diffusion import captions_of, draw_pictures, hints
 from anything3d.mini.training.dino import pair_of, plain
 from anything3d.mini.training.sam import LEAST_PX, points
@@ -123,15 +123,17 @@ def _sam(work: Path) -> Image.Image:
 
 
 def _blip(work: Path) -> Image.Image:
+    """Captions of crops with nearly true masks, in three lines, and of crops that SAM's masks cut, in two."""
     held_out = load_objects("held-out", work)
-    rows = every(held_out, 24)
+    cut = load_crops("held-out", work)
     captioner = load_captioner(CaptionConfig(weights=_folder(work, "blip")), Place())
-    pictures = crops(held_out, rows, torch.Generator().manual_seed(0))
+    judged = crops(held_out, every(held_out, 24), torch.Generator().manual_seed(0))
+    pictures = torch.cat([judged, cut_by_sam(cut, PROMPTS * torch.arange(16))])
     opaque = torch.cat([pictures, torch.ones_like(pictures[:, :1])], dim=1)
-    said = captioner(opaque, seed.generators(0, "sheet", [str(row) for row in range(24)]))
+    said = captioner(opaque, seed.generators(0, "sheet", [str(row) for row in range(40)]))
     words = [row.text if isinstance(row, Captioned) else str(row) for row in said]
     cells = list(zip(pictures, words, strict=True))
-    return table([cells[:8], cells[8:16], cells[16:]])
+    return table([cells[first : first + 8] for first in range(0, 40, 8)])
 
 
 def _clip(work: Path) -> Image.Image:
