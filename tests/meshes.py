@@ -5,6 +5,8 @@
     python -m tests.meshes corpus --truth held.truth --sheet sheet.png --before older-corpus
     python -m tests.meshes corpus --truth held.truth --cut "max_faces=2000 texture_px=256" --cut "surface=0.15"
 
+A second table says in which part of the pictures the squared error lies (PARTS); the sum of a row is its mean, by 1e-4.
+
 `--cut` cuts the same fields again with these settings of the section `mesh`, and judges the file that this gives.
 `--before` is a corpus of the same objects whose meshes another version has made. Each object is one row of the sheet:
 its crop; then what three cameras see of the field and of every mesh; and two views of the truth.
@@ -20,13 +22,13 @@ from typing import Annotated
 import torch
 import typer
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from anything3d.mesh import surface
 from anything3d.photo.pixels import WHITE, over
 from anything3d.quality import metrics
 from anything3d.quality.accuracy import cameras_around, frame_turn, subset
-from anything3d.quality.looks import Reconstruction, compare, resize
+from anything3d.quality.looks import SOLID, Reconstruction, compare, resize
 from anything3d.settings.mesh import MeshConfig
 from anything3d.settings.reconstruct import POINT_E_DISTANCE, POINT_E_FOV_DEG, RenderConfig
 from anything3d.space.camera import Camera, angles, orbit
@@ -45,6 +47,9 @@ SIZE, TILE = 128, 96  # px of the pictures that are compared, and of those of th
 SAMPLES = RenderConfig(samples=96)
 ANGLES = ((0.0, 55.0), (150.0, 25.0))  # azimuth beyond the reference camera's, and elevation; degrees
 COLUMNS = ("photo_psnr", "photo_psnr_mask", "photo_iou", "field_psnr", "novel_psnr", "novel_iou", "chamfer", "f_5pct")
+# Parts of pictures: in both silhouettes; within a pixel of the true one's edge; in the true one alone; in the other one
+# alone; in none. The true silhouette is the photo's mask, or that of the true views.
+PARTS = ("inside", "edge", "missing", "surplus", "outside")
 OF_FILE = ("faces", "watertight", "glb_kb", "cpu_s")  # cpu_s: of cutting the mesh and writing the file
 
 
@@ -79,11 +84,13 @@ def main(
             count += 1
             if sheet:
                 pictures.append(picture(made, list(meshes.values()), row, given))
-    names = (*COLUMNS, *OF_FILE)
-    print(f"{count} objects".ljust(32), *(f"{name:>15}" for name in names))
-    for name, rows in sums.items():
-        means = torch.tensor(rows, dtype=torch.float64).nanmean(0).tolist()
-        print(name.ljust(32), *(f"{mean:15.3f}" for mean in means))
+    parts = [f"{view}_{part}" for view in ("photo", "novel") for part in PARTS]
+    means = {name: torch.tensor(rows, dtype=torch.float64).nanmean(0).tolist() for name, rows in sums.items()}
+    columns = dict(zip((*COLUMNS, *parts, *OF_FILE), zip(*means.values(), strict=True), strict=True))
+    for names in ((*COLUMNS, *OF_FILE), parts):
+        print(f"{count} objects".ljust(32), *(f"{name:>15}" for name in names))
+        for number, name in enumerate(means):
+            print(name.ljust(32), *(f"{columns[column][number]:15.3f}" for column in names))
     if sheet:
         Image.fromarray((torch.cat(pictures, 1) * 255).round().byte().permute(1, 2, 0).numpy()).save(sheet)
 
@@ -115,7 +122,10 @@ def cut_again(row: ObjectRows, settings: str) -> Mesh:
 def numbers_of(
     made: Reconstruction, meshes: dict[str, Mesh], row: ObjectRows, given: GivenTruth
 ) -> Iterator[tuple[str, list[float]]]:
-    """COLUMNS of the field and of each mesh: NaN where the object has no truth, or a field has no such number."""
+    """COLUMNS, then PARTS of the photo and of the novel views, of the field and of each mesh.
+
+    A number is NaN where the object has no truth, or a field has no such number.
+    """
     crop, mask = resize(over(made.crop[None], WHITE), SIZE), resize(made.crop[None, 3:], SIZE)[:, 0]
     shown = find_truth(row.segment, given.says)
     own = look(made, None, made.reference, SIZE)
@@ -127,6 +137,7 @@ def numbers_of(
         squares = (composite(seen, WHITE).clamp(0, 1) - crop).square().mean(1)
         inside = -10 * ((squares * mask).sum() / mask.sum()).log10()
         of_field = metrics.psnr_db(composite(seen, WHITE), composite(own, WHITE))
+        parts = errors_in_parts(seen, crop, mask)
         numbers = [float(psnr), float(inside), float(iou), torch.nan if field else float(of_field)]
         if shown is not None:
             target = read_target(shown, given.path)
@@ -134,6 +145,7 @@ def numbers_of(
             cameras = cameras_around(vertices, target.cameras, turn)
             novel = look(made, None if field else mesh, cameras, target.views.shape[-1])
             psnr, iou = compare(novel, over(target.views, WHITE), target.views[:, 3])
+            parts += errors_in_parts(novel, over(target.views, WHITE), target.views[:, 3])
             numbers += [float(psnr.mean()), float(iou.mean())]
             if not field:
                 generator = torch.Generator().manual_seed(0)
@@ -141,7 +153,18 @@ def numbers_of(
                 points = metrics.sample_surface(vertices, torch.from_numpy(mesh.faces), 4096, generator)
                 points = metrics.normalise_points(points[None] @ turn.T)
                 numbers += [float(metrics.chamfer(points, true)), float(metrics.fscore(points, true, 0.05))]
-        yield name, numbers + [torch.nan] * (len(COLUMNS) - len(numbers))
+        numbers += [torch.nan] * (len(COLUMNS) - len(numbers))
+        yield name, numbers + parts + [torch.nan] * (2 * len(PARTS) - len(parts))
+
+
+def errors_in_parts(seen: Rendering, white: Tensor, alpha: Tensor) -> list[float]:
+    """The squared error of pictures on white in each of PARTS, as a share of all pixels; 1e-4."""
+    mask, solid = alpha > SOLID, seen.alpha > SOLID
+    wider, narrower = (nn.functional.max_pool2d(part.float(), 3, stride=1, padding=1) > 0 for part in (mask, ~mask))
+    edge = wider & narrower
+    parts = (mask & solid & ~edge, edge, mask & ~solid & ~edge, solid & ~mask & ~edge, ~mask & ~solid & ~edge)
+    squares = (composite(seen, WHITE).clamp(0, 1) - white).square().mean(1)
+    return [float((squares * part).mean()) * 1e4 for part in parts]
 
 
 def look(made: Reconstruction, mesh: Mesh | None, camera: Camera, size: int) -> Rendering:
