@@ -12,7 +12,8 @@ from anything3d.settings.mesh import MeshConfig
 from anything3d.space.atlas import textured
 from anything3d.space.grids import Grids
 from anything3d.space.mesh import Mesh, components, is_watertight, signed_volumes, vertex_normals
-from anything3d.space.paint import Sight, covered, seen_colors, with_photo
+from anything3d.space.outline import fit_outline
+from anything3d.space.paint import Sight, seen_colors, with_photo
 from anything3d.space.solid import solidity
 
 EMPTY = "no line through the field meets mesh.silhouette, the opacity of a silhouette; the field is empty or fog"
@@ -24,9 +25,10 @@ def extract(grids: Grids, config: MeshConfig, sight: Sight | None = None) -> Mes
     """The outer surface of one object, or why it has none.
 
     The surface is that of the solid that cameras outside see (solid.py). Where an object touches the cube's face it is
-    closed just outside. Specks are left out. The colours are what a camera in front of the surface sees, and those of
-    the photo where `sight` shows them (paint.py). A photo whose mask the object does not cover gives no colour, as
-    then the object or the reference camera is wrong.
+    closed just outside. Specks are left out. The surface is moved so that its outline is near that of the photo's mask
+    (outline.py). The colours are what a camera in front of the surface sees, and those of the photo where `sight` shows
+    them (paint.py). A photo whose mask the object does not cover moves nothing and gives no colour, as then the object
+    or the reference camera is wrong.
 
     The error is NumericsError("empty_surface"), or ("field_not_finite") for a field with a NaN or Inf.
     """
@@ -40,14 +42,17 @@ def extract(grids: Grids, config: MeshConfig, sight: Sight | None = None) -> Mes
     except NumericsError as error:
         return error
     vertices, faces = simplified(vertices, faces, config.max_faces)
-    shown = sight if sight is not None and covered(solid, half, sight) >= config.min_cover else None
+    fit = None if sight is None else fit_outline(vertices, faces, sight, config.fit, config.min_cover)
 
     def paint(points: Float[np.ndarray, "N 3"], normals: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
         colors = seen_colors(grids, points, normals)
-        return colors if shown is None else with_photo(colors, points, normals, solid, half, shown)
+        if sight is None or fit is None:
+            return colors
+        return with_photo(colors, points, normals, solid, half, sight, fit(points))
 
     texture = textured(vertices, faces, config.texture_px, paint) if config.texture_px else None
-    return Mesh(vertices, faces, paint(vertices, vertex_normals(vertices, faces)), texture)
+    colors = paint(vertices, vertex_normals(vertices, faces))
+    return Mesh(vertices if fit is None else fit(vertices), faces, colors, texture)
 
 
 def simplified(

@@ -17,7 +17,7 @@ class MeshConfig:
 
     resolution: Annotated[int, Interval(ge=2, le=1024)] = 64  # Nodes along each axis at which the field is sampled.
     # Opacity that a ray has met where it meets the surface.
-    surface: Annotated[float, Interval(gt=0, lt=1)] = 0.08
+    surface: Annotated[float, Interval(gt=0, lt=1)] = 0.15
     # A line through the field that meets less opacity sees no object.
     silhouette: Annotated[float, Interval(gt=0, lt=1)] = 0.5
     # A component with a smaller share of all faces is left out. threestudio takes 1 %.
@@ -26,7 +26,10 @@ class MeshConfig:
     max_faces: Annotated[int, Interval(ge=0, le=10_000_000)] = 5000
     # Side of the texture; 0: the vertices have the colours. At least 64.
     texture_px: Annotated[int, Interval(ge=0, le=8192)] = 512
-    # The photo gives its colours to the surface if the surface covers this share of the mask, seen from the reference
+    # How far the surface moves towards the outline of the photo's mask, after it has been scaled to the mask: 1 is all
+    # the way, 0 switches both off.
+    fit: Share = 0.5
+    # The photo moves and colours the surface if the surface covers this share of the mask, seen from the reference
     # camera.
     min_cover: Share = 0.9
 

@@ -50,15 +50,17 @@ def with_photo(
     solid: Float[np.ndarray, "N N N"],
     half: float,
     sight: Sight,
+    fitted: Float[np.ndarray, "V 3"],
 ) -> Float[np.ndarray, "V 3"]:
     """These colours, and the crop's own where the reference camera sees a vertex in the mask and from in front.
 
     `solid` is positive inside the object (solid.py), over the cube [-half, half]^3. It hides what lies behind it.
+    `fitted` says where the vertices are in the photo, if its mask has moved them (outline.py).
     """
     from scipy.ndimage import distance_transform_edt, map_coordinates
 
     size = len(sight.rgba)
-    uv = sight.camera.project(vertices)[:, ::-1].T * size - 0.5  # row, column
+    uv = sight.camera.project(fitted)[:, ::-1].T * size - 0.5  # row, column
     towards = sight.camera.eye - vertices
     towards /= np.linalg.norm(towards, axis=1, keepdims=True)
     to_edge = distance_transform_edt(np.pad(sight.rgba[..., 3] > OPAQUE, 1))[1:-1, 1:-1]
@@ -72,20 +74,6 @@ def with_photo(
         for band in np.moveaxis(sight.rgba[..., :3], -1, 0)
     ]
     return colors + weight[:, None] * (np.stack(pixels, axis=1) - colors)
-
-
-def covered(solid: Float[np.ndarray, "N N N"], half: float, sight: Sight) -> float:
-    """The share of the mask that the solid covers, seen from the reference camera. Its nodes fill cells of the crop."""
-    spacing = 2 * half / (len(solid) - 1)
-    nodes = np.argwhere(solid > 0)[:, ::-1] * spacing - half
-    cells = max(1, int(sight.camera.distance / (2 * spacing * max(sight.camera.intrinsics[:2]))))  # twice a node wide
-    row, column = np.floor(sight.camera.project(nodes)[:, ::-1].T * cells).astype(int)
-    inside = (np.minimum(row, column) >= 0) & (np.maximum(row, column) < cells)
-    filled = np.zeros((cells, cells), bool)
-    filled[row[inside], column[inside]] = True
-    rows, columns = np.nonzero(sight.rgba[..., 3] > OPAQUE)
-    size = len(sight.rgba)
-    return float(filled[rows * cells // size, columns * cells // size].mean()) if len(rows) else 0.0
 
 
 def _hidden(

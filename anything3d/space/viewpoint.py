@@ -27,6 +27,16 @@ class ReferenceCamera:
         fx, fy, cx, cy = self.intrinsics
         return np.stack([cx - fx * right / backward, cy + fy * up / backward], axis=1)
 
+    def shifted(self, points: Float[np.ndarray, "N 3"], by: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 3"]:
+        """These points, moved across the view so that the crop sees them farther to the right and farther down.
+
+        `by` is x, y in fractions of the crop's side. The depth of the points stays as it is.
+        """
+        right, up, backward = self._axes
+        depth = ((self.eye - points) @ backward)[:, None]
+        fx, fy = self.intrinsics[:2]
+        return points + depth * (by[:, :1] / fx * right - by[:, 1:] / fy * up)
+
     @property
     def _axes(self) -> Float[np.ndarray, "3 3"]:
         """The camera's right, up and backward, as `camera.orbit` has them."""

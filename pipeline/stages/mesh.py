@@ -24,7 +24,7 @@ Item = tuple[ObjectRecord, FieldRecord] | tuple[ObjectRecord, FieldRecord, Cloud
 
 class MeshStage:
     name = "mesh"
-    version = 6
+    version = 7
     record = MeshRecord
 
     def __init__(self, config: Config, place: Place) -> None:

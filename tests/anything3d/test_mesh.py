@@ -22,7 +22,8 @@ from anything3d.space.viewpoint import ReferenceCamera
 
 R = 40
 CONFIG = FieldConfig(resolution=R, half=0.6)
-DEFAULT = MeshConfig(max_faces=0, texture_px=0)  # every vertex of marching cubes, with its colour
+# Every vertex of marching cubes, where it is, with its colour.
+DEFAULT = MeshConfig(surface=0.08, fit=0.0, max_faces=0, texture_px=0)
 STEP = 1.2 / (R - 1)  # between two nodes
 LEVEL = CONFIG.raw_level(3.2)  # where it rises by 40 per length, a ray has met an opacity of 0.08 there
 FRONT = ReferenceCamera(0.0, 0.0, 3.0, (2.5, 2.5, 0.5, 0.5))
@@ -371,7 +372,8 @@ def test_the_texture_has_the_fields_colours_between_vertices():
 
 
 def test_the_photo_colours_the_texture_too():
-    mesh = extract(two_coloured_ball().grids(0), MeshConfig(texture_px=128), Sight(disc(22, (255, 255, 0)), FRONT))
+    config = replace(DEFAULT, max_faces=5000, texture_px=128)
+    mesh = extract(two_coloured_ball().grids(0), config, Sight(disc(22, (255, 255, 0)), FRONT))
     assert isinstance(mesh, Mesh)
     assert mesh.texture is not None
     texels = texels_of(mesh.texture.corners, 128)
