@@ -122,6 +122,20 @@ def test_the_photo_colours_what_it_shows_from_in_front_and_nothing_else():
     np.testing.assert_array_equal(small.colors[beside], plain.colors[beside])
 
 
+def test_a_mask_that_is_a_little_larger_makes_the_ball_larger_and_colours_stay_where_they_are():
+    """The outline has a radius of 21.5 px, that of the mask 23 px. The far side keeps the field's colours."""
+    grids, sight = two_coloured_ball().grids(0), Sight(disc(23, (255, 255, 0)), FRONT)
+    plain, moved = (extract(grids, replace(DEFAULT, fit=fit), given) for fit, given in ((0.0, None), (0.5, sight)))
+    assert isinstance(plain, Mesh)
+    assert isinstance(moved, Mesh)
+    assert facts(moved).watertight
+    assert np.linalg.norm(moved.vertices, axis=1).mean() == pytest.approx(0.4 * 23 / 21.5, rel=0.02)
+    behind = plain.vertices[:, 2] < -0.1
+    np.testing.assert_array_equal(moved.colors[behind], plain.colors[behind])
+    in_front = plain.vertices[:, 2] > 0.3
+    np.testing.assert_allclose(moved.colors[in_front], np.tile([1, 1, 0], (in_front.sum(), 1)), atol=1e-3)
+
+
 def test_a_photo_of_something_larger_gives_no_colour():
     """The ball's outline has a radius of 21.5 px: it covers 96 % of the first mask, and 48 % of the second."""
     grids, seen = two_coloured_ball().grids(0), []
