@@ -40,7 +40,9 @@ Like = Annotated[
         min=1, help="Repeat the command that made this snapshot: its settings, and its shards if none are named."
     ),
 ]
-MaxObjects = Annotated[int | None, typer.Option(min=1, help="Stop after the first N objects.")]
+MaxObjects = Annotated[
+    int | None, typer.Option(min=1, help="At most N objects. Those that fill no unit are taken from many photos.")
+]
 Ids = Annotated[
     Path | None,
     typer.Option(help="File of image or object ids, one a line: only these.", exists=True, dir_okay=False),

@@ -22,6 +22,7 @@ from pipeline.plan import (
     READERS,
     Selection,
     batched,
+    first_of,
     image_ids,
     look_up,
     look_up_all,
@@ -177,9 +178,10 @@ class _Walk:
                 unsegmented += len(part.unit.ids)
                 continue
             self._count(segment, part.commits, len(part.unit.ids))
-            wanted = self.selection.objects(object_ids(part.unit, store))[: self.budget]
+            wanted, size = self.selection.objects(object_ids(part.unit, store)), self.config.units.objects
+            wanted = wanted if self.budget is None else first_of(wanted, self.budget, size)
             self._use(len(wanted))
-            objects += slices(part.unit, wanted, self.config.units.objects)
+            objects += slices(part.unit, wanted, size)
         for one in look_up_all(objects, later, store):
             for recipe in later:
                 self._count(recipe, one.commits, len(one.unit.ids))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -142,6 +143,23 @@ def _hash(text: str) -> bytes:
 def object_ids(images: Unit, store: Store) -> list[str]:
     """The objects of a segmented unit of images, in order."""
     return store.read_column(_commit(images, "segment", store).rows, "object_id")
+
+
+def first_of(ids: Sequence[str], count: int, size: int) -> list[str]:
+    """The objects of a unit of images that are taken if `count` are wanted, in order; `size` are in a unit.
+
+    Whole units are taken in order, so that a run that wants more finds their cells. Those that fill no unit are spread
+    over the photos that are left: a few objects show what many photos give.
+    """
+    if count >= len(ids):
+        return list(ids)
+    whole, before = count // size * size, Counter[str]()  # objects of each photo that come before the next one
+    turns = list[tuple[int, int]]()
+    for place, photo in enumerate(map(image_of, ids)):
+        turns.append((before[photo], place))
+        before[photo] += 1
+    places = sorted(place for _, place in sorted(turns[whole:])[: count - whole])
+    return [*ids[:whole], *(ids[place] for place in places)]
 
 
 def _commit(unit: Unit, stage: str, store: Store) -> Commit:

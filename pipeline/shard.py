@@ -12,7 +12,7 @@ from pipeline.cell import Recipe
 from pipeline.cluster import Actors
 from pipeline.commit import Commit
 from pipeline.config import Units
-from pipeline.plan import Selection, batched, object_ids
+from pipeline.plan import Selection, batched, first_of, object_ids
 from pipeline.pool import Place
 from pipeline.progress import Progress
 from pipeline.release.retries import Retry, cut
@@ -115,7 +115,7 @@ class Passage:
         return await self.finish(Segmented(images, units), place)
 
     async def first_objects(self, photos: Sequence[Unit], budget: int) -> Segmented | None:
-        """The first wanted objects of these photos, `budget` of them at most, cut into units.
+        """The first wanted objects of these photos (`first_of`), `budget` of them at most, cut into units.
 
         As many photos are segmented at once as there are actors. Those that were not needed do not count: how many that
         are depends on the cluster. The photos of retries come last.
@@ -133,7 +133,7 @@ class Passage:
         images = [*(group[0] for group in groups), *(one for group in groups for one in group[1:])]
         units = list[Unit]()
         for one in images:
-            ids = (await self._wanted(one.unit))[:budget]
+            ids = first_of(await self._wanted(one.unit), budget, self.units.objects)
             budget -= len(ids)
             units += self._cut(one.unit, ids)
         return Segmented(images, units)

@@ -1,6 +1,9 @@
 """Which items a run takes."""
 
-from pipeline.plan import Selection, batched
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.plan import Selection, batched, first_of
 
 IMAGES = ["sa_1", "sa_2", "sa_3"]
 OBJECTS = ["sa_1-0000", "sa_1-0004", "sa_2-0001"]
@@ -37,3 +40,21 @@ def test_a_sample_is_a_share_of_the_images_and_that_of_a_higher_rate_has_it():
 def test_batches_are_in_order_and_the_last_is_shorter():
     assert list(batched(["a", "b", "c"], 2)) == [["a", "b"], ["c"]]
     assert list(batched([], 2)) == []
+
+
+def test_a_few_objects_come_from_many_photos():
+    ids = ["sa_1-0000", "sa_1-0001", "sa_1-0002", "sa_2-0000", "sa_2-0001", "sa_3-0000"]
+    assert first_of(ids, 3, 8) == ["sa_1-0000", "sa_2-0000", "sa_3-0000"]
+    assert first_of(ids, 4, 8) == ["sa_1-0000", "sa_1-0001", "sa_2-0000", "sa_3-0000"]
+    # A unit of two in order; then photos of which less has been taken come first.
+    assert first_of(ids, 3, 2) == ["sa_1-0000", "sa_1-0001", "sa_2-0000"]
+
+
+@given(st.lists(st.integers(0, 3), max_size=12), st.integers(0, 14), st.integers(1, 5))
+def test_whole_units_are_those_of_a_run_that_wants_all(photos, count, size):
+    ids = [f"sa_{photo}-{place:04}" for place, photo in enumerate(sorted(photos))]
+    taken, whole = first_of(ids, count, size), count // size * size
+    assert len(taken) == min(count, len(ids))
+    assert taken == sorted(set(taken))
+    assert set(taken) <= set(ids)
+    assert taken[:whole] == ids[:whole]
