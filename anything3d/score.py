@@ -119,7 +119,12 @@ class Scorer:
             mesh=of_mesh,
             dino=self._compare(made.crop, reference, views),
             sound=sound,
-            quality=tier(of_mesh.psnr_db, of_mesh.mask_iou, sound, len(made.mesh.faces)),
+            quality=tier(
+                min(of_field.psnr_db, of_mesh.psnr_db),
+                min(of_field.mask_iou, of_mesh.mask_iou),
+                sound,
+                len(made.mesh.faces),
+            ),
             truth=None if target is None else against_truth(made, target, self.config, generator),
             normalization=NO_TRUTH if target is None else NORMALIZATION,
             reference=straight_rgba(reference)[0],

@@ -18,6 +18,8 @@ from scipy.stats import spearmanr
 TRUE = "fscore_5pct"
 TIERS = ("C", "B", "A")
 SIGNALS = (
+    "reference_psnr_db",
+    "reference_mask_iou",
     "mesh_psnr_db",
     "mesh_mask_iou",
     "mesh_clip_similarity",

@@ -1,6 +1,7 @@
 """The quality of one object as a letter, from numbers that need no ground truth, so that people can filter a corpus.
 
-The limits are for the whole mesh as a file has it. No similarity by CLIP or DINOv2 is among them, because numbers of
+The surface of a mesh is moved towards the photo's mask. So its outline there says little of the other sides, and the
+field, which is not moved, says more. No similarity by CLIP or DINOv2 is among them, because numbers of
 different networks do not compare. docs/method.md says how well the letter predicts the true F-score in the mini world.
 """
 
@@ -10,7 +11,7 @@ from anything3d.quality.soundness import Soundness
 
 Tier = Literal["A", "B", "C"]
 
-GOOD_PSNR_DB, GOOD_MASK_IOU = 22.0, 0.9  # of the mesh at the reference camera, which A reaches
+GOOD_PSNR_DB, GOOD_MASK_IOU = 24.0, 0.9  # at the reference camera, which A reaches
 POOR_PSNR_DB, POOR_MASK_IOU = 20.0, 0.75  # the same, below which C is
 MOST_CROSSED = 0.01  # share of the triangles that cross others, up to which A is
 MOST_THIN, MOST_HIDDEN = 0.1, 0.05  # shares of the area, likewise
@@ -18,9 +19,9 @@ POOR_HIDDEN = 0.25  # above it C is: a body with a second one inside has about 0
 
 
 def tier(psnr_db: float, mask_iou: float, sound: Soundness, faces: int) -> Tier:
-    """`psnr_db` and `mask_iou` are of the mesh at the reference camera; it has so many `faces`.
+    """`psnr_db` and `mask_iou` are at the reference camera: the lower ones of the mesh and of its field, if it has one.
 
-    Crossings that were not counted do no harm.
+    The mesh has so many `faces`. Crossings that were not counted do no harm.
     """
     if psnr_db < POOR_PSNR_DB or mask_iou < POOR_MASK_IOU or sound.hidden_share > POOR_HIDDEN:
         return "C"
