@@ -6,7 +6,7 @@ import pytest
 
 from anything3d.errors import InputError
 from pipeline import cell
-from pipeline.plan import Selection, image_ids, object_ids, photo_units, shard_unit
+from pipeline.plan import Selection, first_of, image_ids, object_ids, photo_units, shard_unit
 from pipeline.release.retries import add, cut
 from pipeline.release.snapshot import newest
 from pipeline.retry import Wanted, rejected_cells, retry
@@ -47,7 +47,8 @@ def test_a_photo_that_segment_rejected_runs_again_and_fills_what_the_budget_leav
         return unit
 
     def objects(unit, budget):
-        ids = object_ids(unit, store)[:budget]
+        ids = object_ids(unit, store)
+        ids = ids if budget is None else first_of(ids, budget, config.units.objects)
         for some in slices(unit, ids, config.units.objects):
             through(some, LATER)
         return len(ids)
