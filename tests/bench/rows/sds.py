@@ -94,10 +94,14 @@ def tera_flop(side, objects, hint=False):
 
 def _full(device, dtype):
     """Stable Diffusion 1.5 with its ControlNet, random weights."""
-    unet, controlnet, vae, text = (
-        build().to(device, dtype).eval().requires_grad_(False)
-        for build in (full_size.unet, full_size.controlnet, full_size.vae, full_size.text_encoder)
-    )
+    builds = (full_size.unet, full_size.controlnet, full_size.vae, full_size.text_encoder)
+    networks = [build().eval().requires_grad_(False) for build in builds]
+    if (device, dtype) != (
+        "cpu",
+        torch.float32,
+    ):  # torch 2.15 does not let `to` touch fake tensors, not even for nothing
+        networks = [network.to(device, dtype) for network in networks]
+    unet, controlnet, vae, text = networks
     vae.register_to_config(sample_size=512)
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, STEPS, device=device) ** 2
     denoiser = Denoiser(
