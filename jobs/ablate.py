@@ -45,7 +45,7 @@ def ablate(
         typer.Option(help="TOML: [[variant]] with name and settings; the first is compared with each.", exists=True),
     ] = ABLATIONS / "mini.toml",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant, with seeds 0, 1, ...")] = 3,
-    max_objects: Annotated[int | None, typer.Option(min=1, help="The first N objects only.")] = None,
+    max_objects: Annotated[int | None, typer.Option(min=1, help="At most N objects, as for `run`.")] = None,
     preset: Preset = "mini",
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value for all variants; repeatable.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers here.", dir_okay=False)] = None,

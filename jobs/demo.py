@@ -21,12 +21,14 @@ def demo(
 ) -> None:
     """Show the pipeline end to end.
 
-    Makes scenes whose truth is known, lifts their objects and prints the scores; a few minutes on two cores.
+    Makes scenes whose truth is known, lifts their objects and prints the scores; a minute or two on two cores.
     """
     from jobs.evaluate import evaluate
     from jobs.run import run
     from jobs.scores import table
     from jobs.world import world
+    from pipeline.input import source
+    from pipeline.release.snapshot import snapshot_of
 
     shard, corpus = out / "world.tar", out / "corpus"
     out.mkdir(parents=True, exist_ok=True)
@@ -48,16 +50,17 @@ def demo(
     for line in table(corpus):
         print(line)
     evaluate(str(corpus), [str(shard.with_suffix(".truth"))], verbose=verbose, log_file=log_file)
-    for line in next_steps(corpus):
+    _, made = snapshot_of(source.absolute(str(corpus)))
+    for line in next_steps(corpus, made.number):
         print(line)
 
 
-def next_steps(corpus: Path) -> Iterator[str]:
+def next_steps(corpus: Path, snapshot: int) -> Iterator[str]:
     """Where the result is, and three commands to try."""
     command = os.path.relpath(Path(sys.executable).with_name("anything3d"))
     yield f"The gallery is {corpus}/index.html. Commands to try next:"
     yield f"  {command} view {corpus} --open    # the gallery, where each mesh can be turned"
-    yield f"  {command} run --out {corpus} --like 1 --set mesh.texture_px=0    # mesh and score alone run again"
+    yield f"  {command} run --out {corpus} --like {snapshot} --set mesh.texture_px=0    # mesh and score run again"
     yield f"  {command} weights list --preset default    # what photographs need"
 
 

@@ -37,4 +37,6 @@ def duplicates(
                 f"{found.without} objects were not compared: an older version has scored them. Run their shards again."
             )
         if found.networks > 1:
-            print(f"The objects were embedded by {found.networks} networks. Only those of the same one were compared.")
+            print(
+                f"The objects were scored with {found.networks} sets of networks. Only those of one set were compared."
+            )

@@ -41,7 +41,7 @@ Like = Annotated[
     ),
 ]
 MaxObjects = Annotated[
-    int | None, typer.Option(min=1, help="At most N objects. Those that fill no unit are taken from many photos.")
+    int | None, typer.Option(min=1, help="At most N objects: whole units (units.objects), the rest from many photos.")
 ]
 Ids = Annotated[
     Path | None,

@@ -59,7 +59,7 @@ def mark(corpus: str, min_cosine: float, device: str) -> Marked:
             raise SourceError(
                 "no_embedding",
                 f"No object of {corpus} has an embedding: an older version has scored them. Give the command of the run"
-                " again. It computes the stage score only.",
+                " again. It computes what has changed since.",
             )
         rows = list[DuplicateRecord]()
         for objects in of_networks.values():

@@ -94,7 +94,11 @@ def _scaled(fit: Fit, vertices: Float[np.ndarray, "V 3"], outline: _Outline) -> 
         if counts.sum() < FEWEST:
             return fit
         found = np.linalg.lstsq(known[counts], outline.lack[counts], rcond=None)[0]
-    scale = 1 + float(found[0].clip(-MAX_SCALE, MAX_SCALE))
+    if abs(found[0]) > MAX_SCALE:  # the shift is another one where less is scaled
+        found[0] = np.copysign(MAX_SCALE, found[0])
+        rest = outline.lack[counts] - known[counts, 0] * found[0]
+        found[1:] = np.linalg.lstsq(known[counts, 1:], rest, rcond=None)[0]
+    scale = 1 + float(found[0])
     shift = camera.shifted(middle, found[None, 1:])[0] - scale * middle[0]
     return replace(fit, scale=scale * fit.scale, shift=scale * fit.shift + shift)
 

@@ -88,7 +88,7 @@ def export(
     if form in NEEDS:
         extra(NEEDS[form])
     with explained(f"{corpus} or {out}"):
-        marks = duplicates_of(store, snapshot.number, needed=DUPLICATE_OF in (where or ""))
+        marks = duplicates_of(store, snapshot.number, needed=DUPLICATE_OF in (where or "").lower())
         chosen(with_marks(objects_schema().empty_table(), marks), where)  # so that a wrong condition is said at once
         if use is not None:
             check_use(use, licences_of(store, snapshot, where))

@@ -453,7 +453,7 @@ def test_a_training_begins_with_the_packaged_weights(work):
 
 
 def test_layers_that_are_not_packaged_cannot_be_begun_with(work):
-    with pytest.raises(ConfigError, match="clip are not all that is trained"):
+    with pytest.raises(ConfigError, match="not one file with all layers"):
         training.train_network("clip", work, seed=0, device="cpu", steps=1, from_packaged=True, progress=print)
 
 

@@ -10,7 +10,7 @@ from jobs.demo import next_steps
 
 
 def test_the_next_commands_exist_and_take_these_options():
-    first, *commands = next_steps(Path("demo/corpus"))
+    first, *commands = next_steps(Path("demo/corpus"), 1)
     assert "demo/corpus/index.html" in first
     assert len(commands) == 3
     for line in commands:

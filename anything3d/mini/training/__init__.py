@@ -66,8 +66,8 @@ def _from_packaged(training: Training) -> Training:
     except (RuntimeError, FileNotFoundError) as error:
         raise ConfigError(
             "not_packaged",
-            f"the packaged weights of {training.name} are not all that is trained; leave "
-            f"out --from-packaged: {str(error)[:200]}",
+            f"the packaged weights of {training.name} are not one file with all layers that are trained; leave out "
+            f"--from-packaged: {str(error)[:200]}",
         ) from error
     return replace(training, lr=training.lr * PACKAGED_RATE, start_share=PACKAGED_SHARE)
 

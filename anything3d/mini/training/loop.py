@@ -119,6 +119,9 @@ def _resume(
     if not path.exists():
         return 0, 0.0
     state = torch.load(path, weights_only=True)
+    if (with_packaged := bool(state.get("first"))) != bool(first):
+        how = "with" if with_packaged else "without"
+        raise InputError("bad_checkpoint", f"{path} was begun {how} --from-packaged; go on like that, or remove it")
     try:
         networks.load_state_dict(state["networks"])
         optimizer.load_state_dict(state["optimizer"])

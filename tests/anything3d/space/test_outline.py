@@ -64,6 +64,13 @@ def test_what_something_hides_does_not_become_smaller():
     np.testing.assert_allclose(moved[:, 0].max(), 0.5 + SEEN, atol=0.01)
 
 
+def test_the_shift_is_that_of_the_scale_which_is_allowed():
+    """The mask shows the left end of a ball that is 11 % larger. Scale and shift can replace each other there."""
+    fit = fit_outline(VERTICES, FACES, ellipse(1.11 * SEEN, 1.11 * SEEN, 0.5 - 0.7 * SEEN), 0.0001, 0.0)
+    assert fit is not None
+    np.testing.assert_allclose(FRONT.project(fit(VERTICES))[:, 0].min(), 0.5 - 1.11 * SEEN, atol=1.5 / SIZE)
+
+
 def test_a_mask_of_something_larger_fits_nothing():
     much_larger = SEEN + 2 * FAR
     assert fit_outline(VERTICES, FACES, ellipse(much_larger, much_larger), 1.0, 0.9) is None

@@ -39,7 +39,7 @@ A3D.filtered = async (state, start, size, tell) => {
   const shards = A3D.shown(state);
   const indices = await A3D.readAll(shards, tell);
   if (indices === null) return null;
-  const marks = state.duplicates ? await A3D.marks() : null;
+  const marks = state.duplicates && A3D.catalogue.duplicates !== null ? await A3D.marks() : null;
   const words = state.text.toLowerCase().split(/\s+/).filter(Boolean);
   const tiers = state.quality ? state.quality.split(",") : null;
   const limits = Object.entries(A3D.limits(state));
