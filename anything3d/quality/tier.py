@@ -1,7 +1,7 @@
 """The quality of one object as a letter, from numbers that need no ground truth, so that people can filter a corpus.
 
-The surface of a mesh is moved towards the photo's mask. So its outline there says little of the other sides, and the
-field, which is not moved, says more. No similarity by CLIP or DINOv2 is among them, because numbers of
+The surface of a mesh is moved towards the photo's mask. So its outline from the photo's side says little of the other
+sides. The field is not moved, so it says more. No similarity by CLIP or DINOv2 is among them, because numbers of
 different networks do not compare. docs/method.md says how well the letter predicts the true F-score in the mini world.
 """
 

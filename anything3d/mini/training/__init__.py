@@ -41,8 +41,8 @@ def train_network(
     With `from_packaged`, it begins with the packaged weights instead of random ones, at PACKAGED_RATE of the learning
     rate, and keeps the mean of what it began with and of what it has learnt.
 
-    Raises: ConfigError for an unknown name, or if the packaged weights lack layers that are trained; WeightsError if a
-    network that it needs has not been trained.
+    Raises: ConfigError for an unknown name, or if the packaged weights are not one file with all layers that are
+    trained; WeightsError if a network that it needs has not been trained.
     """
     if name not in NETWORKS:
         raise ConfigError("unknown_network", f"{name!r}; known are {', '.join(NETWORKS)}")
