@@ -1,9 +1,9 @@
 """Selection: which masks of a photo are worth making three-dimensional.
 
 Most masks of a photo are stuff, parts or repetitions. Each of them is dropped under its own reason. The reasons that
-need no pixels come first; the overlap of the run lengths comes after them. A whole is kept rather than its parts: what
-is ground-like and would contain everything has been dropped before, by its area and by its contact with the photo's
-edge.
+need no pixels come first; the overlap of the run lengths comes after them. A whole is kept rather than its parts, even a
+part that is nearly all of it: a table rather than its top. What is ground-like and would contain everything has been
+dropped before, by its area and by its contact with the photo's edge.
 """
 
 import math
@@ -16,6 +16,8 @@ from anything3d.errors import Skipped
 from anything3d.photo import mask
 from anything3d.photo.mask import Bounds, Box
 from anything3d.settings.segment import SegmentConfig, Source
+
+WITHIN = 0.97  # share of a mask in a larger one: it is a part even if the two are nearly equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +48,16 @@ def select(masks: Sequence[ObjectMask], height: int, width: int, config: Segment
     """One outcome per mask of a photo: itself, or why it is not wanted.
 
     In this order: empty, area_small, area_large, thin, border, predicted_iou, stability, each without pixels;
-    duplicate and part by overlap; quota: beyond `max_per_image` the less prominent ones go.
+    by overlap, part of what holds nearly all of it, duplicate, and part; quota: beyond `max_per_image` the less
+    prominent ones go.
     """
     judged = [_judge(one, height, width, config) for one in masks]
     drops = {index: drop for index, drop in enumerate(judged) if drop}
     sound = [index for index in range(len(masks)) if index not in drops]
     overlaps = _Overlaps(masks, {index: mask.bounds(mask.runs(masks[index].counts, height * width)) for index in sound})
-    for drop in (_duplicates, _parts):
-        drops |= drop(masks, [index for index in sound if index not in drops], overlaps, config)
+    wholly = max(WITHIN, config.max_containment)
+    for drop, limit in ((_parts, wholly), (_duplicates, config.max_iou), (_parts, config.max_containment)):
+        drops |= drop(masks, [index for index in sound if index not in drops], overlaps, limit)
     ranked = sorted(set(sound) - drops.keys(), key=lambda index: (-masks[index].prominence, index))
     for rank, index in enumerate(ranked[config.max_per_image :], start=config.max_per_image + 1):
         drops[index] = Skipped("quota", f"number {rank} by prominence; {config.max_per_image} are kept per photo")
@@ -85,13 +89,13 @@ def _judge(judged: ObjectMask, height: int, width: int, config: SegmentConfig) -
 
 
 def _duplicates(
-    masks: Sequence[ObjectMask], left: Sequence[int], overlaps: "_Overlaps", config: SegmentConfig
+    masks: Sequence[ObjectMask], left: Sequence[int], overlaps: "_Overlaps", limit: float
 ) -> dict[int, Skipped]:
     """Masks that nearly equal a better one; better is what SAM was surer of."""
     drops: dict[int, Skipped] = {}
     kept: list[int] = []
     for index in sorted(left, key=lambda index: (-masks[index].quality, index)):
-        iou, better = overlaps.first(index, kept, config.max_iou, of_both=True)
+        iou, better = overlaps.first(index, kept, limit, of_both=True)
         if better is None:
             kept.append(index)
         else:
@@ -99,14 +103,12 @@ def _duplicates(
     return drops
 
 
-def _parts(
-    masks: Sequence[ObjectMask], left: Sequence[int], overlaps: "_Overlaps", config: SegmentConfig
-) -> dict[int, Skipped]:
+def _parts(masks: Sequence[ObjectMask], left: Sequence[int], overlaps: "_Overlaps", limit: float) -> dict[int, Skipped]:
     """Masks that lie in a larger one which is itself no part."""
     drops: dict[int, Skipped] = {}
     wholes: list[int] = []
     for index in sorted(left, key=lambda index: (-masks[index].area_px, index)):
-        inside, whole = overlaps.first(index, wholes, config.max_containment, of_both=False)
+        inside, whole = overlaps.first(index, wholes, limit, of_both=False)
         if whole is None:
             wholes.append(index)
         else:

@@ -45,8 +45,10 @@ class SegmentConfig:
     min_predicted_iou: Share = 0.6
     # A mask is left out if the IoU of its shapes at two thresholds is less. SAM and SA-1B take 0.95.
     min_stability: Share = 0.7
-    max_iou: Share = 0.8  # Two masks with a larger IoU are one object. The better one stays.
-    max_containment: Share = 0.8  # A mask with a larger share of it inside a larger mask is a part and is left out.
+    max_iou: Share = 0.8  # Two masks with a larger IoU are one object. The one that SAM was surer of stays.
+    # A mask with a larger share of it inside a larger mask is a part and is left out. A part that lies in its whole to
+    # 97 % is left out even if `max_iou` calls the two one object, unless this is higher.
+    max_containment: Share = 0.8
     max_per_image: Annotated[int, Interval(ge=1, le=10**6)] = 8  # At most so many objects of a photo are kept.
     crop_size: Annotated[int, Interval(ge=1, le=4096)] = 512  # Side of a crop, in pixels. Stable Diffusion takes 512.
     # What the side of a crop is measured by: the longer side of the object's box, or the root of the box's area.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 class SegmentStage:
     name = "segment"
-    version = 2
+    version = 3
     record = ObjectRecord
 
     def __init__(self, config: Config, place: Place) -> None:

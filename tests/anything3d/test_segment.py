@@ -16,7 +16,7 @@ from anything3d.photo import crop as crop_module
 from anything3d.photo import mask
 from anything3d.photo.annotation import Annotation
 from anything3d.photo.crop import cut, side_px
-from anything3d.photo.select import select
+from anything3d.photo.select import WITHIN, select
 from anything3d.segment import ObjectMask, Segmented, Segmenter, load_segmenter, name_of, prompt_name
 from anything3d.settings.segment import SegmentConfig
 from tests.largest import Largest
@@ -122,9 +122,18 @@ def test_a_frame_around_an_object_does_not_contain_it():
 
 def test_of_two_nearly_equal_masks_the_surer_one_stays_wherever_it_stands():
     good = object_mask(rectangle(50, 50, 60, 60), predicted_iou=1.0)
-    poor = object_mask(rectangle(50, 50, 62, 60), predicted_iou=0.9)
+    poor = object_mask(rectangle(53, 50, 62, 60), predicted_iou=0.9)  # 57 of the 60 columns of `good`
     assert reasons([good, poor]) == ["kept", "duplicate"]
     assert reasons([poor, good]) == ["duplicate", "kept"]
+
+
+def test_a_part_that_is_nearly_all_of_its_whole_is_dropped_however_sure_sam_was_of_it():
+    table = rectangle(50, 50, 60, 60) | rectangle(50, 110, 6, 40)
+    top = object_mask(rectangle(50, 50, 60, 60), predicted_iou=1.0)
+    whole = object_mask(table, predicted_iou=0.7)
+    assert reasons([top, whole]) == ["part", "kept"]
+    assert reasons([whole, top]) == ["kept", "part"]
+    assert reasons([top, whole], replace(CONFIG, max_containment=1)) == ["kept", "duplicate"]  # parts are wanted
 
 
 def test_the_quota_keeps_the_most_prominent():
@@ -352,9 +361,11 @@ def test_of_many_overlapping_masks_each_is_dropped_for_the_first_that_says_so():
     masks = blobs(60)
     pixels = [mask.decode(one.counts, 60, 80) for one in masks]
     dropped = {}
+    by_area = lambda index: (-masks[index].area_px, index)  # noqa: E731
     for reason, order, limit in (
+        ("part", by_area, WITHIN),
         ("duplicate", lambda index: (-masks[index].quality, index), config.max_iou),
-        ("part", lambda index: (-masks[index].area_px, index), config.max_containment),
+        ("part", by_area, config.max_containment),
     ):
         kept = []
         for index in sorted((index for index in range(60) if index not in dropped), key=order):
