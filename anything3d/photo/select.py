@@ -1,9 +1,9 @@
 """Selection: which masks of a photo are worth making three-dimensional.
 
 Most masks of a photo are stuff, parts or repetitions. Each of them is dropped under its own reason. The reasons that
-need no pixels come first; the overlap of the run lengths comes after them. A whole is kept rather than its parts, even a
-part that is nearly all of it: a table rather than its top. What is ground-like and would contain everything has been
-dropped before, by its area and by its contact with the photo's edge.
+need no pixels come first; the overlap of the run lengths comes after them. A whole is kept rather than its parts. This
+holds for a part that is nearly all of it, too, such as the top of a table. What is ground-like and would contain
+everything has been dropped before, by its area and by its contact with the photo's edge.
 """
 
 import math
