@@ -13,6 +13,8 @@ from pathlib import Path
 import typer
 from PIL import Image
 
+from pipeline.release.snapshot import snapshot_of
+
 CELL_PX = 128  # side of a picture of the sheet
 TURNS = 4  # views of a mesh, in equal steps all round
 ABOVE = {"x": 0, "y": 0, "width": 1280, "height": 850}  # px of the page: without the location of the shard
@@ -32,9 +34,10 @@ def sheet(corpus: Path, picture: Path) -> None:
 
 
 def objects(corpus: Path) -> Iterator[tuple[str, Image.Image, list[Image.Image]]]:
-    """Every object: its id, its crop on white, and the views of its mesh."""
-    for path in sorted(corpus.glob("assets/*/*.tar")):
-        with tarfile.open(path) as tar:
+    """Every object of the newest snapshot: its id, its crop on white, and the views of its mesh."""
+    _, snapshot = snapshot_of(str(corpus.absolute()))
+    for path in [tar.path for partition in snapshot.partitions.values() for tar in partition.tars]:
+        with tarfile.open(corpus / path) as tar:
             files = {member.name: tar.extractfile(member) for member in tar}
             data = {name: file.read() for name, file in files.items() if file is not None}
         for name in [name.removesuffix(".turntable.webp") for name in data if name.endswith(".turntable.webp")]:
@@ -56,7 +59,6 @@ def gallery(corpus: str, folder: Path) -> None:
     """The page with its histograms in light and dark colours, one object with its mesh, and the rejects."""
     from playwright.sync_api import sync_playwright
 
-    from pipeline.release.snapshot import snapshot_of
     from tests.pipeline.release.test_browser import ARGUMENTS, CHROMIUM, opened
     from tests.pipeline.release.test_serve import running
 
