@@ -31,11 +31,14 @@ def preview(
 
         named = source.expand(shards)
 
+        from pipeline.stages.segment import SegmentStage, check_annotated
+
+        check_annotated(named[:photos], chosen)
+
         from anything3d.models.device import cores, hide_progress_bars, use_threads
         from pipeline.preview import deciding, page
         from pipeline.preview import preview as look
         from pipeline.remark import remark
-        from pipeline.stages.segment import SegmentStage
 
         hide_progress_bars()
         use_threads(cores())

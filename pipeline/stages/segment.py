@@ -7,13 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from anything3d.errors import Anything3DError, InputError, Skipped
+from anything3d.errors import Anything3DError, ConfigError, InputError, Skipped
 from anything3d.models.weights import Place
 from anything3d.settings.segment import SegmentConfig
 from pipeline.batch import Checkpoint, Outcome
 from pipeline.config import Config
 from pipeline.input.fetch import Photos
+from pipeline.location import explained
 from pipeline.rows import object_row
+from pipeline.stages.index import look
 from pipeline.unit import Unit
 from schemas.records import ImageRecord, ObjectRecord, RejectRecord
 
@@ -82,6 +84,26 @@ class SegmentStage:
             else object_row(item, row.image_id, row.shard, size, result)
             for item, result in zip(ids, segmented, strict=True)
         ]
+
+
+def check_annotated(shards: Sequence[str], config: Config) -> None:
+    """Look at the first photo of each source, if the masks are to come from annotations.
+
+    Raises: ConfigError("no_annotations") if there are photos, and none of them has annotations; StorageError.
+    """
+    without = ""
+    for shard in shards if config.segment.source == "annotations" else ():
+        with explained(shard):
+            photos = [one for one in look(shard, config.index, most=1) if isinstance(one, ImageRecord)]
+        if any(photo.json_sha256 for photo in photos):
+            return
+        without = without or (shard if photos else "")
+    if without:
+        raise ConfigError(
+            "no_annotations",
+            f"The photos of {without} have no annotations of SA-1B, and segment.source is annotations."
+            " With --set segment.source=sam-grid, SAM finds the objects.",
+        )
 
 
 def read_photo(row: ImageRecord, photos: Photos, config: SegmentConfig) -> "AnnotatedPhoto | InputError":

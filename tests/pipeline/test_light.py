@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 
+from PIL import Image
+
 from schemas.records import CloudRecord, FieldRecord, ObjectRecord
 from tests.pipeline.conftest import CONFIG
 
@@ -87,6 +89,7 @@ wrong = (
     ("ablate", "none.tar", "--out", "out", "--truth", "none"),
     ("evaluate", "none", "--truth", "none"),
     ("evaluate", sys.argv[1], "--truth", "none"),
+    ("preview", "photos"),
 )
 for command in wrong:
     try:
@@ -99,8 +102,13 @@ for command in wrong:
 
 
 def test_a_wrong_argument_loads_neither_torch_nor_ray(world, tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "photos" / "cup.png")
     done = subprocess.run(
         [sys.executable, "-c", WRONG, str(world.corpus)], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert len(done.stderr.splitlines()) == 6
+    assert len(done.stderr.splitlines()) == 7
+    assert "no_annotations: The photos of " in done.stderr
+    assert "segment.source=sam-grid" in done.stderr
+    assert not (tmp_path / "preview.html").exists()
