@@ -4,6 +4,11 @@ import gc
 import warnings
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A slow machine is no fault of an example. Every run tries the same examples, so that it ends as the run before it.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -193,7 +193,7 @@ def test_shrinking_averages_the_footprint():
 
 
 @given(st.integers(0, 2**32), st.integers(1, 5000), st.sampled_from([7, 16, 64, 130]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_crop_cut_in_strips_is_the_crop_cut_at_once(seed, strip_px, size):
     random = np.random.default_rng(seed)
     height, width = random.integers(1, 80, 2)

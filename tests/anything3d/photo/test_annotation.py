@@ -230,7 +230,7 @@ def test_nesting_that_json_still_reads_does_not_break_the_message():
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_changed_byte_gives_entries_or_an_input_error(data):
     content = bytearray(json.dumps(file(entry(), entry(id=5))).encode())
     for _ in range(data.draw(st.integers(1, 3))):

@@ -228,7 +228,7 @@ def test_colours_that_nobody_could_show_are_refused(chunk):
 
 
 @given(st.sampled_from([(0, d) for d in (1, 2, 4, 8, 16)] + [(2, 8), (2, 16)]), st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_one_transparent_colour_is_compared_in_the_files_own_depth(form, seed):
     kind, depth = form
     levels = np.random.default_rng(seed).integers(0, 1 << depth, (3, 8, 3 if kind else 1))
@@ -242,7 +242,7 @@ def test_one_transparent_colour_is_compared_in_the_files_own_depth(form, seed):
 
 
 @given(st.sampled_from([(4, 8), (4, 16), (6, 8), (6, 16), (2, 16), (0, 16)]), st.integers(0, 2**32))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_depth_is_rounded_to_the_nearest_level_and_laid_over_white(form, seed):
     kind, depth = form
     channels = {0: 1, 2: 3, 4: 2, 6: 4}[kind]

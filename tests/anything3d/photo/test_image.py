@@ -261,7 +261,7 @@ def test_a_png_whose_pixels_never_end_costs_no_memory():
 
 
 @given(st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "I;16"]), st.integers(1, 20), st.integers(1, 20))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_coded_size_of_every_png_is_foreseen(mode, height, width):
     for interlaced in (False, True):
         data = encoded(Image.new(mode, (width, height)))
@@ -311,7 +311,7 @@ def test_the_orientation_of_every_png_is_found_before_and_behind_the_pixels(dept
 
 
 @given(st.sampled_from(["JPEG", "PNG"]), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_damage_anywhere_gives_pixels_or_an_input_error(format, data):
     content = bytearray(encoded(Image.fromarray(gradient()), format))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -407,7 +407,7 @@ def test_a_spotlight_leaves_what_is_shown_and_pales_the_rest():
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_damaged_exif_gives_pixels_or_an_input_error(data):
     content = bytearray(turned(6))
     for _ in range(data.draw(st.integers(1, 3))):

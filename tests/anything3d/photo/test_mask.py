@@ -72,7 +72,7 @@ def test_a_real_mask_has_its_stated_area_and_box():
 
 
 @given(masks())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_decode_undoes_encode(found):
     counts = mask.encode(found)
     lengths = mask.runs(counts, found.numel())
@@ -82,7 +82,7 @@ def test_decode_undoes_encode(found):
 
 
 @given(masks(), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_window_is_that_part_of_the_mask(found, data):
     height, width = found.shape
     x, y = data.draw(st.integers(0, width)), data.draw(st.integers(0, height))
@@ -91,14 +91,14 @@ def test_a_window_is_that_part_of_the_mask(found, data):
 
 
 @given(masks(), st.randoms(use_true_random=False))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_intersection_counts_the_shared_pixels(found, random):
     other = torch.tensor([random.random() < 0.5 for _ in range(found.numel())]).reshape(found.shape)
     assert mask.shared(*(mask.bounds(mask.runs_of(one)) for one in (found, other))) == int((found & other).sum())
 
 
 @given(st.lists(st.integers(0, 2**33), min_size=1, max_size=20))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_run_that_seven_groups_hold_survives_the_text(runs):
     text = mask.encode_runs(np.array(runs, dtype=np.int64))
     total = sum(runs)
@@ -132,7 +132,7 @@ def test_damaged_text_is_refused_by_name(counts, code):
 
 
 @given(st.text(alphabet=[chr(code) for code in range(40, 120)], max_size=40))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_text_is_runs_of_that_sum_or_refused(text):
     with contextlib.suppress(InputError):
         lengths = mask.runs(text, 100)
@@ -183,7 +183,7 @@ def tidied_as_a_whole(found, smallest_px):
 
 
 @given(st.integers(0, 2**32), st.integers(0, 30), st.integers(1, 300))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_tidying_within_the_box_is_tidying_the_whole(seed, smallest_px, counted_rows):
     random = np.random.default_rng(seed)
     height, width = random.integers(1, 40, 2)

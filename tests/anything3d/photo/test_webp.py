@@ -72,7 +72,7 @@ def test_an_animation_and_a_file_that_is_not_all_there_are_refused():
     assert reason(LOSSY[:20]) == "image_header"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from([LOSSLESS, LOSSY, TURNED]), st.integers(0, 600), st.binary(min_size=1, max_size=40))
 def test_whatever_the_bytes_are_they_are_a_picture_or_an_error_of_ours(data, at, over):
     damaged = (data[:at] + over + data[at + len(over) :])[: len(data)]

@@ -49,7 +49,7 @@ def test_equal_objects_have_cosine_one_and_the_first_is_kept(rows):
     assert max(mark.cosine for mark in marks) <= 1.0
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 12), st.sampled_from([-0.2, 0.3, 0.6, 0.9]))
 def test_it_is_what_one_after_the_other_gives(seed, count, rows, min_cosine):
     generator = torch.Generator().manual_seed(seed)

@@ -46,7 +46,7 @@ def test_two_triangles_share_the_texels_of_a_square():
     np.testing.assert_allclose(x_y, expected, atol=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.sampled_from([16, 33]))
 def test_texels_are_those_that_a_loop_finds(seed, count, size):
     corners = np.random.default_rng(seed).uniform(-0.1, 1.1, (count, 3, 2)).astype(np.float32)

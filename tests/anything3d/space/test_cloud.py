@@ -72,7 +72,7 @@ def test_a_broken_ply_is_an_input_error(data, message):
     assert caught.value.reason == "bad_ply"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=60), st.integers(0, 250))
 def test_no_bytes_raise_anything_but_an_input_error(noise, place):
     whole = to_ply(random_cloud(points=3))

@@ -60,7 +60,7 @@ def all_pairs(starts, ends, corners):
     return found
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.sampled_from([0.02, 0.3, 2.0]))
 def test_the_grid_finds_what_all_pairs_find_each_pair_once(seed, size):
     """Boxes of all sizes, also outside of what the triangles fill, and few pairs and entries at a time."""

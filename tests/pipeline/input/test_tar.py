@@ -281,7 +281,7 @@ def damaged(data: bytes, how: str, at: int, with_bytes: bytes) -> bytes:
     }[how]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(DAMAGE, min_size=1, max_size=3))
 def test_whatever_happens_to_a_shard_every_byte_is_accounted_for_and_no_member_is_lost_in_silence(tmp_path, damages):
     data = WHOLE
