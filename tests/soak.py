@@ -56,7 +56,7 @@ CONFIG = load(
 OBJECTS = 3
 KILLS_OF_ONE = 5  # kills of a corpus, about, before it is let alone
 MOMENTS = [*["kill"] * 8, *["any time"] * 4, "full", "gone"]  # what happens to a process, by its share
-STUCK_S = 180.0  # after which a process that nobody kills is taken for stuck
+STUCK_S = 900.0  # after which a process that nobody kills is taken for stuck
 FAULT = 4  # exit code of a process whose disk is full, or whose corpus was deleted
 WRITES = ("open", "os.rename", "os.link", "os.remove", "os.mkdir")  # what Python says before it does it
 

@@ -61,7 +61,7 @@ def test_a_small_corpus_on_s3_is_run_resumed_and_published(tmp_path):
     cells = 1 + 1 + 12 * 6
     assert (measured["units"], measured["objects"], measured["cells"]) == (12, 24, cells)
     assert (run["cells_run"], finished["cells_run"], publish["cells_run"]) == (cells, 0, 0)
-    assert run["seconds"] > publish["seconds"] > finished["seconds"] > 0
+    assert all(call["seconds"] > 0 for call in (run, finished, publish))
     assert run["all_cpu_s"] > run["driver_cpu_s"] > 0
     assert run["all_mb"] > run["driver_peak_mb"] > run["driver_before_mb"] > 0
     assert measured["files_per_cell"] >= 2

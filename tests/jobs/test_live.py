@@ -5,6 +5,8 @@ import pty
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 SCRIPT = """
 from jobs.live import live
@@ -29,11 +31,22 @@ def output(**streams):
     return subprocess.run([sys.executable, "-c", SCRIPT], env=env, check=True, **streams).stdout
 
 
+def everything(terminal):
+    """What processes write there until the last one has closed it."""
+    data = b""
+    with suppress(OSError):
+        while some := os.read(terminal, 1 << 16):
+            data += some
+    return data
+
+
 def test_a_terminal_shows_a_table_below_the_lines():
     ours, theirs = pty.openpty()
-    output(stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    seen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", os.read(ours, 1 << 16).decode())
+    with ThreadPoolExecutor(1) as threads:
+        reading = threads.submit(everything, ours)  # a terminal that nobody reads has room for little
+        output(stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        seen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", reading.result().decode())
     os.close(ours)
     assert "actors: [shared] 2" in seen
     assert "1:15 · shards 0 finished, 1 begun, 2 in all · about 1:01:40 left" in seen

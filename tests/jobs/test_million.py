@@ -93,7 +93,7 @@ def test_a_finished_corpus_of_a_million_objects_is_recognised_at_once(tmp_path):
     assert snapshot.objects == SHARDS * OBJECTS
     assert len(snapshot.to_json()) / SHARDS < BYTES_A_SHARD
     line = [sys.executable, "-c", MEASURED, f"{tmp_path}/sa_*.tar", "--out", store.root]
-    done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{SHARDS * OBJECTS} objects and" in done.stdout
     assert f"snapshot 1 ({snapshot.digest}), 0 cells run" in done.stdout

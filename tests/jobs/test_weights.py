@@ -85,7 +85,7 @@ def test_a_fetch_that_is_cut_off_leaves_no_file_under_its_name(tmp_path):
     root = f"resources.weights_root={tmp_path}/a folder"
     printed = weights("where", root, names=("blip-base",))[1]
     commands = printed.replace("https://huggingface.co", f"http://127.0.0.1:{server.server_port}")
-    subprocess.run(["sh"], input=commands, text=True, timeout=60, capture_output=True, check=False)
+    subprocess.run(["sh"], input=commands, text=True, timeout=600, capture_output=True, check=False)
     server.shutdown()
     server.server_close()
     found = {path.name for path in (tmp_path / "a folder" / "blip-base").iterdir()}

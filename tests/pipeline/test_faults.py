@@ -235,7 +235,7 @@ def test_a_disk_that_is_full_or_write_protected_is_one_line_and_the_same_call_fi
         f"mount -t tmpfs -o size=256k none {tmp_path} && exec {sys.executable} -c "
         f"'from tests.pipeline import test_faults; test_faults.{test.__name__}(\"{tmp_path}\")'"
     )
-    done = subprocess.run([*NAMESPACE, "sh", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*NAMESPACE, "sh", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

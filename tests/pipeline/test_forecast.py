@@ -147,7 +147,7 @@ def test_a_thousand_finished_shards_are_planned_in_seconds(finished, world, tmp_
         shard.write_bytes(b"x")
     made_by = MadeBy("run", "mini", json.loads(CONFIG.to_json()))
     publish(store, shards, replace(world.made, made_by=made_by))  # their partitions share the files of one
-    started = time.monotonic()
+    started = time.process_time()  # whatever else the machine does
     plan = forecast(CONFIG, list(map(str, shards)), store.root, Selection())
     assert plan.finished == 1000
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20

@@ -143,5 +143,5 @@ from pipeline import photo, remark
 read_settings("default", None, None)
 print([name for name in ("pyarrow", "obstore", "ray") if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600)
     assert done.stdout.strip() == "[]"

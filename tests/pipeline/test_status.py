@@ -1,6 +1,7 @@
 """What a corpus has, and who works on it, as files say that a run has written."""
 
 import json
+import re
 import shutil
 import time
 
@@ -58,13 +59,13 @@ def test_a_run_at_work_says_how_far_it_is_and_what_its_actors_do(store):
         (run,) = status(store.root).runs
         told, words = (CliRunner().invoke(app, ["status", store.root, *flags]).stdout for flags in (["--json"], []))
     assert run.lives
-    assert run.silent_s < 60
+    assert run.silent_s < 600
     assert (run.stages["lift"]["items"], run.stages["lift"]["done"]) == (10, 7)
     assert run.spent == {"seconds": 60.0, "gpu_seconds": 30.0, "cost": 2.0}
     (work,) = run.at_work
     assert (work.stage, work.unit, work.host, work.pid, work.deaths) == ("lift", "unit", "host", 5, 2)
     assert json.loads(told)["runs"][0]["at_work"][0]["deaths"] == 2
-    assert "  lift unit: step 3,400 of 10,000, process 5 on host for 0:0" in words
+    assert re.search(r"  lift unit: step 3,400 of 10,000, process 5 on host for \d+:\d\d, 2 processes", words)
     assert status(store.root).runs == ()
 
 

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import pickle
-import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -41,12 +40,9 @@ def s3():
     boto3 = pytest.importorskip("boto3")
     from moto.server import ThreadedMotoServer
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
-    address = f"http://127.0.0.1:{port}"
+    address = "http://{}:{}".format(*server.get_host_and_port())
     settings = {**S3_KEYS, "AWS_ENDPOINT_URL": address}
     boto3.client(
         "s3", endpoint_url=address, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test"

@@ -72,7 +72,7 @@ def sound():
 )
 def test_one_object_is_rejected_and_its_neighbours_are_as_without_it(start, sound, how, reason, kind, starts):
     """The command is started again after the batch, and for the object after the one that it breaks off with."""
-    running = start("--camera", "--break", how, "--on", left_of(1), seconds=1.5 if how == "hang" else 60)
+    running = start("--camera", "--break", how, "--on", left_of(1), seconds=5 if how == "hang" else 60)
     first, broken, last = running(3)
     assert (broken.reason, broken.kind) == (reason, kind)
     for one, mesh in zip((first, last), sound, strict=True):
@@ -121,7 +121,7 @@ def test_a_command_that_cannot_be_started_again_is_a_fault_of_the_machine(start,
 )
 def test_a_command_that_is_none_or_another_one_ends_the_run(settings, reason, said):
     with pytest.raises(ConfigError, match=r".") as error:
-        External(config(**settings), "cpu", 60.0, print, start_seconds=1.0 if "sleep" in str(settings) else 60.0)
+        External(config(**settings), "cpu", 60.0, print, start_seconds=1.0 if "sleep" in str(settings) else 600.0)
     assert error.value.reason == reason
     assert said in error.value.message
 
@@ -176,7 +176,7 @@ def test_what_it_says_is_told_line_by_line_and_what_is_too_much_is_counted(tmp_p
     assert said[-1] == "... and 102 more lines"
 
 
-def gone(pid, seconds=30.0):
+def gone(pid, seconds=600.0):
     """Whether a process ends within a time."""
     try:
         handle = os.pidfd_open(pid)

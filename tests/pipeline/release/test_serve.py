@@ -39,7 +39,7 @@ def running(store, snapshot):
 
 def ask(server, path, method="GET", **headers):
     """Status, headers and body of an answer; the path goes out exactly as it is."""
-    connection = HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    connection = HTTPConnection("127.0.0.1", server.server_port, timeout=120)
     try:
         connection.putrequest(method, path, skip_host="Host" in headers)
         for name, value in headers.items():
