@@ -15,7 +15,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from anything3d.errors import MachineError
 from pipeline.cluster import POLL_S, Actors
-from pipeline.session import last_words
+from pipeline.session import check_alive, last_words
 
 SOON_S = 0.05  # between two looks, as long as Ray has not been started
 LEAVE_S = 5.0  # for the loop to end, after the run has failed
@@ -60,6 +60,7 @@ def conduct(actors: Actors, main: Callable[[Actors], Awaitable[T]]) -> T:
     except RayTaskError:
         raise  # a bug, with its traceback
     except RayError as error:
+        check_alive()  # if a process of Ray has died, that is the reason
         raise MachineError("ray", f"Ray failed: {last_words(error)} Give the same command again.") from error
     finally:
         with suppress(RuntimeError):  # the loop has ended
