@@ -33,6 +33,8 @@ QUICK = (
     "score.views=2",
 )
 OBJECTS = 4
+LONG_S = 1200  # of a command that would not end; a machine with other work may need minutes for a run
+END_S = 60.0  # of a command that is ended, and waits for nobody; the same
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,12 @@ def run(
 ) -> Corpus:
     """Run the command of the checkout in `tree`."""
     done = subprocess.run(
-        command(shard, out, settings, flags), cwd=tree, env=environment(), capture_output=True, text=True, timeout=400
+        command(shard, out, settings, flags),
+        cwd=tree,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=LONG_S,
     )
     assert done.returncode == code, done.stdout[-4000:] + done.stderr[-4000:]
     return Corpus(out, done.stdout + done.stderr)
@@ -105,6 +112,14 @@ def workers(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
     return found
 
 
+def stopped(process: psutil.Process) -> bool:
+    """Stop it, if it has not just ended."""
+    with suppress(psutil.NoSuchProcess):
+        process.suspend()
+        return True
+    return False
+
+
 def unfinished(corpus: Corpus, out: Path, stages: Sequence[str]) -> None:
     """Write to `out` what a run leaves that was ended before `stages`: the cells of all others, and no snapshot."""
     for folder in (corpus.path / "cells").iterdir():
@@ -112,11 +127,11 @@ def unfinished(corpus: Corpus, out: Path, stages: Sequence[str]) -> None:
             shutil.copytree(folder, out / "cells" / folder.name)
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
+def wait_for(condition: Callable[[], bool], what: str) -> None:
     """Poll until the world outside this process is in a state; there is no event to wait for."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + LONG_S
     while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        assert time.monotonic() < deadline, f"waited {LONG_S} s for {what}"
         time.sleep(0.05)
 
 

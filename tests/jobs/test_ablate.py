@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from tests.jobs.conftest import OBJECTS, QUICK, ROOT, environment, run
+from tests.jobs.conftest import LONG_S, OBJECTS, QUICK, ROOT, environment, run
 
 pytestmark = pytest.mark.slow
 VARIANTS = """
@@ -38,7 +38,7 @@ def test_variants_share_what_they_can_and_are_compared_object_by_object(shard, c
         "--truth", str(shard.with_suffix(".truth")), "--variants", str(tmp_path / "variants.toml"), "--seeds", "1",
         "--json", str(tmp_path / "ablation.json"), *sets,
     ]  # fmt: skip
-    done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400)
+    done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=LONG_S)
     assert done.returncode == 0, done.stdout + done.stderr
     made = {stage: len(list((copy / "cells" / stage).iterdir())) for stage in before}
     again = {stage for stage in before if made[stage] > before[stage]}

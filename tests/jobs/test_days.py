@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from anything3d.mini.world import write_world
-from tests.jobs.conftest import QUICK, ROOT
+from tests.jobs.conftest import LONG_S, QUICK, ROOT
 from tests.s3 import serve
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,7 @@ def call(*arguments: str, code: int = 0) -> str:
     environment = {**os.environ, "RAY_ADDRESS": "local", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     done = subprocess.run(
         [sys.executable, "-m", "jobs.cli", *arguments],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400,
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LONG_S,
     )  # fmt: skip
     assert done.returncode == code, done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout + done.stderr

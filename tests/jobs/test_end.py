@@ -13,10 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.jobs.conftest import ROOT, command, environment, wait_for, workers
+from tests.jobs.conftest import END_S, LONG_S, ROOT, command, environment, stopped, wait_for, workers
 
 pytestmark = pytest.mark.slow
-END_S = 10.0
 
 
 def start(shard: Path, folder: Path, settings: Sequence[str] = (), **more: str) -> subprocess.Popen:
@@ -45,34 +44,39 @@ def processes(run: subprocess.Popen) -> list[psutil.Process]:
     return []
 
 
-def named(run: subprocess.Popen, word: str) -> list[psutil.Process]:
-    found = []
-    for process in processes(run):
-        with contextlib.suppress(psutil.Error):  # it has just ended
-            if word in " ".join(process.cmdline()):
-                found.append(process)
-    return found
+def named(found: list[psutil.Process], name: str) -> list[psutil.Process]:
+    """Those with this name that have not ended."""
+    same = []
+    for process in found:
+        with contextlib.suppress(psutil.Error):
+            if process.name() == name:
+                same.append(process)
+    return same
 
 
 def hang(run: subprocess.Popen) -> list[psutil.Process]:
     """Stop one actor; all processes of the run."""
-    wait_for(lambda: run.poll() is not None or bool(workers(processes(run))), "a worker")
-    workers(processes(run))[0].suspend()
+    wait_for(lambda: run.poll() is not None or any(map(stopped, workers(processes(run)))), "a worker")
+    assert run.poll() is None
     return processes(run)
 
 
 def ended(run: subprocess.Popen, known: list[psutil.Process]) -> int:
     """The exit code, after END_S at most, with no process left."""
     code = run.wait(timeout=END_S)
-    _, left = psutil.wait_procs(known, timeout=END_S / 2)
+    _, left = psutil.wait_procs(known, timeout=END_S)
     assert left == []
     return code
 
 
 def addresses(found: list[psutil.Process]) -> set[str]:
     """Where the processes listen."""
-    sockets = [socket for process in found for socket in process.net_connections(kind="tcp")]
-    return {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
+    listening = set()
+    for process in found:
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            sockets = process.net_connections(kind="tcp")
+            listening |= {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
+    return listening
 
 
 def test_two_runs_at_once_are_apart_and_ctrl_c_ends_one_of_them(shard, tmp_path):
@@ -90,14 +94,16 @@ def test_two_runs_at_once_are_apart_and_ctrl_c_ends_one_of_them(shard, tmp_path)
     known = hang(one)
     wait_for(lambda: two.poll() is not None or bool(workers(processes(two))), "a worker of the other run")
     assert {process.pid for process in known}.isdisjoint(process.pid for process in processes(two))
-    assert addresses([*known, *processes(two), psutil.Process(one.pid)]) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+    heard = addresses([*known, *processes(two), psutil.Process(one.pid)])
+    assert heard
+    assert heard <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
     one.send_signal(signal.SIGINT)
     one.send_signal(signal.SIGINT)  # impatience changes nothing
     assert ended(one, known) == 130
     last = log(tmp_path / "one").splitlines()[-1]
     assert last == "anything3d: stopped by SIGINT; the same command continues from what is done"
     others = processes(two)
-    assert two.wait(timeout=400) == 7, log(tmp_path / "two")[-4000:]
+    assert two.wait(timeout=LONG_S) == 7, log(tmp_path / "two")[-4000:]
     assert psutil.wait_procs(others, timeout=END_S)[1] == []
     said = log(tmp_path / "two").splitlines()
     assert said[-1].startswith("anything3d: no_objects: the run made no object: segment ")
@@ -120,7 +126,7 @@ def test_sigterm_ends_a_run_whose_temporary_folder_has_a_long_name(shard, tmp_pa
 def test_a_run_whose_ray_dies_goes_on_with_a_new_one_and_can_be_ended_meanwhile(shard, tmp_path):
     run = start(shard, tmp_path / "run")
     known = hang(run)
-    (raylet,) = (process for process in known if process.name() == "raylet")
+    (raylet,) = named(known, "raylet")
     raylet.kill()
     for process in known:  # a worker that nobody has stopped sees that its raylet has gone, and ends
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -143,7 +149,7 @@ def test_a_run_whose_ray_dies_goes_on_with_a_new_one_and_can_be_ended_meanwhile(
 def test_a_ray_that_is_not_there_is_one_line(shard, tmp_path, setting, code, says):
     """The first: a Ray whose control store is to be started by a program that this machine does not have."""
     run = start(shard, tmp_path / "run", **setting)
-    assert run.wait(timeout=120) == code, log(tmp_path / "run")
+    assert run.wait(timeout=LONG_S) == code, log(tmp_path / "run")
     *before, last = log(tmp_path / "run").splitlines()
     assert last.startswith(f"anything3d: {says}")
     assert not any(line.startswith(("anything3d: ", "Traceback")) for line in before)

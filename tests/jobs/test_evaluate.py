@@ -11,7 +11,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from jobs.scores import table
-from tests.jobs.conftest import ROOT, environment
+from tests.jobs.conftest import LONG_S, ROOT, environment
 
 pytestmark = pytest.mark.slow
 SHARED = ("mask_iou", "azimuth_error_deg", "novel_psnr_db", "novel_mask_iou", "reference_psnr_db")
@@ -19,7 +19,7 @@ SHARED = ("mask_iou", "azimuth_error_deg", "novel_psnr_db", "novel_mask_iou", "r
 
 def evaluate(corpus: Path, truth: Path, out: Path) -> dict:
     line = [sys.executable, "-m", "jobs.evaluate", str(corpus), "--truth", str(truth), "--json", str(out)]
-    done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400)
+    done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=LONG_S)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(out.read_text())
 

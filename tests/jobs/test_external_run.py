@@ -29,4 +29,4 @@ def test_a_run_with_a_command_starts_no_stage_that_it_does_not_need_and_leaves_n
     starts = [json.loads(line) for line in started.read_text().splitlines()]
     assert starts
     pids = [pid for start in starts for pid in start["pids"]]
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "the end of the command", 30)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "the end of the command")

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.jobs.conftest import OBJECTS, QUICK, ROOT, environment
+from tests.jobs.conftest import LONG_S, OBJECTS, QUICK, ROOT, environment
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ def night(folder, out, shard, settings=(), gates=""):
     (folder / "night.toml").write_text("\n".join(lines))
     line = [sys.executable, "-m", "jobs.cli", "nightly", "--config", "night.toml", "--json", "told.json"]
     done = subprocess.run(
-        line, cwd=folder, env={**environment(), "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=400
+        line, cwd=folder, env={**environment(), "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=LONG_S
     )
     return done, json.loads((folder / "told.json").read_text())
 

@@ -15,7 +15,7 @@ from pipeline.stages import recipes
 from pipeline.store import Store
 from pipeline.unit import Input, Unit
 from schemas.records import FieldRecord
-from tests.jobs.conftest import ROOT, environment, run, unfinished
+from tests.jobs.conftest import LONG_S, ROOT, environment, run, unfinished
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +62,7 @@ def test_a_retried_object_is_what_it_is_in_an_undisturbed_corpus_but_for_roundin
     assert rows_of(out) == {item: row for item, row in whole.items() if item != lost}
 
     again = [sys.executable, "-m", "jobs.cli", "retry", str(out), "--stage", "reconstruct"]
-    done = subprocess.run(again, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400)
+    done = subprocess.run(again, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=LONG_S)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert "3 cells run" in done.stdout
     assert done.stdout.endswith("1 rejected item ran again, 0 of them were rejected again\n")

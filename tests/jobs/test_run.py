@@ -13,7 +13,7 @@ import pytest
 import webdataset
 
 from anything3d.models.weights import PACKAGED
-from tests.jobs.conftest import OBJECTS, QUICK, ROOT, command, environment, run, unfinished
+from tests.jobs.conftest import LONG_S, OBJECTS, QUICK, ROOT, command, environment, run, unfinished
 
 pytestmark = pytest.mark.slow
 
@@ -167,7 +167,7 @@ def test_a_plan_measures_a_stage_of_which_no_time_is_known(shard, corpus, tmp_pa
     for measure in ("0", "2"):
         done = subprocess.run(
             [*line, *sets, "--measure", measure, "--json", str(tmp_path / "plan.json")],
-            cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400,
+            cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=LONG_S,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         planned[measure] = json.loads((tmp_path / "plan.json").read_text())
