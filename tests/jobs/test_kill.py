@@ -1,42 +1,70 @@
 """SIGKILL a worker, SIGKILL the driver: the corpus ends up with the snapshot of an undisturbed run.
 
-The cells before LAST are those of the undisturbed run, so that only the actors of LAST have to start.
+The cells before LAST are those of the undisturbed run, so that only the actors of LAST have to start. The actor stops
+itself at a known moment, so that nothing depends on how fast it is.
 """
 
 import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterable
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from pipeline.status import status
-from tests.jobs.conftest import ROOT, Corpus, command, environment, run, unfinished, wait_for
+from tests.jobs.conftest import LONG_S, ROOT, Corpus, command, environment, run, unfinished, wait_for
 
 pytestmark = pytest.mark.slow
 LAST = ("reconstruct", "mesh", "score")
-ONE_BY_ONE = ("resources.reconstruct.workers=1",)  # with two actors, both cells may end at the same moment
+ONE_BY_ONE = ("resources.reconstruct.workers=1",)
+# Python imports it at its start. It stops a process before it commits a cell of reconstruct, at the first time when
+# STOP_AT of them are committed. The file STOPPED has the number of the process.
+SITECUSTOMIZE = """
+import os, signal, sys
+from pathlib import Path
+
+at, stopped = int(os.environ["STOP_AT"]), Path(os.environ["STOPPED"])
 
 
-def start(shard: Path, out: Path) -> subprocess.Popen:
+def stop(event, arguments):
+    if event != "os.link" or not str(arguments[1]).endswith("/commit.json"):
+        return
+    stage = Path(arguments[1]).parents[2]
+    if stage.name == "reconstruct" and len(list(stage.glob("*/*/commit.json"))) == at and not stopped.exists():
+        stopped.write_text(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+sys.addaudithook(stop)
+"""
+
+
+def start(shard: Path, out: Path, stop_at: int) -> tuple[subprocess.Popen, int]:
+    """The command; and the number of its actor, which has stopped after it committed so many cells."""
+    code, stopped = out.with_name("code"), out.with_name("stopped")
+    code.mkdir()
+    (code / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    more = {"PYTHONPATH": f"{code}", "STOP_AT": f"{stop_at}", "STOPPED": f"{stopped}"}
     log = out.with_suffix(".log")
     with log.open("w") as sink:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command(shard, out, ONE_BY_ONE),
             cwd=ROOT,
-            env=environment(),
+            env={**environment(), **more},
             stdout=sink,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-
-
-def pids(cells: Iterable[Path]) -> set[int]:
-    """The processes that have worked on these cells."""
-    return {json.loads(path.read_text())["pid"] for cell in cells for path in cell.glob("attempts/*.json")}
+    wait_for(lambda: process.poll() is not None or (stopped.exists() and stopped.read_text() != ""), "a stopped actor")
+    assert process.poll() is None, log.read_text()[-4000:]
+    (cell,) = at_work(out)
+    (attempt,) = cell.glob("attempts/*.json")
+    pid = int(stopped.read_text())
+    assert json.loads(attempt.read_text())["pid"] == pid
+    assert len(list(out.glob("cells/reconstruct/*/*/commit.json"))) == stop_at
+    return process, pid
 
 
 def at_work(out: Path) -> list[Path]:
@@ -52,11 +80,9 @@ def alive(pid: int) -> bool:
 def test_a_killed_actor_is_restarted_and_goes_on_from_the_checkpoint(shard, corpus, tmp_path):
     out = tmp_path / "corpus"
     unfinished(corpus, out, LAST)
-    process = start(shard, out)
-    wait_for(lambda: any(at_work(out)), "a checkpoint of reconstruct")
-    (pid,) = pids(at_work(out))
-    os.kill(pid, signal.SIGKILL)
-    assert process.wait(timeout=400) == 0, out.with_suffix(".log").read_text()[-4000:]
+    process, actor = start(shard, out, stop_at=0)
+    os.kill(actor, signal.SIGKILL)
+    assert process.wait(timeout=LONG_S) == 0, out.with_suffix(".log").read_text()[-4000:]
     again = Corpus(out, out.with_suffix(".log").read_text())
     assert again.snapshot == corpus.snapshot
     commits = [json.loads(path.read_text()) for path in out.glob("cells/reconstruct/*/*/commit.json")]
@@ -66,14 +92,12 @@ def test_a_killed_actor_is_restarted_and_goes_on_from_the_checkpoint(shard, corp
 def test_a_killed_driver_leaves_a_corpus_that_the_same_command_finishes(shard, corpus, tmp_path):
     out = tmp_path / "corpus"
     unfinished(corpus, out, LAST)
-    process = start(shard, out)
-    commits = partial(out.glob, "cells/reconstruct/*/*/commit.json")
-    wait_for(lambda: any(commits()) and any(at_work(out)), "one cell of reconstruct that is done and one at work")
-    workers = pids(out.glob("cells/reconstruct/*/*"))
-    assert workers
+    process, actor = start(shard, out, stop_at=1)
     process.kill()
     process.wait()
-    wait_for(lambda: not any(alive(pid) for pid in workers), "the end of the dead driver's workers")
+    with suppress(ProcessLookupError):  # its Ray may have killed it
+        os.kill(actor, signal.SIGCONT)
+    wait_for(lambda: not alive(actor), "the end of the dead driver's worker")
     assert not list(out.glob("snapshots/*.json"))
     (killed,) = status(str(out)).runs
     assert (killed.lives, killed.pid) == (False, process.pid)
