@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 
 from obstore.exceptions import BaseError
@@ -227,15 +228,15 @@ class Walk:
                 self.progress.nothing_to_do()
                 return ()
             key = key_of(shard, self.recipes, self.selection, self.budget)
-            done = self.corpus.finished(shard.name, key) if self.selection.ids is None else None
-            if done is not None:
+            permit: AbstractAsyncContextManager[None] = self.open
+            if self.selection.ids is None and self.corpus.finished(shard.name, key):
                 await before.wait()  # a shard before it may have taken photos that it has left to another
-                done = self.corpus.finished(shard.name, key)
-            if done is not None:
-                self.progress.nothing_to_do()
-                self.budget = None if self.budget is None else self.budget - done.wanted
-                return done
-            async with self.open:
+                if done := self.corpus.finished(shard.name, key):
+                    self.progress.nothing_to_do()
+                    self.budget = None if self.budget is None else self.budget - done.wanted
+                    return done
+                permit = nullcontext()  # the shards behind it wait for it, and may have all permits
+            async with permit:
                 self.begun += 1
                 return await self._shard(shard, number, key, before, after)
         finally:
@@ -246,17 +247,8 @@ class Walk:
     ) -> Written | None:
         """One shard through all stages, and into its files."""
         corpus, selection, budget = self.corpus, self.selection, self.budget
-        passage = Passage(
-            number,
-            self.recipes,
-            selection,
-            self.config.units,
-            corpus.retries,
-            self.store,
-            self.actors,
-            self.progress,
-            self.report,
-        )
+        about = (self.config.units, corpus.retries, self.store, self.actors, self.progress, self.report)
+        passage = Passage(number, self.recipes, selection, *about)
         indexed = await passage.straight(shard, ["index"])
         await before.wait()
         if indexed is None:

@@ -1,6 +1,9 @@
 """Runs without Ray: what they say, how they go on after faults of the machine, and where they stop at a limit."""
 
+import threading
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +12,7 @@ from pipeline import cell
 from pipeline.config import Config, load
 from pipeline.marker import check
 from pipeline.plan import Selection, shard_unit
+from pipeline.release.snapshot import MadeBy, append
 from pipeline.run import run
 from pipeline.stages import load as load_stage
 from pipeline.stages import recipes
@@ -55,17 +59,26 @@ def test_a_run_gives_up_when_a_fault_of_the_machine_does_not_pass(blocked):
     assert sum("the run goes on" in line for line in said) == 2
 
 
-def test_at_a_limit_those_shards_are_published_that_come_before_the_first_unfinished_one(tmp_path):
-    """Three shards that are no tars: nothing is to be done of them but their index, which the second one lacks."""
-    config, store = load([], ["price.cpu_hour=1"]), Store(str(tmp_path / "corpus"))
-    check(store)
-    shards = [tmp_path / f"sa_{n}.tar" for n in range(3)]
+def no_tars(folder, count):
+    """Shards of which nothing is to be done but their index."""
+    shards = [folder / f"sa_{n}.tar" for n in range(count)]
     for number, shard in enumerate(shards):
         shard.write_bytes(bytes([number]) * 2000)
-        if number != 1:
-            unit = shard_unit(str(shard), licence=config.licence)
-            cell.run(recipes(config)["index"], unit, store, partial(load_stage, "index", config.to_json(), "cpu"))
-    names = list(map(str, shards))
+    return list(map(str, shards))
+
+
+def index(config, store, shards):
+    check(store)
+    for shard in shards:
+        unit = shard_unit(shard, licence=config.licence)
+        cell.run(recipes(config)["index"], unit, store, partial(load_stage, "index", config.to_json(), "cpu"))
+
+
+def test_at_a_limit_those_shards_are_published_that_come_before_the_first_unfinished_one(tmp_path):
+    """Of three shards, the second one has no index."""
+    config, store = load([], ["price.cpu_hour=1"]), Store(str(tmp_path / "corpus"))
+    names = no_tars(tmp_path, 3)
+    index(config, store, [names[0], names[2]])
     report = run(config, names, store.root, Selection(), max_cost=0, only=True)
     assert list(report.partitions) == list(report.snapshot.partitions) == ["sa_0"]
     assert report.limit.reason == "limit_reached"
@@ -76,3 +89,25 @@ def test_at_a_limit_those_shards_are_published_that_come_before_the_first_unfini
     assert list(whole.snapshot.partitions) == ["sa_0", "sa_2"]
     again = run(config, names[1:2], store.root, Selection(), max_cost=0, only=True)
     assert list(again.snapshot.partitions) == ["sa_0", "sa_2"]  # the others stay until all is done
+
+
+def test_a_shard_that_is_not_finished_in_its_turn_needs_no_permit_of_those_that_wait_for_it(tmp_path):
+    """sa_1 has left photos to sa_0, which has changed. When sa_1 sees that, sa_2 has the only permit, and waits."""
+    config, store, shards = load([], ["units.shards=1"]), Store(str(tmp_path / "corpus")), no_tars(tmp_path, 3)
+    index(config, store, shards)
+    known = run(config, shards[:2], store.root, Selection()).snapshot.partitions
+    left = replace(known["sa_1"], elsewhere={"sa_0": known["sa_0"].photos.digest})
+    append(store, MadeBy("run"), lambda before: {**before, "sa_1": left})
+    Path(shards[0]).write_bytes(b"9" * 2000)
+    index(config, store, shards[:1])
+    reports = []
+
+    def whole():
+        reports.append(run(config, shards, store.root, Selection()))
+
+    thread = threading.Thread(target=whole, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert reports, "the run hangs"
+    assert list(reports[0].snapshot.partitions) == ["sa_0", "sa_1", "sa_2"]
+    assert reports[0].snapshot.partitions["sa_1"].elsewhere == {}
