@@ -75,6 +75,7 @@ class Corpus:
         self.retries = read_retries(store)
         self.snapshot = newest(store)
         self.partitions = dict(self.snapshot.partitions) if self.snapshot else {}
+        self._published = dict(self.partitions)  # the last version of each shard that this run knows to be published
         self._photos = {shard: partition.photos for shard, partition in self.partitions.items()}
         self._claimed: dict[str, set[str]] = {}  # shard of this run that is no partition yet -> its photos
         folders = FOLDERS if self.partitions else ()
@@ -137,23 +138,26 @@ class Corpus:
     def publish(self, made_by: MadeBy, mine: Mapping[str, Partition], *, only: bool = False) -> Snapshot:
         """A snapshot with these partitions in place of earlier ones of their shards, and the view turned to it.
 
-        With `only`, no other partition stays.
+        With `only`, no other partition stays. A shard that this run has only found, or has published before, is what
+        the newest snapshot says, or is not there: another command may have changed or dropped it meanwhile.
 
         Raises: MachineError if another command has added a shard meanwhile that has a photo of these.
         """
+        new = {shard: own for shard, own in mine.items() if own != self._published.get(shard)}
 
         def change(before: Mapping[str, Partition]) -> dict[str, Partition]:
-            others = {} if only else {shard: known for shard, known in before.items() if shard not in mine}
-            for other, known in others.items():
-                if known.photos != self._photos.get(other):
-                    self._check_apart(known, mine)
-            return {**others, **mine}
+            kept = {shard: one for shard, one in before.items() if shard not in new and (not only or shard in mine)}
+            for other, one in kept.items():
+                if one.photos != self._photos.get(other):
+                    self._check_apart(one, new)
+            return {**kept, **new}
 
         self.snapshot = append(self.store, made_by, change)
         turn(self.store, self.snapshot)
         self.partitions = dict(self.snapshot.partitions)
-        known = {shard: partition.photos for shard, partition in self.partitions.items()}
-        self._photos |= {shard: photos for shard, photos in known.items() if shard not in self._claimed}
+        self._published = {**self.partitions, **mine}
+        claimed = {shard: self._photos[shard] for shard in self._claimed}
+        self._photos = {shard: one.photos for shard, one in self.partitions.items()} | claimed
         return self.snapshot
 
     def _check_apart(self, other: Partition, mine: Mapping[str, Partition]) -> None:

@@ -4,6 +4,7 @@ import threading
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
@@ -12,6 +13,8 @@ from pipeline import cell
 from pipeline.config import Config, load
 from pipeline.marker import check
 from pipeline.plan import Selection, shard_unit
+from pipeline.release.corpus import Corpus, drop
+from pipeline.release.partition import Photos
 from pipeline.release.snapshot import MadeBy, append
 from pipeline.run import run
 from pipeline.stages import load as load_stage
@@ -111,3 +114,49 @@ def test_a_shard_that_is_not_finished_in_its_turn_needs_no_permit_of_those_that_
     assert reports, "the run hangs"
     assert list(reports[0].snapshot.partitions) == ["sa_0", "sa_1", "sa_2"]
     assert reports[0].snapshot.partitions["sa_1"].elsewhere == {}
+
+
+@pytest.fixture
+def night(tmp_path):
+    """What a run knows of a corpus of three shards, of which it has found the first two finished."""
+    config, store, shards = Config(), Store(str(tmp_path / "corpus")), no_tars(tmp_path, 3)
+    index(config, store, shards)
+    run(config, shards, store.root, Selection())
+    photos = {"sa_0": Photos("a1", "a3", "a"), "sa_1": Photos("b1", "b3", "b"), "sa_2": Photos("c1", "c3", "c")}
+    append(
+        store, MadeBy("run"), lambda before: {name: replace(before[name], photos=one) for name, one in photos.items()}
+    )
+    corpus = Corpus(store)
+    return corpus, {name: corpus.partitions[name] for name in ("sa_0", "sa_1")}
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_a_shard_that_a_run_has_only_found_is_what_another_command_has_made_of_it_meanwhile(night, only):
+    corpus, mine = night
+    retried = replace(mine["sa_0"], wanted=9)
+    append(corpus.store, MadeBy("run"), lambda before: {**before, "sa_0": retried})
+    drop(corpus.store.root, ["sa_1"])
+    new = replace(mine["sa_0"], shard="new", photos=Photos("n", "n", "n"))
+    others = {} if only else {"sa_2": ANY}
+    published = corpus.publish(MadeBy("run"), {**mine, "new": new}, only=only)
+    assert published.partitions == {"sa_0": retried, "new": new, **others}
+    drop(corpus.store.root, ["new"])  # the same holds for what the run has published before
+    later = replace(new, shard="later", photos=Photos("o", "o", "o"))
+    published = corpus.publish(MadeBy("run"), {**mine, "new": new, "later": later}, only=only)
+    assert published.partitions == {"sa_0": retried, "later": later, **others}
+
+
+def test_a_shard_that_a_run_has_made_is_that_of_the_run(night):
+    corpus, mine = night
+    append(corpus.store, MadeBy("run"), lambda before: {**before, "sa_0": replace(mine["sa_0"], wanted=9)})
+    made = replace(mine["sa_0"], wanted=8)
+    published = corpus.publish(MadeBy("run"), {**mine, "sa_0": made})
+    assert published.partitions == {**mine, "sa_0": made, "sa_2": ANY}
+
+
+def test_the_photos_of_a_shard_that_another_command_has_dropped_are_free(night):
+    corpus, mine = night
+    corpus.claim("begun", ["d1"], "d")
+    drop(corpus.store.root, ["sa_0"])
+    corpus.publish(MadeBy("run"), mine)
+    assert corpus.claim("new", ["a1", "a2", "d1"], "new") == {"d1": "begun"}
