@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -110,6 +111,11 @@ def workers(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
             if title.partition(".")[0].strip() in (SHARED, *BY_NAME):
                 found.append(process)
     return found
+
+
+def heed_ctrl_c() -> None:
+    """For a process before it starts: what a shell starts in the background ignores SIGINT, and hands that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def stopped(process: psutil.Process) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.jobs.conftest import END_S, LONG_S, ROOT, command, environment, stopped, wait_for, workers
+from tests.jobs.conftest import END_S, LONG_S, ROOT, command, environment, heed_ctrl_c, stopped, wait_for, workers
 
 pytestmark = pytest.mark.slow
 
@@ -30,6 +30,7 @@ def start(shard: Path, folder: Path, settings: Sequence[str] = (), **more: str) 
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=heed_ctrl_c,
         )
 
 
