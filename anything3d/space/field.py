@@ -8,11 +8,11 @@ Jacobian Chaining, Wang et al. 2023.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from anything3d import seed
@@ -26,6 +26,7 @@ REACH = 2.4  # gap between cloud points that still counts as closed / median dis
 CRISPNESS = 3.0  # rise of softplus' argument per voxel side across the first surface
 SURFACE = -2.0  # softplus' argument on the first surface: 3.8 / length, half opaque where a ray grazes a unit object
 BEYOND = -3.0  # a position so far outside a grid, whose faces are at -1 and 1, that `grid_sample` reads no node for it
+TINY = 1e-30  # density of what is not empty, at least; 1 / canonical length
 ARGUMENT_RANGE = (-7.0, 3.0)  # of softplus at the start: clear (3 % in 1.2 lengths), opaque; both within Adam's reach
 
 
@@ -92,10 +93,12 @@ class Field(nn.Module):
     def solid(self, empty: float = EMPTY) -> "Solid":
         """Without the cells that are nowhere denser than `empty`, to be looked up many times."""
         with torch.no_grad():
-            densest = _densest_corner(self.density_grid[:, 0]).flatten(1)
-            sparse = densest <= self.raw_level(empty) if empty else torch.zeros_like(densest, dtype=torch.bool)
-        grid = torch.cat([self.density_grid, self.color_grid], dim=1)
-        return Solid(self, ~sparse, grid, grid.split(1))  # A NaN is to be seen: it is not sparse
+            raw = self.density_grid[:, 0]
+            least = self._activate(_corners(raw, torch.minimum)).flatten(1).clamp_min(TINY)
+            if empty:
+                sparse = _corners(raw, torch.maximum).flatten(1) <= self.raw_level(empty)
+                least = least.masked_fill(sparse, 0.0)  # A NaN is to be seen: it is not sparse
+        return Solid(self, least, torch.cat([self.density_grid, self.color_grid], dim=1))
 
     def raw_level(self, density: float) -> float:
         """The raw value whose density is `density` > 0."""
@@ -104,7 +107,10 @@ class Field(nn.Module):
     def activate(self, raw: Float[Tensor, "B N"], points: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N"]:
         """The density of raw values at these points."""
         inside = points.abs().amax(-1) <= self.config.half * (1 + 1e-5)  # the faces belong to the cube
-        return self.config.density_scale * nn.functional.softplus(raw + self.config.density_bias) * inside
+        return self._activate(raw) * inside
+
+    def _activate(self, raw: Tensor) -> Tensor:
+        return self.config.density_scale * nn.functional.softplus(raw + self.config.density_bias)
 
     def paint(self, raw: Tensor) -> Tensor:
         """The colours of raw values."""
@@ -133,49 +139,45 @@ class Field(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Solid:
-    """A field's cells, numbered along x, then y, then z, that are not empty at all corners, and its raw grids.
+    """A field's cells, numbered along x, then y, then z, and its raw grids.
 
-    Most of what rays cross is empty: not looking there takes two thirds off rendering. A surface can still grow, out of
-    the corners of its own cells. There are two ways to look up points, which agree: `some` suits a CPU. It gathers the
-    points that are not empty, and for that the host has to know how many there are. `every` suits a device for which
-    the host must not wait: its shapes are fixed, and a point in empty space costs no access to a grid.
+    Most of what rays cross is empty or hidden, and the cells say so: not looking there takes most off rendering. A
+    surface can still grow, out of the corners of its own cells.
     """
 
     field: Field
-    cells: Bool[Tensor, "B cells"]
+    least: Float[Tensor, "B cells"]  # the density is nowhere less in a cell, but for TINY; 0 if all corners are empty
     grid: Float[Tensor, "B D R R R"]
-    each: tuple[Float[Tensor, "1 D R R R"], ...]  # the same, object by object
 
-    def inside(self, points: Float[Tensor, "B N 3"]) -> Bool[Tensor, "B N"]:
-        """Which points lie in these cells. A point outside the cube counts as on its nearest face."""
+    def least_along(
+        self, origins: Float[Tensor, "3 B *N"], directions: Float[Tensor, "3 B *N"], lengths: Float[Tensor, "B *S"]
+    ) -> Float[Tensor, "B *S"]:
+        """`least` of the cell of origin + length * direction. Outside the cube, that of the nearest face.
+
+        The first axis is x, y, z, and what follows is broadcast to the lengths.
+        """
         config = self.field.config
         along = config.resolution - 1  # cells along an axis
-        x, y, z = ((points.detach() / config.half + 1) * (along / 2)).int().clamp(0, along - 1).unbind(-1)
-        return self.cells.gather(1, ((z * along + y) * along + x).long())
+        scale = along / (2 * config.half)
+        places = torch.addcmul((origins + config.half) * scale, lengths, directions * scale)
+        x, y, z = places.clamp_(0, along - 1).int()
+        cell = (z * along + y) * along + x
+        return self.least.gather(1, cell.flatten(1).long()).view_as(cell)
 
-    def some(self, points: Float[Tensor, "B N 3"]) -> tuple[Int[Tensor, "K"], Float[Tensor, "K"], Float[Tensor, "K C"]]:
-        """Which of all B * N points lie in these cells, and their density and colour."""
-        inside = self.inside(points)
-        rows, density, color = [], [], []
-        for b, grid in enumerate(self.each):  # they differ in how many
-            row = inside[b].nonzero()[:, 0]
-            near = points[b : b + 1, row]
-            raw = _interpolate(grid, near, self.field.config.half)
-            rows.append(row + b * points.shape[1])
-            density.append(self.field.activate(raw[:, 0], near)[0])
-            color.append(self.field.paint(raw[0, 1:]).T)
-        return torch.cat(rows), torch.cat(density), torch.cat(color)
+    def look_up(
+        self, points: Float[Tensor, "B N 3"], seen: Bool[Tensor, "B N"]
+    ) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B C N"]]:
+        """Density and colour of points. One that is not `seen` costs no access to a grid.
 
-    def every(self, points: Float[Tensor, "B N 3"]) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B C N"]]:
-        """Density and colour of all points; the density is 0 in empty space, and the colour there means nothing."""
-        inside = self.inside(points)
+        Its density is 0, and its colour means nothing. The shapes depend on no number, so that no host has to wait.
+        """
         faces = (points / self.field.config.half).clamp(-1, 1)  # as `padding_mode="border"` has it
-        positions = torch.where(inside[..., None], faces, BEYOND)[:, :, None, None]
+        positions = torch.where(seen[..., None], faces, BEYOND)[:, :, None, None]
         values = nn.functional.grid_sample(
             self.grid, positions, mode="bilinear", padding_mode="zeros", align_corners=True
         )
         raw = values[..., 0, 0]
-        return self.field.activate(raw[:, 0], points) * inside, self.field.paint(raw[:, 1:])
+        return self.field.activate(raw[:, 0], points) * seen, self.field.paint(raw[:, 1:])
 
 
 def nodes(resolution: int, half: float) -> Float[Tensor, "R R R 3"]:
@@ -185,10 +187,10 @@ def nodes(resolution: int, half: float) -> Float[Tensor, "R R R 3"]:
     return torch.stack([x, y, z], dim=-1)
 
 
-def _densest_corner(grid: Float[Tensor, "B R R R"]) -> Float[Tensor, "B r r r"]:
-    """The largest of each cell's eight corners, r = R - 1, or NaN if one is. On a CPU, `max_pool3d` takes longer."""
+def _corners(grid: Float[Tensor, "B R R R"], chosen: Callable[[Tensor, Tensor], Tensor]) -> Float[Tensor, "B r r r"]:
+    """The largest or least of each cell's eight corners, r = R - 1, or NaN if one is. `max_pool3d` takes longer."""
     for axis in (1, 2, 3):
-        grid = torch.maximum(grid.narrow(axis, 0, grid.shape[axis] - 1), grid.narrow(axis, 1, grid.shape[axis] - 1))
+        grid = chosen(grid.narrow(axis, 0, grid.shape[axis] - 1), grid.narrow(axis, 1, grid.shape[axis] - 1))
     return grid
 
 

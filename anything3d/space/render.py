@@ -5,14 +5,15 @@ Source: NeRF, Mildenhall et al. 2020, equation 3; the quadrature is nerfacc's.
 
 import importlib
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cache
+from operator import itemgetter
 from types import ModuleType
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
 from anything3d import seed
 from anything3d.settings.reconstruct import MAX_POINTS, RenderConfig
@@ -21,6 +22,8 @@ from anything3d.space.field import Field, Solid
 
 NEAR = 1e-3  # canonical length; nothing closer to the eye is seen
 VISIBLE = 1e-3  # opacity below which a pixel has no depth
+OPAQUE = 1e3  # optical depth, through which no light comes that float64 can tell from none
+DARK = 14.0  # optical depth, through which 8e-7 of the light comes: nothing is looked up behind it
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +57,27 @@ def render(
     """Square images of `size` pixels; differentiable with respect to the field.
 
     `camera` has V rows for each object, object by object. Samples lie in the middle of their steps; with `generators`
-    (one per object) each ray's samples are shifted together by up to half a step, against banding. `max_points` samples
-    of all objects are looked up at a time; it changes memory and pace only. Without gradients, and without `weights`,
-    more views take no more memory, but for their images. On a device that is not the CPU, the host waits for nothing.
+    (one per object) each ray's samples are shifted together by up to half a step, against banding. A sample in empty
+    space, or behind what stops nearly all light (`DARK`), is not looked up. `max_points` samples of all objects are
+    looked at together; it changes memory and pace only. Without gradients, and without `weights`, more views take no
+    more memory, but for their images. On a device that is not the CPU, the host waits for nothing.
     """
     n_objects, n_views = len(field), len(camera) // len(field)
     if n_views * n_objects != len(camera) or n_views == 0:
         raise ValueError(f"{len(camera)} cameras cannot be shared out evenly among {n_objects} fields")
-    n_rays = n_views * size * size  # of each object
-    shift = None if generators is None else seed.rand((n_rays,), generators, camera.pose.device)
+    device, n_rays = camera.pose.device, n_views * size * size  # of each object
+    middle = torch.full((n_objects, n_rays), 0.5, dtype=camera.pose.dtype, device=device)
+    shift = middle if generators is None else seed.rand((n_rays,), generators, device)
     solid = field.solid(config.empty)
-    step = max(1, max_points // (n_objects * config.samples))  # rays of each object at a time
+    few = max(1, max_points // (n_objects * config.samples))  # rays of each object at a time
+    # A look-up's backward pass fills the gradients of whole grids. So there is one, if all is kept for it anyway.
+    step = n_rays if device.type == "cpu" and torch.is_grad_enabled() else few
     pictures, kept = [], []
     for start in range(0, n_rays, step):
-        rays = _rays(camera, n_objects, size, start, min(start + step, n_rays))
-        part = 0.5 if shift is None else shift[:, start : start + step, None]
-        *picture, shares = _march(solid, rays, part, config.samples)
+        rays = _rays(camera, shift, field.config.half, size, config.samples, start, min(start + step, n_rays))
+        *picture, shares = _march(solid, rays, config.samples, few, weights)
         pictures.append(picture)
-        if weights:
+        if shares is not None:
             kept.append(shares)
     color, alpha, depth = (torch.cat(parts, dim=1) for parts in zip(*pictures, strict=True))
     image = (len(camera), size, size)
@@ -92,16 +98,33 @@ def composite(rendering: Rendering, background: Float[Tensor, "BV C"] | float) -
 
 @dataclass(frozen=True, slots=True)
 class _Rays:
-    """N rays of each of B objects: where they start and where they go."""
+    """Rays of B objects: where they go, and where their samples lie. "N" is the rays, or the rays and a 1."""
 
-    origins: Float[Tensor, "B N 3"]
-    directions: Float[Tensor, "B N 3"]
-    cosines: Float[Tensor, "B N"]  # of the angle to the camera's axis
+    origins: Float[Tensor, "3 B *N"]
+    directions: Float[Tensor, "3 B *N"]
+    cosines: Float[Tensor, "B *N"]  # of the angle to the camera's axis
+    near: Float[Tensor, "B *N"]  # length from the origin to the cube
+    stride: Float[Tensor, "B *N"]  # length of a step through the cube; 0 where the ray misses it
+    shift: Float[Tensor, "B *N"]  # where in its step a sample lies, 0..1
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "_Rays":
+        """All tensors changed alike."""
+        return replace(self, **{one.name: change(getattr(self, one.name)) for one in fields(self)})
+
+    def lengths(self, sample: Int[Tensor, "*S"]) -> Float[Tensor, "B *N"]:
+        """How far along its ray each sample lies."""
+        return self.near + (sample + self.shift) * self.stride
+
+    def points(self, lengths: Float[Tensor, "B *N"]) -> Float[Tensor, "B *N 3"]:
+        """Where that is."""
+        return torch.addcmul(self.origins, lengths, self.directions).movedim(0, -1)
 
 
-def _rays(camera: Camera, n_objects: int, size: int, start: int, stop: int) -> _Rays:
+def _rays(
+    camera: Camera, shift: Float[Tensor, "B N"], half: float, size: int, samples: int, start: int, stop: int
+) -> _Rays:
     """The rays number `start` to `stop` of each object: view by view, and in each view row by row."""
-    device = camera.pose.device
+    device, n_objects = camera.pose.device, len(shift)
     number = torch.arange(start, stop, device=device)
     per_object = len(camera) // n_objects
     first = torch.arange(n_objects, device=device)[:, None] * per_object
@@ -110,52 +133,79 @@ def _rays(camera: Camera, n_objects: int, size: int, start: int, stop: int) -> _
     where = (torch.stack([pixel % size, pixel // size], dim=-1) + 0.5) / size
     origins, directions = rays_through(camera, view, where.to(camera.pose.dtype).repeat(n_objects, 1))
     cosines = -(directions * camera.pose[view, :3, 2]).sum(-1)
-    return _Rays(*(value.unflatten(0, (n_objects, -1)) for value in (origins, directions, cosines)))
+    near, far = (value[0] for value in _cube_interval(origins[None], directions[None], half))
+    origins, directions = (value.mT.contiguous().unflatten(1, (n_objects, -1)) for value in (origins, directions))
+    cosines, near, far = (value.unflatten(0, (n_objects, -1)) for value in (cosines, near, far))
+    return _Rays(origins, directions, cosines, near, (far - near) / samples, shift[:, start:stop])
 
 
 def _march(
-    solid: Solid, rays: _Rays, shift: Float[Tensor, "B N 1"] | float, samples: int
-) -> tuple[Float[Tensor, "B N C"], Float[Tensor, "B N"], Float[Tensor, "B N"], Float[Tensor, "B N S"]]:
-    """Colour, opacity, depth, and sample weights of each ray."""
-    near, far = _cube_interval(rays.origins, rays.directions, solid.field.config.half)
-    stride = ((far - near) / samples)[..., None]
-    lengths = near[..., None] + (torch.arange(samples, device=near.device) + shift) * stride  # S along each ray
-    points = (rays.origins[:, :, None] + lengths[..., None] * rays.directions[:, :, None]).flatten(1, 2)
-    sum_up = _sum_some if near.device.type == "cpu" else _sum_every
-    color, alpha, length, weights = sum_up(solid, points, lengths, stride)
+    solid: Solid, rays: _Rays, samples: int, few: int, keep: bool
+) -> tuple[Float[Tensor, "B N C"], Float[Tensor, "B N"], Float[Tensor, "B N"], Float[Tensor, "B N S"] | None]:
+    """Colour, opacity, depth, and, to be kept, the weights of the samples of each ray."""
+    march = _march_some if rays.near.device.type == "cpu" else _march_all
+    color, alpha, length, weights = march(solid, rays, samples, few, keep)
     depth = torch.where(alpha >= VISIBLE, length * rays.cosines / alpha.clamp_min(VISIBLE), torch.inf)
     return color, alpha, depth, weights
 
 
-def _sum_some(
-    solid: Solid, points: Float[Tensor, "B NS 3"], lengths: Float[Tensor, "B N S"], stride: Float[Tensor, "B N 1"]
-) -> tuple[Float[Tensor, "B N C"], Float[Tensor, "B N"], Float[Tensor, "B N"], Float[Tensor, "B N S"]]:
-    """Colour, opacity, expected ray length times opacity, and weights, from the samples that are not empty."""
-    hit, some_density, some_color = solid.some(points)
-    density = some_density.new_zeros(lengths.numel()).index_copy(0, hit, some_density).view_as(lengths)
-    weights = _weights(density, stride)
-    values = torch.cat([some_color, lengths.flatten()[hit, None], torch.ones_like(some_color[:, :1])], dim=1)
-    n_rays, samples = stride.numel(), lengths.shape[-1]
-    summed = _load_nerfacc().accumulate_along_rays(weights.flatten()[hit], values, hit // samples, n_rays)
-    color, length, alpha = summed.reshape(*stride.shape[:2], -1).split([some_color.shape[1], 1, 1], dim=-1)
-    return color, alpha[..., 0], length[..., 0], weights
+def _march_some(
+    solid: Solid, rays: _Rays, samples: int, few: int, keep: bool
+) -> tuple[Float[Tensor, "B N C"], Float[Tensor, "B N"], Float[Tensor, "B N"], Float[Tensor, "B N S"] | None]:
+    """Colour, opacity, expected length times opacity, and weights, from the samples that are seen alone.
+
+    The host has to know how many they are. `few` rays of each object are looked through for them at a time.
+    """
+    n_objects, n_rays = rays.near.shape
+    parts = (rays.map(itemgetter((..., slice(start, start + few)))) for start in range(0, n_rays, few))
+    seen = torch.cat([_seen(solid, part, samples) for part in parts], dim=1)
+    ray, sample = nn.utils.rnn.pad_sequence([one.nonzero() for one in seen], batch_first=True).unbind(-1)
+    counts = seen.sum(-1)  # of each ray
+    exists = torch.arange(ray.shape[1]) < counts.sum(1, keepdim=True)
+    own = rays.map(lambda value: value.gather(-1, ray.expand(*value.shape[:-1], -1)))
+    lengths = own.lengths(sample)
+    density, color = solid.look_up(own.points(lengths), exists)
+    stopped = (density * own.stride).clamp_max(OPAQUE)  # the sum of all rays stays exact
+    through = stopped.double().cumsum(1) - stopped  # of all rays of the object
+    first = (counts.cumsum(1) - counts).gather(1, ray)
+    before = through - through.gather(1, first.clamp_max(ray.shape[1] - 1))
+    weights = (-before.to(stopped.dtype)).exp() * -torch.expm1(-stopped)
+    values = torch.cat([color.mT, lengths[..., None], torch.ones_like(lengths)[..., None]], dim=-1)
+    row = ray + torch.arange(n_objects)[:, None] * n_rays
+    summed = _load_nerfacc().accumulate_along_rays(
+        weights.flatten(), values.flatten(0, 1), row.flatten(), n_objects * n_rays
+    )
+    summed, length, alpha = summed.view(n_objects, n_rays, -1).split([color.shape[1], 1, 1], dim=-1)
+    if not keep:
+        return summed, alpha[..., 0], length[..., 0], None
+    every = weights.new_zeros(n_objects, n_rays * samples).scatter_add(1, ray * samples + sample, weights)
+    return summed, alpha[..., 0], length[..., 0], every.view_as(seen)
 
 
-def _sum_every(
-    solid: Solid, points: Float[Tensor, "B NS 3"], lengths: Float[Tensor, "B N S"], stride: Float[Tensor, "B N 1"]
-) -> tuple[Float[Tensor, "B N C"], Float[Tensor, "B N"], Float[Tensor, "B N"], Float[Tensor, "B N S"]]:
-    """The same from all samples, without a look at how many are empty."""
-    density, color = solid.every(points)
-    weights = _weights(density.view_as(lengths), stride)
+def _march_all(
+    solid: Solid, rays: _Rays, samples: int, few: int, keep: bool
+) -> tuple[Float[Tensor, "B N C"], Float[Tensor, "B N"], Float[Tensor, "B N"], Float[Tensor, "B N S"] | None]:
+    """The same from all samples, without a look at how many are seen."""
+    del few
+    seen = _seen(solid, rays, samples)
+    along = rays.map(lambda value: value[..., None])
+    lengths = along.lengths(torch.arange(samples, device=seen.device))
+    density, color = solid.look_up(along.points(lengths).flatten(1, 2), seen.flatten(1))
+    start = torch.zeros_like(along.stride)  # nerfacc asks where a step begins and ends, and takes the difference alone
+    weights, _, _ = _load_nerfacc().render_weight_from_density(start, along.stride, density.view_as(lengths))
     summed = (weights[:, None] * color.unflatten(2, lengths.shape[1:])).sum(-1)
-    return summed.mT, weights.sum(-1), (weights * lengths).sum(-1), weights
+    return summed.mT, weights.sum(-1), (weights * lengths).sum(-1), weights if keep else None
 
 
-def _weights(density: Float[Tensor, "B N S"], stride: Float[Tensor, "B N 1"]) -> Float[Tensor, "B N S"]:
-    """The share of each sample in what a ray sees."""
-    start = torch.zeros_like(stride)  # nerfacc asks where a step begins and ends, and takes the difference alone
-    weights, _, _ = _load_nerfacc().render_weight_from_density(start, stride, density)
-    return weights
+@torch.no_grad()
+def _seen(solid: Solid, rays: _Rays, samples: int) -> Bool[Tensor, "B N S"]:
+    """Which samples lie in cells that are not empty, and are not behind what stops all light but 1e-6 of it."""
+    along = rays.map(lambda value: value[..., None])
+    lengths = along.lengths(torch.arange(samples, device=rays.near.device))
+    least = solid.least_along(along.origins, along.directions, lengths)
+    seen = least != 0  # a NaN is to be seen
+    seen[..., 1:] &= ~(least.cumsum(-1) > DARK / along.stride)[..., :-1]
+    return seen
 
 
 @cache

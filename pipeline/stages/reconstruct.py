@@ -37,7 +37,7 @@ STAGE_OF: Mapping[Need, str] = {  # what a backend may need -> the stage whose r
 
 class ReconstructStage:
     name = "reconstruct"
-    version = 4
+    version = 5
     record = FieldRecord
 
     def __init__(self, config: Config, place: Place) -> None:

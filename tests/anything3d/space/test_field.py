@@ -7,7 +7,7 @@ from anything3d.errors import InputError
 from anything3d.seed import generators
 from anything3d.settings.reconstruct import EMPTY, FieldConfig
 from anything3d.space.cloud import Cloud
-from anything3d.space.field import Field, nodes
+from anything3d.space.field import Field, Solid, nodes
 
 CONFIG = FieldConfig(resolution=24)
 
@@ -101,32 +101,53 @@ def test_objects_of_a_batch_get_the_field_they_get_alone():
     assert len(both) == 2
 
 
-def test_solid_cells_leave_out_nothing_but_empty_space():
+def least_at(solid: Solid, points: torch.Tensor) -> torch.Tensor:
+    """`least` of the cells of points [B N 3]."""
+    origins = points.movedim(-1, 0)
+    return solid.least_along(origins, torch.zeros_like(origins), torch.zeros(points.shape[:2]))
+
+
+def test_cells_leave_out_nothing_but_empty_space_and_promise_no_more_than_there_is():
     clouds = Cloud(torch.cat([sphere_cloud(512, 0.3).points, sphere_cloud(512, 0.45, seed=1).points]),
                    torch.full((2, 512, 3), 0.25))  # fmt: skip
     field = Field.from_cloud(clouds, CONFIG)
     points = 1.3 * (torch.rand(2, 4000, 3, generator=torch.Generator().manual_seed(2)) - 0.5)  # some outside the cube
-    hit, density, color = field.solid().some(points)
+    inside = points.abs().amax(-1) < CONFIG.half
+    least, density = least_at(field.solid(), points), field.density(points)
+    empty = least == 0
+    assert density[empty].max() < EMPTY
+    assert 0.3 < empty.float().mean() < 0.9
+    assert (least <= density * (1 + 1e-5) + 1e-5)[inside].all()
+    assert least[inside].max() > 20
+    assert (least_at(field.solid(empty=0), points) > 0).all()
+
+
+def test_what_is_seen_of_the_grids_is_the_field():
+    field = Field.from_cloud(sphere_cloud(512, 0.3), CONFIG)
+    points = 1.3 * (torch.rand(1, 4000, 3, generator=torch.Generator().manual_seed(2)) - 0.5)
+    seen = torch.arange(4000)[None] % 3 > 0
+    density, color = field.solid().look_up(points, seen)
     all_density, all_color = field.density_color(points)
-    torch.testing.assert_close(density, all_density.flatten()[hit])
-    torch.testing.assert_close(color, all_color.flatten(0, 1)[hit])
-    left = torch.ones(8000, dtype=torch.bool).index_fill(0, hit, False)
-    assert all_density.flatten()[left].max() < EMPTY
-    assert 0.3 < left.float().mean() < 0.9
-    every_density, every_color = field.solid().every(points)
-    torch.testing.assert_close(every_density.flatten()[hit], density)
-    torch.testing.assert_close(every_color.mT.flatten(0, 1)[hit], color)
-    assert every_density.flatten()[left].abs().max() == 0
-    all_of_it, _, _ = field.solid(empty=0).some(points)
-    assert len(all_of_it) == 8000
+    torch.testing.assert_close(density, all_density * seen)
+    torch.testing.assert_close(color.mT[seen], all_color[seen])
+
+
+def test_the_least_density_of_a_cell_is_that_of_a_corner():
+    raw = torch.full((1, 1, 3, 3, 3), 2.0)
+    raw[0, 0, 0, 0, 0] = 0.5  # the corner of one of eight cells
+    field = Field(raw, torch.zeros(1, 3, 3, 3, 3), FieldConfig(resolution=3, density_bias=0.0, density_scale=3.0))
+    least = [3 * math.log1p(math.exp(value)) for value in (0.5, 2.0)]
+    assert field.solid().least[0].tolist() == pytest.approx([least[0], *[least[1]] * 7])
 
 
 def test_a_surface_can_grow_into_the_cells_beside_it():
     raw = torch.full((1, 1, 5, 5, 5), -8.0)
     raw[0, 0, 2, 2, 2] = 3.0  # the node in the middle
     field = Field(raw, torch.zeros(1, 3, 5, 5, 5), FieldConfig(resolution=5))
-    _, density, _ = field.solid().some(torch.tensor([[[0.2, 0.2, 0.2], [0.5, 0.5, 0.5]]]))
-    assert len(density) == 1  # the first, in a cell that has the node as a corner
+    points, solid = torch.tensor([[[0.2, 0.2, 0.2], [0.5, 0.5, 0.5]]]), field.solid()
+    seen = least_at(solid, points) != 0
+    assert seen.tolist() == [[True, False]]  # the first is in a cell that has the node as a corner
+    density, _ = solid.look_up(points, seen)
     density.sum().backward()
     assert field.density_grid.grad is not None
     assert field.density_grid.grad[0, 0, 3, 3, 3] > 0  # the clear corner across the cell
@@ -134,8 +155,7 @@ def test_a_surface_can_grow_into_the_cells_beside_it():
 
 def test_a_nan_is_not_taken_for_empty_space():
     field = Field(torch.full((1, 1, 4, 4, 4), torch.nan), torch.zeros(1, 3, 4, 4, 4), FieldConfig(resolution=4))
-    _, density, _ = field.solid().some(torch.zeros(1, 1, 3))
-    assert density.isnan().tolist() == [True]
+    assert least_at(field.solid(), torch.zeros(1, 1, 3)).isnan().tolist() == [[True]]
 
 
 def test_bytes_keep_the_field_to_half_precision():

@@ -104,20 +104,48 @@ def test_renderings_are_those_of_the_plain_sum_and_of_nerfacc():
     assert seen.alpha.min() == 0
 
 
-def test_samples_are_summed_up_alike_with_and_without_a_look_at_how_many_are_empty(monkeypatch: pytest.MonkeyPatch):
-    """The way of a GPU, whose shapes are fixed, against that of a CPU: pictures and gradients."""
+def test_samples_are_summed_up_alike_with_and_without_a_look_at_how_many_are_seen(monkeypatch: pytest.MonkeyPatch):
+    """The way of a GPU, whose shapes are fixed, against a CPU's, and hidden samples, too: pictures and gradients."""
     generator = torch.Generator().manual_seed(0)
     density = torch.randn(2, 1, 9, 9, 9, generator=generator) * 6 - 3
+    density[1, :, 2:7, 2:7, 2:7] = 4.0  # opaque, at least in part of a ray
     field = Field(density, torch.randn(2, 3, 9, 9, 9, generator=generator), FieldConfig(resolution=9, half=0.5))
     found = []
-    for sum_up in (module._sum_some, module._sum_every):
-        monkeypatch.setattr(module, "_sum_some", sum_up)  # the tensors are on a CPU
+    for march, dark in ((module._march_some, module.DARK), (module._march_all, module.DARK), (module._march_all, 1e9)):
+        monkeypatch.setattr(module, "_march_some", march)  # the tensors are on a CPU
+        monkeypatch.setattr(module, "DARK", dark)
         field.zero_grad()
         seen = render(field, look([20.0, 80.0, 140.0, 10.0], 25.0), 12, RenderConfig(samples=20), weights=True)
         (seen.color.square().sum() + seen.alpha.sum()).backward()
         found.append((seen.color, seen.alpha, seen.depth, seen.weights, field.density_grid.grad, field.color_grid.grad))
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=2e-6)
+    for other in found[1:]:
+        for one, another in zip(found[0], other, strict=True):
+            torch.testing.assert_close(one, another, rtol=1e-5, atol=2e-6)
+
+
+def test_what_stands_behind_an_opaque_block_is_not_looked_up():
+    """An optical depth of 34 comes before the first cell with a NaN, and 14 stop all light but 1e-6 of it."""
+    field = uniform_field([80.0, 80.0])
+    with torch.no_grad():
+        field.color_grid[:, :, :4] = torch.nan  # z < 0; a camera at azimuth 0 looks from z > 0
+        field.density_grid[1, :, :4] = -20.0  # and there may be nothing at all
+    seen = render(field, through_the_middle([0.0, 0.0]), 3, RenderConfig(samples=200))
+    torch.testing.assert_close(seen.color[:, :, 1, 1], torch.tensor([[0.5, 0.25, 0.75]] * 2))
+    seen.color[:, :, 1, 1].sum().backward()
+    assert field.density_grid.grad is not None
+    assert field.density_grid.grad.isfinite().all()
+    assert (
+        render(field, through_the_middle([180.0, 180.0]), 3, RenderConfig(samples=200)).color[0, :, 1, 1].isnan().all()
+    )
+
+
+def test_a_ray_that_hits_infinite_density_leaves_the_others_as_they_are():
+    field = uniform_field([2.0])
+    with torch.no_grad():
+        field.density_grid[..., :2] = torch.inf  # x < -0.35
+    alone = render(uniform_field([2.0]), look([0.0], fov_deg=20.0), 9, RenderConfig(samples=16)).alpha
+    seen = render(field, look([0.0], fov_deg=20.0), 9, RenderConfig(samples=16)).alpha
+    torch.testing.assert_close(seen[..., 2:], alone[..., 2:])
 
 
 def test_more_views_take_no_more_memory_but_for_their_images():
