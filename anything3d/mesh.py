@@ -11,14 +11,14 @@ from anything3d.errors import NumericsError
 from anything3d.settings.mesh import MeshConfig
 from anything3d.space.atlas import textured
 from anything3d.space.grids import Grids
-from anything3d.space.mesh import Mesh, components, is_watertight, signed_volumes, vertex_normals
+from anything3d.space.mesh import Mesh, components, signed_volumes, vertex_normals
 from anything3d.space.outline import fit_outline
 from anything3d.space.paint import Sight, seen_colors, with_photo
+from anything3d.space.simplify import simplified
 from anything3d.space.solid import solidity
 
 EMPTY = "no line through the field meets mesh.silhouette, the opacity of a silhouette; the field is empty or fog"
 FRAME_TOLERANCE = 0.02  # canonical lengths
-HASTE = (5, 7, 3)  # by how much fast-simplification lets the error grow from pass to pass; the first one fails least
 
 
 def extract(grids: Grids, config: MeshConfig, sight: Sight | None = None) -> Mesh | NumericsError:
@@ -53,26 +53,6 @@ def extract(grids: Grids, config: MeshConfig, sight: Sight | None = None) -> Mes
     texture = textured(vertices, faces, config.texture_px, paint) if config.texture_px else None
     colors = paint(vertices, vertex_normals(vertices, faces))
     return Mesh(vertices if fit is None else fit(vertices), faces, colors, texture)
-
-
-def simplified(
-    vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], max_faces: int
-) -> tuple[Float[np.ndarray, "W 3"], Int[np.ndarray, "G 3"]]:
-    """The same surface with about `max_faces` triangles, if it has more; 0: as it is.
-
-    Edges are collapsed in the order of their quadric errors (Garland and Heckbert 1997, in fast-simplification). Where
-    two thin walls collapse into one, a surface is not watertight any more. Then other orders are tried.
-    """
-    from fast_simplification import simplify
-
-    if not 0 < max_faces < len(faces):
-        return vertices, faces
-    points = vertices.astype(np.float32)
-    for haste in (*HASTE, HASTE[0]):  # the first one again, if none gives a watertight surface
-        fewer, triangles = simplify(points, faces.astype(np.int32), target_count=max_faces, agg=haste)
-        if is_watertight(triangles):
-            break
-    return fewer.astype(np.float32), triangles.astype(np.int64)
 
 
 def surface(shape: Grids | Mesh, config: MeshConfig, sight: Sight | None = None) -> Mesh | NumericsError:

@@ -24,7 +24,7 @@ Item = tuple[ObjectRecord, FieldRecord] | tuple[ObjectRecord, FieldRecord, Cloud
 
 class MeshStage:
     name = "mesh"
-    version = 7
+    version = 8
     record = MeshRecord
 
     def __init__(self, config: Config, place: Place) -> None:
