@@ -1,4 +1,4 @@
-"""mesh: the surface of a field, or the check of a mesh that a backend has made.
+"""mesh: the surface of a field, or what becomes of a mesh that a backend has made.
 
 Source: marching cubes, Lewiner et al. 2003 (scikit-image); small components are dropped, as threestudio's mesh exporter
 does. This file imports no torch.
@@ -14,6 +14,7 @@ from anything3d.space.grids import Grids
 from anything3d.space.mesh import Mesh, components, signed_volumes, vertex_normals
 from anything3d.space.outline import fit_outline
 from anything3d.space.paint import Sight, seen_colors, with_photo
+from anything3d.space.repaint import painter_of
 from anything3d.space.simplify import simplified
 from anything3d.space.solid import solidity
 
@@ -56,8 +57,31 @@ def extract(grids: Grids, config: MeshConfig, sight: Sight | None = None) -> Mes
 
 
 def surface(shape: Grids | Mesh, config: MeshConfig, sight: Sight | None = None) -> Mesh | NumericsError:
-    """The mesh of one object, which is a field or a finished mesh, or why there is none (see `extract`, `checked`)."""
-    return checked(shape) if isinstance(shape, Mesh) else extract(shape, config, sight)
+    """The mesh of one object, which is a field or a finished mesh, or why there is none (see `extract`, `limited`)."""
+    return limited(shape, config) if isinstance(shape, Mesh) else extract(shape, config, sight)
+
+
+def limited(mesh: Mesh, config: MeshConfig) -> Mesh | NumericsError:
+    """A finished mesh with about `max_faces` triangles and a texture, or why it is none (see `checked`).
+
+    A mesh within the limit keeps a texture of its own, whatever its size. One that has more triangles is simplified,
+    and gets a new texture with the colours of the mesh that was given. So does a mesh with vertex colours. Vertices in
+    the same place become one for this.
+    """
+    sound = checked(mesh)
+    within = not 0 < config.max_faces < len(mesh.faces)
+    if isinstance(sound, NumericsError) or (within and (mesh.texture is not None or not config.texture_px)):
+        return sound
+    places, number = np.unique(mesh.vertices, axis=0, return_inverse=True)
+    faces: Int[np.ndarray, "F 3"] = number.reshape(-1)[mesh.faces]
+    apart = (faces != np.roll(faces, 1, axis=1)).all(axis=1)
+    if not apart.any():
+        return mesh
+    vertices, faces = simplified(places, faces[apart], config.max_faces)
+    paint = painter_of(mesh)
+    texture = textured(vertices, faces, config.texture_px, paint) if config.texture_px else None
+    colors = paint(vertices, vertex_normals(vertices, faces)).astype(np.float32)
+    return Mesh(vertices, faces, colors, texture)
 
 
 def checked(mesh: Mesh) -> Mesh | NumericsError:

@@ -8,6 +8,7 @@ from anything3d.photo import mask
 from anything3d.photo.image import encode_png
 from anything3d.photo.picture import thumbnail
 from anything3d.photo.pixels import spotlight
+from anything3d.space.mesh import Mesh
 from pipeline import rows
 from pipeline.config import Config
 from pipeline.release.objects import asset_files
@@ -44,14 +45,14 @@ def pace(config: Config) -> Pace:
 
 def object_rows(made: Object3D, file: str, steps: int) -> ObjectRows:
     """The rows that a corpus would have of the object; `file` is the photo's name, `steps` those of reconstruct."""
-    name = made.id
+    name, shape = made.id, made.reconstructed.shape
     return ObjectRows(
         segment=rows.object_row(name, made.photo.name, file, made.photo.pixels.shape[:2], made.segmented),
         caption=rows.caption_row(name, made.captioned),
         invert=rows.concept_row(name, made.inverted),
         lift=rows.cloud_row(name, made.lifted),
         reconstruct=rows.field_row(name, made.reconstructed, steps),
-        mesh=rows.mesh_row(name, made.mesh),
+        mesh=rows.mesh_row(name, made.mesh, shape if isinstance(shape, Mesh) else None),
         score=rows.score_row(name, made.scored, None, None),
     )
 

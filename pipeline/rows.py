@@ -178,8 +178,8 @@ def reconstruction(
     )
 
 
-def mesh_row(object_id: str, surface: "Mesh") -> MeshRecord:
-    """The mesh as a file, and what can be counted of it."""
+def mesh_row(object_id: str, surface: "Mesh", given: "Mesh | None") -> MeshRecord:
+    """The mesh as a file, and what can be counted of it. `given` is what the backend has made, if that was a mesh."""
     from anything3d.space.mesh import facts, to_glb
 
     about = facts(surface)
@@ -190,6 +190,8 @@ def mesh_row(object_id: str, surface: "Mesh") -> MeshRecord:
         about.faces,
         about.components,
         about.watertight,
+        given_faces=None if given is None else len(given.faces),
+        repainted=None if given is None else surface is not given,
     )
 
 

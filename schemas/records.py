@@ -143,14 +143,16 @@ class FieldRecord:
 
 @dataclass(frozen=True, slots=True)
 class MeshRecord:
-    """mesh: the surface of the Field."""
+    """mesh: the surface of the Field, or the mesh of the backend."""
 
     object_id: Annotated[str, "the object"]
-    glb: Annotated[bytes, "binary glTF 2.0, y up, vertex colours"]
+    glb: Annotated[bytes, "binary glTF 2.0, y up, with a texture or vertex colours"]
     vertices: Annotated[int, "number of vertices"]
     faces: Annotated[int, "number of triangles"]
     components: Annotated[int, "number of separate pieces that were kept"]
     watertight: Annotated[bool, "whether every edge has two faces"]
+    given_faces: Annotated[int | None, "null if of a field, or before version 8; of the backend's mesh", IF_ANY] = None
+    repainted: Annotated[bool | None, "null if given_faces is; whether its texture is a new one", IF_ANY] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,11 @@
-"""The stage mesh makes the surface of every field, or checks the mesh that a backend has made, as GLB.
+"""The stage mesh makes the surface of every field, or limits the mesh that a backend has made, as GLB.
 
 Source: marching cubes, Lorensen and Cline 1987.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from anything3d.errors import Anything3DError, NumericsError
+from anything3d.errors import Anything3DError
 from anything3d.models.weights import Place
 from anything3d.settings.mesh import MeshConfig
 from pipeline.batch import Checkpoint, Outcome
@@ -15,9 +14,6 @@ from pipeline.rows import mesh_row, sight
 from pipeline.stages.reconstruct import ReconstructStage
 from pipeline.unit import Unit
 from schemas.records import CloudRecord, FieldRecord, MeshRecord, ObjectRecord
-
-if TYPE_CHECKING:
-    from anything3d.space.mesh import Mesh
 
 Item = tuple[ObjectRecord, FieldRecord] | tuple[ObjectRecord, FieldRecord, CloudRecord]
 
@@ -42,19 +38,19 @@ class MeshStage:
         return ()
 
     def __call__(self, items: Sequence[Item], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
-        outcomes: list[Outcome] = []
-        for row, shape, *cloud in items:
-            mesh = self._mesh(row, shape, cloud[0] if cloud else None)
-            outcomes.append(mesh if isinstance(mesh, Anything3DError) else [mesh_row(row.object_id, mesh)])
-        return outcomes
-
-    def _mesh(self, row: ObjectRecord, shape: FieldRecord, cloud: CloudRecord | None) -> "Mesh | NumericsError":
-        """The surface of the field, or the backend's own mesh."""
         from anything3d.mesh import surface
         from anything3d.space.grids import Grids
         from anything3d.space.mesh import from_glb
 
-        if shape.own_mesh is not None:
-            return surface(from_glb(shape.own_mesh), self._config)
-        assert shape.field is not None, f"{row.object_id} has neither a field nor a mesh"
-        return surface(Grids.from_bytes(shape.field), self._config, sight(row, shape, cloud))
+        outcomes: list[Outcome] = []
+        for row, shape, *cloud in items:
+            given = None if shape.own_mesh is None else from_glb(shape.own_mesh)
+            if given is not None:
+                mesh = surface(given, self._config)
+            else:
+                assert shape.field is not None, f"{row.object_id} has neither a field nor a mesh"
+                mesh = surface(
+                    Grids.from_bytes(shape.field), self._config, sight(row, shape, cloud[0] if cloud else None)
+                )
+            outcomes.append(mesh if isinstance(mesh, Anything3DError) else [mesh_row(row.object_id, mesh, given)])
+        return outcomes

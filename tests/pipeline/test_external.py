@@ -116,7 +116,8 @@ class Run:
 
 @pytest.mark.parametrize("kind", ["ply", "textured"])
 def test_objects_come_to_their_scores_and_say_what_made_them(world, tmp_path, kind):
-    run = Run(world, tmp_path, load([], external("--kind", kind, "--camera")))
+    settings = external("--kind", kind, "--camera")
+    run = Run(world, tmp_path, load([], [*settings, "mesh.max_faces=500", "mesh.texture_px=128"]))
     objects = run.finish()
     assert len(objects) == 3
     for rows in objects:
@@ -126,6 +127,9 @@ def test_objects_come_to_their_scores_and_say_what_made_them(world, tmp_path, ki
         assert rows.score.mesh_psnr_db > 15
         assert rows.origin.reconstruct_backend == "external (hull 1.2)"
         assert rows.origin.licence == "Apache-2.0; CC0-1.0"
+        assert rows.mesh.given_faces > 500 >= rows.mesh.faces
+        assert rows.mesh.repainted
+        assert b"TEXCOORD_0" in rows.mesh.glb
     assert any(rows.score.chamfer is not None for rows in objects)
 
 
