@@ -72,7 +72,8 @@ class Told:
     report: RunReport
     comparison: Comparison
     evaluation: "Evaluation | None"  # None: no truth was given
-    refused: tuple[str, ...]  # the gates that refused, in words; if there is one, nothing was published
+    # The gates that refused, in words. If there is one, nothing was published. A limit may leave them nothing to judge.
+    refused: tuple[str, ...]
 
 
 def read_night(text: str, name: str) -> Night:
@@ -158,7 +159,8 @@ def _spend(night: Night, config: Config, shards: Sequence[str], store: Store, sa
             found.files for found in gc(store.root, night.keep_days, night.keep_last, apply=True).folders.values()
         )
         say(f"gc deleted {removed} files")
-    return Told(report, *judged[0])
+    comparison, evaluation, refused = judged[0]
+    return Told(report, comparison, evaluation, refused if report.partitions or not report.limit else ())
 
 
 def refusals(gates: Gates, partitions: Mapping[str, Partition], means: Mapping[str, float]) -> Iterator[str]:

@@ -7,7 +7,7 @@ import pytest
 
 from anything3d.errors import ConfigError
 from pipeline.compare import SCORES, compare, means_of
-from pipeline.config import Config
+from pipeline.config import Config, load
 from pipeline.ledger import Attempt
 from pipeline.nightly import FOLDER, Gates, read_night, refusals, spend, yield_of
 from pipeline.release.snapshot import newest
@@ -95,6 +95,13 @@ def test_objects_that_are_added_gone_changed_and_the_same_are_counted(world, tmp
     assert (back.added, back.gone, back.same) == (2, 2, 2)
     change = found.scores["reference_psnr_db"]
     assert (change.before, change.up, change.down) == (means_of(store, first.partitions)["reference_psnr_db"], 0, 0)
+
+
+def test_a_night_whose_limit_leaves_nothing_to_judge_says_the_limit(tmp_path):
+    night, config = read_night(NIGHT + "max_cost = 0", "f"), load([], ["price.cpu_hour=1"])
+    (tmp_path / "sa_0.tar").write_bytes(bytes(2000))
+    told = spend(night, config, [str(tmp_path / "sa_0.tar")], str(tmp_path / "corpus"), quiet)
+    assert (told.report.limit.reason, told.refused, told.report.snapshot) == ("limit_reached", (), None)
 
 
 def test_a_second_night_on_a_corpus_says_who_is_at_work_and_does_nothing(world, tmp_path):
