@@ -17,12 +17,13 @@ from dataclasses import replace
 
 from obstore.exceptions import BaseError
 
-from anything3d.errors import DamagedCell, MachineError, SourceError, StorageError
+from anything3d.errors import MachineError, SourceError, StorageError
 from pipeline import batch, spread, stages
 from pipeline.actor import Load
 from pipeline.cluster import Actors
 from pipeline.conduct import conduct
 from pipeline.config import Config
+from pipeline.faults import Faults
 from pipeline.input.source import file_name
 from pipeline.ledger import RUNS, Attempt
 from pipeline.location import explained
@@ -42,10 +43,6 @@ from pipeline.shard import Passage
 from pipeline.spread import Written
 from pipeline.store import Store
 from pipeline.unit import Unit
-
-WAITS_S = (10.0, 60.0)  # before a run goes on after a fault of the machine
-MOST_DAMAGED = 50  # cells of one run that are found damaged, before its storage is not believed any more
-HOPELESS = ("ray_start", "ray_unreachable")  # reasons of faults that have been waited for already
 
 
 def run(
@@ -81,7 +78,7 @@ def run(
     Raises: what `batch.ENDING` names. A ConfigError or a StorageError comes before anything has been started, and so
     does a SourceError or a WeightsError that can be seen by then.
     """
-    started, waits, damaged = time.monotonic(), iter(WAITS_S), 0
+    started, faults = time.monotonic(), Faults()
     with explained(out):
         store = Store(out)
         check(store)
@@ -98,12 +95,9 @@ def run(
                 attempt.close_the_dead()
         except (MachineError, BaseError, OSError) as error:
             fault = error if isinstance(error, MachineError) else batch.machine_fault(error)
-            damaged += isinstance(fault, DamagedCell)
-            again = isinstance(fault, DamagedCell) and damaged <= MOST_DAMAGED
-            wait = 0.0 if again else next(waits, None)
             if fault is None:
                 raise
-            if wait is None or fault.reason in HOPELESS:
+            if (wait := faults.wait(fault, report)) is None:
                 raise fault from (None if fault is error else error)
             say(f"{fault}; the run goes on" + (f" in {wait:.0f} s" if wait else ""))
             disconnect()

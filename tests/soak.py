@@ -34,7 +34,7 @@ import typer
 
 from anything3d.errors import MachineError, StorageError
 from anything3d.mini.world import write_world
-from pipeline import batch, cell, cluster
+from pipeline import batch, cell, cluster, faults
 from pipeline import run as walk
 from pipeline.commit import Commit
 from pipeline.config import load
@@ -119,7 +119,7 @@ def make(shard: Path, out: Path, moment: tuple[str, int] = ("", 0), counted: Pat
     It ends with FAULT after a fault of the storage.
     """
     writes = at_writes(out, *moment)
-    batch.WAITS_S = walk.WAITS_S = ()
+    batch.WAITS_S = faults.WAITS_S = ()
     cluster.Actors.cell = make_here
     try:
         walk.run(CONFIG, [str(shard)], str(out), Selection(max_objects=OBJECTS))

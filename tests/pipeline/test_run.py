@@ -11,12 +11,14 @@ import pytest
 from anything3d.errors import MachineError, SourceError
 from pipeline import cell
 from pipeline.config import Config, load
+from pipeline.faults import WAITS_S, Faults
 from pipeline.marker import check
 from pipeline.plan import Selection, shard_unit
 from pipeline.release.corpus import Corpus, drop
 from pipeline.release.partition import Photos
 from pipeline.release.snapshot import MadeBy, append
 from pipeline.run import run
+from pipeline.run_report import RunReport
 from pipeline.stages import load as load_stage
 from pipeline.stages import recipes
 from pipeline.store import Store
@@ -36,7 +38,7 @@ def test_shards_that_the_list_of_md5s_does_not_name_are_said_once(tmp_path):
 @pytest.fixture
 def blocked(tmp_path, monkeypatch):
     """A corpus whose folder of snapshots is a file, so that nothing can be written in it; no shard, so no Ray."""
-    monkeypatch.setattr("pipeline.run.WAITS_S", (0.0, 0.0))
+    monkeypatch.setattr("pipeline.faults.WAITS_S", (0.0, 0.0))
     (tmp_path / "corpus").mkdir()
     check(Store(str(tmp_path / "corpus")))
     (tmp_path / "corpus" / "snapshots").write_text("")
@@ -157,6 +159,20 @@ def test_a_shard_that_a_run_has_made_is_that_of_the_run(night):
 def test_the_photos_of_a_shard_that_another_command_has_dropped_are_free(night):
     corpus, mine = night
     corpus.claim("begun", ["d1"], "d")
-    drop(corpus.store.root, ["sa_0"])
+    drop(corpus.store.root, ["sa_2"])
     corpus.publish(MadeBy("run"), mine)
-    assert corpus.claim("new", ["a1", "a2", "d1"], "new") == {"d1": "begun"}
+    assert corpus.claim("new", ["c1", "c2", "d1"], "new") == {"d1": "begun"}
+
+
+def test_a_run_waits_anew_after_a_fault_if_it_has_finished_something_since():
+    faults, report = Faults(), RunReport()
+    fault = MachineError("device_lost", "")
+    assert [faults.wait(fault, report) for _ in range(3)] == [*WAITS_S, None]
+    report.made = {"score": 1}  # a cell of a last stage
+    assert faults.wait(fault, report) == WAITS_S[0]
+    report.made = {"score": 1, "caption": 5}  # the stages before one that fails every time
+    assert faults.wait(fault, report) == WAITS_S[1]
+    report.partitions = {"sa_0": None}
+    assert [faults.wait(fault, report) for _ in range(3)] == [*WAITS_S, None]
+    report.partitions = {"sa_0": None, "sa_1": None}
+    assert faults.wait(MachineError("ray_start", ""), report) is None
