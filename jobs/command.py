@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -140,14 +139,9 @@ def read_settings(preset: str, config: Path | None, settings: list[str] | None) 
     Raises: ConfigError.
     """
     from pipeline.config import load
+    from pipeline.input.source import text_of
 
-    return with_absolute_root(load([read_preset(preset), *([config.read_text()] if config else [])], settings or []))
-
-
-def with_absolute_root(chosen: "Config") -> "Config":
-    """The root of weights made absolute, for actors elsewhere."""
-    root = chosen.resources.weights_root
-    return replace(chosen, resources=replace(chosen.resources, weights_root=root and str(Path(root).absolute())))
+    return load([read_preset(preset), *([text_of(config.read_bytes())] if config else [])], settings or [])
 
 
 def read_settings_like(snapshot: "Snapshot", settings: list[str] | None) -> "Config":
@@ -163,7 +157,7 @@ def read_settings_like(snapshot: "Snapshot", settings: list[str] | None) -> "Con
             "not_a_run",
             f"Snapshot {snapshot.number} was made by `anything3d {snapshot.made_by.command}`, not by a run.",
         )
-    return with_absolute_root(load([], settings or [], snapshot.made_by.settings))
+    return load([], settings or [], snapshot.made_by.settings)
 
 
 def read_preset(name: str) -> str:

@@ -16,7 +16,6 @@ from jobs.command import (
     join,
     logs,
     read_preset,
-    with_absolute_root,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def nightly(
 
         location = source.absolute(config)
         night = read_night(source.read_text(location), location)
-        settings = with_absolute_root(load([read_preset(night.preset)], night.settings))
+        settings = load([read_preset(night.preset)], night.settings)
         out = source.absolute(night.out)
         if submit is not None:
             print(submitted(submit, location, out))

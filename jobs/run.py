@@ -157,8 +157,9 @@ def request(
         if not shards:
             made_by = snapshot.made_by
             max_objects = made_by.max_objects if max_objects is None else max_objects
-            wanted = frozenset(made_by.ids) if wanted is None and made_by.ids is not None else wanted
-            sample_rate = made_by.sample_rate if sample_rate is None else sample_rate
+            if wanted is None and sample_rate is None:  # --ids and --sample-rate each stand for both
+                wanted = None if made_by.ids is None else frozenset(made_by.ids)
+                sample_rate = made_by.sample_rate
     if sample_rate == 0 or (sample_rate is not None and wanted is not None):
         why = "--ids names the photos already." if sample_rate else "--sample-rate 0 leaves no photo."
         raise ConfigError("sample_rate", f"{why} Leave --sample-rate out, or give a share above 0 without --ids.")
@@ -177,8 +178,9 @@ def read_ids(path: Path) -> frozenset[str]:
     Raises: SourceError if it has none: whoever looked for objects and found none does not want all of them.
     """
     from anything3d.errors import SourceError
+    from pipeline.input.source import text_of
 
-    if not (wanted := frozenset(path.read_text().split())):
+    if not (wanted := frozenset(text_of(path.read_bytes()).split())):
         raise SourceError("no_ids", f"{path} names no photo and no object. Leave --ids out if all are wanted.")
     return wanted
 

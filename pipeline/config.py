@@ -8,9 +8,10 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from functools import cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
@@ -189,6 +190,8 @@ class Config:
 def load(layers: Sequence[str], settings: Sequence[str] = (), base: Mapping[str, Any] = MappingProxyType({})) -> Config:
     """Config from TOML texts, later ones over earlier ones, then `key.subkey=value` settings. `base` lies below all.
 
+    The root of weights is made absolute, as actors work in folders of their own.
+
     Raises: ConfigError that names the key, what was given and what is allowed.
     """
     merged: dict[str, Any] = {}
@@ -200,10 +203,12 @@ def load(layers: Sequence[str], settings: Sequence[str] = (), base: Mapping[str,
             raise ConfigError("config_syntax", f"not TOML: {text.strip()[:200]!r}: {error}") from error
     _check_keys(merged, Config, "")
     try:
-        return _adapter().validate_json(json.dumps(merged), strict=True)
+        config = _adapter().validate_json(json.dumps(merged), strict=True)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
         raise ConfigError("setting", wrong) from error
+    root = config.resources.weights_root
+    return replace(config, resources=replace(config.resources, weights_root=root and str(Path(root).absolute())))
 
 
 def fingerprint(config: Config, stage: str, version: int, weights: Mapping[str, str], upstream: Sequence[str]) -> str:

@@ -3,10 +3,10 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from types import MappingProxyType
 from typing import TypeVar
@@ -30,7 +30,7 @@ READERS = 16  # threads that look commits up
 GROUP = 8  # photos of a unit of a folder or a list, on average
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots, for what is computed once
 class Selection:
     """Which of the items are wanted."""
 
@@ -38,9 +38,21 @@ class Selection:
     ids: frozenset[str] | None = None  # image and object ids; None: all
     sample_rate: float | None = None  # share of the images; None: all
 
+    @cached_property
+    def by_image(self) -> Mapping[str, Sequence[str]]:
+        """Image -> the requested ids of it and of its objects, in order."""
+        found: dict[str, list[str]] = {}
+        for item in sorted(self.ids or ()):
+            found.setdefault(image_of(item), []).append(item)
+        return found
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the requested ids."""
+        return _hash(json.dumps(sorted(self.ids or ()))).hex()
+
     def images(self, ids: Sequence[str]) -> list[str]:
-        wanted = {image_of(item) for item in self.ids or ()}
-        return [item for item in ids if (self.ids is None or item in wanted) and self._sampled(item)]
+        return [item for item in ids if (self.ids is None or item in self.by_image) and self._sampled(item)]
 
     def objects(self, ids: Sequence[str]) -> list[str]:
         return [item for item in ids if self.ids is None or item in self.ids or image_of(item) in self.ids]
@@ -51,9 +63,11 @@ class Selection:
             return True
         return int.from_bytes(hashlib.sha256(image.encode()).digest()[:8]) < self.sample_rate * 2**64
 
-    def within(self, images: Container[str]) -> tuple[str, ...] | None:
+    def within(self, images: Collection[str]) -> tuple[str, ...] | None:
         """The requested ids of these images and of their objects; None: all."""
-        return None if self.ids is None else tuple(sorted(item for item in self.ids if image_of(item) in images))
+        if self.ids is None:
+            return None
+        return tuple(sorted(item for image in images for item in self.by_image.get(image, ())))
 
     def unknown(self, images: Container[str]) -> list[str]:
         """The requested ids that name neither an image of `images` nor an object of such an image."""

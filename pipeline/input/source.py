@@ -4,6 +4,7 @@ A source is a tar, a folder of photos, a Parquet file or a list of photos. Its l
 ends with `/` or `/**`, that of a Parquet file with `.parquet`, and that of a list with `.txt`. All else is a tar.
 """
 
+import codecs
 import glob
 import hashlib
 import os
@@ -156,9 +157,15 @@ def read_text(location: str) -> str:
     """The text of a small file. Raises: SourceError("no_file") if there is none; StorageError."""
     with explained(location):
         try:
-            return read(location).decode("utf-8-sig", "replace")
+            return text_of(read(location))
         except FileNotFoundError as error:
             raise SourceError("no_file", f"There is no file at {location}.") from error
+
+
+def text_of(data: bytes) -> str:
+    """The text of a file that people wrote: UTF-8, or UTF-16 with its mark, as PowerShell writes it."""
+    utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if utf_16 else "utf-8-sig", "replace")
 
 
 def read_md5(location: str) -> dict[str, str]:
@@ -177,7 +184,7 @@ def read_md5(location: str) -> dict[str, str]:
             raise SourceError("md5_list", f"{location} has {listed.size} bytes. A list may have {MAX_LIST_BYTES}.")
         data = listed.read(0, listed.size)
     md5s: dict[str, str] = {}
-    for number, line in enumerate(data.decode("utf-8-sig", "replace").splitlines(), 1):
+    for number, line in enumerate(text_of(data).splitlines(), 1):
         if not line.strip():
             continue
         match = MD5_LINE.fullmatch(line.rstrip())

@@ -30,7 +30,7 @@ def key_of(shard: Unit, recipes: Mapping[str, Recipe], selection: Selection, bud
     """
     inputs = {name: shard.inputs[name].digest for name in SOURCES}
     fingerprints = {name: recipe.fingerprint for name, recipe in recipes.items()}
-    ids = None if selection.ids is None else sorted(selection.ids)
+    ids = None if selection.ids is None else selection.digest
     rate = selection.sample_rate  # without one, keys are those of before there was one
     decides = [inputs, fingerprints, budget, ids, COLUMNS, FORMAT, *([] if rate is None else [rate])]
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]

@@ -7,6 +7,7 @@ from anything3d.models.published import PUBLISHED
 from anything3d.models.weights import packaged
 from anything3d.settings.reconstruct import SjcConfig
 from jobs.command import read_preset
+from pipeline.ablate import read_variants
 from pipeline.config import Config, load
 from pipeline.stages import STAGES, recipes, weights_of
 
@@ -150,3 +151,11 @@ def test_paper_selects_nothing_of_what_is_sound():
     assert (config.max_iou, config.max_containment) == (1, 1)
     assert (config.min_predicted_iou, config.min_stability) == (0, 0)
     assert config.max_per_image >= 10**6
+
+
+def test_the_root_of_weights_is_absolute_wherever_settings_come_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (variant,) = read_variants('[[variant]]\nname = "x"\nsettings = []\n', [], ["resources.weights_root=nets"])
+    for config in (load([], ["resources.weights_root=nets"]), variant.config(seed=0)):
+        assert config.resources.weights_root == str(tmp_path / "nets")
+    assert load([]).resources.weights_root == ""
