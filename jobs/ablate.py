@@ -8,6 +8,7 @@ import typer
 
 from jobs.command import (
     MAX_FAILED,
+    NOT_BALANCED,
     Address,
     LogFile,
     MaxFailed,
@@ -79,9 +80,10 @@ def ablate(
 
         join(address)
         read = read_variants(variants.read_text(), [read_preset(preset)], settings or [])
-        short: list[TooFew] = []
+        short, lost = list[TooFew](), list[str]()
 
         def judge(report: RunReport) -> None:
+            lost.extend(report.lost)
             if line := shortfall(report.partitions, source.absolute(out), max_failed):
                 short.append(line)
                 typer.echo(f"anything3d: {line}", err=True)
@@ -100,8 +102,12 @@ def ablate(
             print(line)
         if json_file:
             json_file.write_text(json.dumps([asdict(row) for row in measured], indent=1) + "\n")
-    if short:
-        raise typer.Exit(max(map(exit_code, short)))
+        if lost:
+            typer.echo(
+                f"NOT BALANCED: {len(lost)} objects are neither done nor rejected: {', '.join(lost[:5])}", err=True
+            )
+    if lost or short:
+        raise typer.Exit(NOT_BALANCED if lost else max(map(exit_code, short)))
 
 
 def lines(measured: "list[Measured]") -> Iterator[str]:

@@ -5,17 +5,18 @@ All variants and seeds share one corpus. So a stage runs again only where its se
 
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from anything3d.errors import ConfigError
 from pipeline.config import Config, load
-from pipeline.evaluate import evaluate, summarised, table_of
+from pipeline.evaluate import evaluate_snapshot, summarised
+from pipeline.location import explained
 from pipeline.plan import Selection
 from pipeline.run import run
 from pipeline.run_report import RunReport
 from pipeline.store import Store
-from schemas.arrow import from_table
+from pipeline.truth import given_truth
 from schemas.records import EvaluationRecord
 
 if TYPE_CHECKING:
@@ -79,15 +80,18 @@ def ablate(
     """
     from anything3d.quality import summary as measures  # loads torch
 
+    given = [given_truth(location) for location in truths]
     rows: dict[str, list[EvaluationRecord]] = {}
     for variant in variants:
         rows[variant.name] = []
         for seed in seeds:
             say(f"--- {variant.name}, seed {seed}")
-            judge(run(variant.config(seed), shards, out, selection, say=say))
-            evaluation = evaluate(out, truths, say=lambda _: None)
-            table = Store(out).read_table(table_of(evaluation.snapshot))
-            rows[variant.name] += from_table(table, EvaluationRecord)
+            report = run(variant.config(seed), shards, out, selection, say=say)
+            judge(report)
+            assert report.snapshot is not None
+            own = replace(report.snapshot, partitions=report.partitions)  # the corpus may have other shards
+            with explained(out):
+                rows[variant.name] += evaluate_snapshot(Store(out), own, given, lambda _: None)[1]
     first = by_object(rows[variants[0].name])
     return [
         Measured(

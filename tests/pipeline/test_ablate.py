@@ -1,11 +1,16 @@
 """Variants of the settings: how their file is read. What running them gives is in tests/jobs/test_ablate.py."""
 
+import shutil
+
 import pytest
 
 from anything3d.errors import ConfigError
 from jobs.ablate import ABLATIONS
-from pipeline.ablate import read_variants
+from pipeline.ablate import ablate, read_variants
 from pipeline.config import Config
+from pipeline.plan import Selection
+from pipeline.store import Store
+from tests.pipeline.test_run import index
 
 LAYER = "[caption]\nbeams = 2\n"
 
@@ -40,6 +45,17 @@ def test_packaged_variants_are_read_and_all_differ(file):
     configs = [variant.config(seed=0) for variant in variants]
     assert configs[0] == Config()  # the preset itself comes first
     assert all(left != right for place, left in enumerate(configs) for right in configs[:place])
+
+
+def test_only_the_objects_of_its_own_shards_count(world, tmp_path):
+    out, shard = shutil.copytree(world.corpus, tmp_path / "corpus"), tmp_path / "sa_0.tar"
+    shard.write_bytes(bytes(2000))  # no tar, so that its index is all there is to do
+    (variant,) = read_variants('[[variant]]\nname = "full"\nsettings = []\n', [], [])
+    index(variant.config(0), Store(str(out)), [str(shard)])
+    reports = []
+    (measured,) = ablate([variant], [0], [str(shard)], str(out), [str(world.truth)], Selection(), judge=reports.append)
+    assert reports[0].snapshot.objects > 0  # those of the shard that was there before
+    assert measured.objects == 0
 
 
 def test_the_baseline_without_distillation_is_among_them():
