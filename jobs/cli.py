@@ -24,6 +24,7 @@ from jobs.retry import retry
 from jobs.run import run
 from jobs.status import status
 from jobs.train import train
+from jobs.verify import verify
 from jobs.view import view
 from jobs.weights import app as weights
 from jobs.world import world
@@ -66,6 +67,7 @@ app.command(epilog=ending("view"))(view)
 app.command(epilog=ending("report"))(report)
 app.command(epilog=ending("duplicates"))(duplicates)
 app.command(epilog=ending("drop"))(drop)
+app.command(epilog=ending("verify"))(verify)
 app.command(epilog=ending("export"))(export)
 app.command(epilog=ending("gc"))(gc)
 app.command(epilog=ending("nightly", CODES))(nightly)

@@ -43,6 +43,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {  # command -> calls of it
         "anything3d duplicates s3://bucket/corpus --min-cosine 0.98 --device cuda",
     ),
     "drop": ("anything3d drop corpus sa_000020",),
+    "verify": ("anything3d verify corpus", "anything3d verify s3://bucket/corpus --shard sa_000020"),
     "export": (
         "anything3d export corpus --format hf --out hub",
         "anything3d export corpus --format objaverse --out shop --use commercial",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from anything3d.errors import DamagedCell, SourceError
 from pipeline.location import explained
 from pipeline.release.duplicates import table_of
-from pipeline.release.partition import Partition, read_manifest, sound_commit, sound_table
+from pipeline.release.partition import MEND, Partition, read_manifest, sound_commit, sound_table
 from pipeline.release.publish import READERS
 from pipeline.release.snapshot import newest, snapshot_of
 from pipeline.release.view import write_pages
@@ -98,4 +98,4 @@ def embedded(store: Store, partition: Partition) -> Iterator[Embedded]:
                     finished.remove(row.object_id)
                     yield row.object_id, networks, row.crop_dino
     except DamagedCell as error:
-        raise SourceError("damaged_corpus", f"{error.message}; give the command of the run again") from error
+        raise SourceError("damaged_corpus", f"{error.message} {MEND}") from error

@@ -16,6 +16,7 @@ from pipeline.input import source
 from pipeline.input.ids import image_of
 from pipeline.location import explained
 from pipeline.release.finished import read_objects, released_cells
+from pipeline.release.partition import MEND
 from pipeline.release.snapshot import Snapshot, snapshot_of
 from pipeline.rows import RECONSTRUCTED, reconstruction
 from pipeline.store import Store
@@ -69,7 +70,7 @@ def evaluate_snapshot(
     try:
         rows = list(evaluated_objects(store, snapshot, by_photo, say))
     except DamagedCell as error:
-        raise SourceError("damaged_corpus", f"{error.message}; give the command of the run again") from error
+        raise SourceError("damaged_corpus", f"{error.message} {MEND}") from error
     without_truth = sum(row.unseen_pair is None for row in rows)
     if rows and without_truth == len(rows):
         raise SourceError(

@@ -15,7 +15,7 @@ from pipeline.input.ids import image_of
 from pipeline.input.source import file_name
 from pipeline.location import explained
 from pipeline.plan import Selection
-from pipeline.release.partition import Partition, read_manifest, sound_commit, sound_table
+from pipeline.release.partition import MEND, Partition, read_manifest, sound_commit, sound_table
 from pipeline.release.publish import rejects_in
 from pipeline.release.retries import Cells, add, numbers_of, read_retries
 from pipeline.release.snapshot import snapshot_of
@@ -131,7 +131,7 @@ def rejected_cells(store: Store, partition: Partition, wanted: Wanted) -> Cells:
         with ThreadPoolExecutor(READERS) as threads:
             items = list(threads.map(partial(_items, store, wanted), cells))
     except DamagedCell as error:
-        raise SourceError("damaged_corpus", f"{error.message}; give the command of the run again") from error
+        raise SourceError("damaged_corpus", f"{error.message} {MEND}") from error
     return {cell.path: some for cell, some in zip(cells, items, strict=True) if some}
 
 

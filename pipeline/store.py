@@ -255,7 +255,7 @@ class Store:
         size, folder = self.size(part.path), part.path.rpartition("/")[0]
         wrong = "has gone" if size is None else f"is damaged ({size} bytes, {part.bytes} were written)"
         self._set_commit_aside(folder, part)
-        raise DamagedCell("damaged_part", f"{self.root}/{part.path} {wrong}; {folder} has to be computed again")
+        raise DamagedCell("damaged_part", f"{self.root}/{part.path} {wrong}. {folder} has to be computed again.")
 
     # commits
 

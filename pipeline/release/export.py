@@ -33,7 +33,7 @@ from pipeline.release.card import LICENSE, README, export_readme, license_file
 from pipeline.release.delta import ROOT, write_log
 from pipeline.release.duplicates import DUPLICATE_OF, duplicates_of, with_marks
 from pipeline.release.licences import Use, check_use
-from pipeline.release.partition import sound_table
+from pipeline.release.partition import MEND, sound_table
 from pipeline.release.snapshot import Snapshot, snapshot_of
 from pipeline.release.view import about
 from pipeline.store import Store
@@ -187,8 +187,7 @@ def files_of(store: Store, tar: str, rows: pa.Table, suffix: str) -> list[bytes]
 
 
 def _damaged(store: Store, tar: str, how: str) -> SourceError:
-    shard = tar.split("/")[1]
-    return SourceError("damaged_corpus", f"{store.root}/{tar} is damaged, {how}. Run the shard {shard} again.")
+    return SourceError("damaged_corpus", f"{store.root}/{tar} is damaged, {how}. {MEND}")
 
 
 def write_hf(place: Store, objects: Iterator[pa.Table]) -> int:

@@ -23,6 +23,9 @@ COUNTS = ("inputs", "rows", "skipped", "failed", "crashed")  # of a commit
 # Of the tables that this version writes.
 COLUMNS = [column.name for column in OBJECT_COLUMNS] + [column.name for column in fields(RejectRecord)]
 DUPLICATE = "duplicate_id"  # reason of a photo that another shard has
+MEND = (
+    "Give `anything3d verify` with this corpus, and then the command of the run of the shard again."  # for all damage
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,11 +215,7 @@ def sound_bytes(store: Store, file: Part) -> bytes:
     """A file of a partition. Raises: SourceError("damaged_corpus") if it is not what was written."""
     data = store.read_whole(file)
     if data is None:
-        shard = file.path.split("/")[1]
-        raise SourceError(
-            "damaged_corpus",
-            f"{store.root}/{file.path} is damaged or has gone. Run the shard {shard} again: its cells are found again.",
-        )
+        raise SourceError("damaged_corpus", f"{store.root}/{file.path} is damaged or has gone. {MEND}")
     return data
 
 
@@ -234,8 +233,14 @@ def duplicate(photo: str, shard: str, other: str) -> RejectRecord:
 
 
 def photos_of(store: Store, partition: Partition) -> set[str]:
-    """The ids of the photos that a partition has; not of those that it left to another shard."""
+    """The ids of the photos that a partition has; not of those that it left to another shard.
+
+    Raises: SourceError("damaged_corpus").
+    """
     (index,) = (row for row in read_manifest(store, partition)[0] if row.what == "cell" and row.stage == "index")
     rejects = from_table(sound_table(store, partition.tables["rejects"]), RejectRecord)
     left = {row.item_id for row in rejects if (row.reason, row.kind) == (DUPLICATE, "skipped")}
-    return set(store.read_column(sound_commit(store, index.path).rows, "image_id")) - left
+    try:
+        return set(store.read_column(sound_commit(store, index.path).rows, "image_id")) - left
+    except DamagedCell as error:  # of another shard than that which a run is at: to go on would not mend it
+        raise SourceError("damaged_corpus", f"{error.message} The shard is {partition.shard}. {MEND}") from error

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 class MadeBy:
     """The command that made a snapshot, with all that its result depends on."""
 
-    command: str  # run, drop
+    command: str  # run, drop, verify
     preset: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)  # all of them: Config as JSON
     weights: Mapping[str, str] = field(default_factory=dict)  # name -> digest of all its files

@@ -11,8 +11,10 @@ import duckdb
 import pyarrow.dataset as ds
 import pytest
 import webdataset
+from typer.testing import CliRunner
 
 from anything3d.models.weights import PACKAGED
+from jobs.cli import app
 from tests.jobs.conftest import LONG_S, OBJECTS, QUICK, ROOT, command, environment, run, unfinished
 
 pytestmark = pytest.mark.slow
@@ -88,19 +90,23 @@ def test_a_finished_run_given_again_runs_no_cell_and_changes_nothing(shard, corp
 
 
 def test_a_damaged_cell_is_named_and_computed_again_and_the_snapshot_stays(shard, corpus, tmp_path):
-    """A bit of a mesh flipped and the files of the view gone: the same command mends both."""
+    """A bit of a mesh and one of a tar flipped: `verify` names both, and then the same command mends them."""
     copy = Path(shutil.copytree(corpus.path, tmp_path / "corpus"))
     mesh = next(copy.glob("cells/mesh/*/*/rows-*.parquet"))
     sound = bytearray(mesh.read_bytes())
     sound[len(sound) // 2] ^= 0x10
     mesh.write_bytes(sound)
-    for path in copy.glob("assets/*/*.tar"):
-        path.unlink()
+    tar = next(copy.glob("assets/*/*.tar"))
+    tar.write_bytes(bytes([tar.read_bytes()[0] ^ 1]) + tar.read_bytes()[1:])
+    said = CliRunner().invoke(app, ["verify", str(copy)])
+    assert said.exit_code == 2
+    named = [line.removeprefix("damaged or gone: ") for line in said.stdout.splitlines()]
+    assert named == [str(path.relative_to(copy)) for path in (mesh.parent, tar)]
     again = run(shard, copy)
-    assert again.snapshot == corpus.snapshot
-    assert f"damaged_part: {mesh} " in again.output
+    assert (again.snapshot, again.cells_run) == (corpus.snapshot, 1)
     files = [{path.name: path.read_bytes() for path in root.glob("assets/*/*.tar")} for root in (copy, corpus.path)]
     assert files[0] == files[1]
+    assert CliRunner().invoke(app, ["verify", str(copy)]).exit_code == 0
 
 
 def test_ids_that_nothing_has_make_an_empty_corpus_that_balances_and_exit_code_7(shard, corpus, tmp_path):

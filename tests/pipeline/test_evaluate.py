@@ -274,7 +274,7 @@ def test_a_damaged_part_is_one_line_and_the_run_computes_it_again(world, tmp_pat
     corpus = shutil.copytree(world.corpus, tmp_path / "corpus")
     part = world.commits["score"][0].rows.path
     (corpus / part).write_bytes((corpus / part).read_bytes()[:-1])
-    with pytest.raises(SourceError, match=r"damaged_corpus: .* has to be computed again; give the command of the run"):
+    with pytest.raises(SourceError, match=r"damaged_corpus: .* has to be computed again\. Give `anything3d verify`"):
         evaluate(str(corpus), [str(world.truth)], say=lambda line: None)
     assert world.store.commit_at(part.rpartition("/")[0]) is not None
     assert type(world.store)(str(corpus)).commit_at(part.rpartition("/")[0]) is None
