@@ -25,7 +25,10 @@ def retry(
     ] = None,
     shard: Annotated[list[str] | None, typer.Option(help="Only this shard of the corpus, by name; repeatable.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="resources.KEY=value over the settings of the shards; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set", help="resources.KEY=value or price.KEY=value over the settings of the shards; repeatable."
+        ),
     ] = None,
     one_stage_at_a_time: Annotated[bool, typer.Option(help="For GPUs that cannot hold all stages at once.")] = False,
     address: Address = None,

@@ -6,7 +6,7 @@ What is run of a shard is what was run of it before: its manifest has the settin
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from anything3d.errors import ConfigError, DamagedCell, SourceError
@@ -80,10 +80,12 @@ def retry(
 ) -> Retried:
     """Run failed and crashed items of the newest snapshot again, each from the stage on that rejected it.
 
-    `settings` go over those of each shard. They may change resources only. A retry that was stopped is finished, too.
+    `settings` go over those of each shard. They may change resources and prices only. A retry that was stopped is
+    finished, too.
 
     Raises: SourceError("no_snapshot"), SourceError("no_partition"), SourceError("damaged_corpus"),
-    ConfigError("retry_changed") if a shard would not get the rows that it has; what `run` raises.
+    ConfigError("retry_changed") for other settings, or if a shard would not get the rows that it has; what `run`
+    raises.
     """
     store, snapshot = snapshot_of(corpus)
     if unknown := [shard for shard in wanted.shards if shard not in snapshot.partitions]:
@@ -146,14 +148,16 @@ def _items(store: Store, wanted: Wanted, cell: ManifestRecord) -> list[str]:
 
 
 def command_of(store: Store, partition: Partition, settings: Sequence[str]) -> Command:
-    """How a shard was run, with other settings of resources.
+    """How a shard was run, with other settings of resources and prices.
 
-    Raises: ConfigError("retry_changed") if this would give other rows.
+    Raises: ConfigError("retry_changed") for other settings than these, or if this would give other rows.
     """
     rows, origin = read_manifest(store, partition)
     if "max_objects" not in origin:
         raise changed(partition, "It was published by an earlier version.")
-    config = load([], settings, origin["settings"])
+    before, config = load([], [], origin["settings"]), load([], settings, origin["settings"])
+    if replace(before, resources=config.resources, price=config.price) != config:
+        raise changed(partition, "`--set` of a retry takes settings of `resources` and `price` only.")
     now = {name: one.fingerprint for name, one in recipes(config).items()}
     if other := [
         name for name in {**now, **partition.fingerprints} if now.get(name) != partition.fingerprints.get(name)

@@ -168,9 +168,15 @@ def test_what_nobody_asks_for_and_what_a_setting_excludes_does_not_run(corpus, w
     assert newest(corpus.store) == before
 
 
-def test_other_settings_than_resources_are_refused_before_anything_is_written(corpus):
-    with pytest.raises(ConfigError, match=r"retry_changed: .* of lift, .*reconstruct"):
-        retry(corpus.root, Wanted(), ["lift.steps=3"])
+@pytest.mark.parametrize("setting", ["lift.steps=3", "units.objects=2", "licence='mine'", "seed=7"])
+def test_other_settings_than_resources_and_prices_are_refused_before_anything_is_written(corpus, setting):
+    """Other units are other cells, and another licence is another column: neither is in a fingerprint."""
+    with pytest.raises(ConfigError, match=r"retry_changed: .*`resources` and `price` only"):
+        retry(corpus.root, Wanted(), ["resources.lift.threads=2", setting])
+    assert read_retries(corpus.store) == []
+
+
+def test_a_retry_of_what_is_not_there_is_refused_before_anything_is_written(corpus):
     with pytest.raises(ConfigError, match="retry_stage"):
         Wanted(stages=["index"])
     with pytest.raises(SourceError, match="no_partition"):
