@@ -17,7 +17,7 @@ from pipeline.location import explained
 from pipeline.plan import Selection
 from pipeline.release.partition import MEND, Partition, read_manifest, sound_commit, sound_table
 from pipeline.release.publish import rejects_in
-from pipeline.release.retries import Cells, add, numbers_of, read_retries
+from pipeline.release.retries import Cells, Retry, add, cells_of, numbers_of, read_retries
 from pipeline.release.snapshot import snapshot_of
 from pipeline.run import run
 from pipeline.run_report import RunReport
@@ -92,8 +92,8 @@ def retry(
         raise SourceError("no_partition", f"{corpus} has no shard {', '.join(unknown)}.")
     with explained(corpus):
         named = {name: one for name, one in snapshot.partitions.items() if not wanted.shards or name in wanted.shards}
-        chosen = {name: cells for name, one in named.items() if (cells := rejected_cells(store, one, wanted))}
         known = read_retries(store)
+        chosen = {name: cells for name, one in named.items() if (cells := rejected_cells(store, one, wanted, known))}
         todo = [name for name, one in named.items() if name in chosen or one.retries != numbers_of(known, name)]
         commands = {name: command_of(store, named[name], settings) for name in todo}
         add(store, chosen)
@@ -120,8 +120,10 @@ def retry(
     return done
 
 
-def rejected_cells(store: Store, partition: Partition, wanted: Wanted) -> Cells:
+def rejected_cells(store: Store, partition: Partition, wanted: Wanted, retries: Sequence[Retry] = ()) -> Cells:
     """The cells of a shard that rejected wanted items: folder -> these items. One look at the snapshot if none did.
+
+    Items that the partition has from one of these retries are not among them: such a reject is history.
 
     Raises: SourceError("damaged_corpus") if a cell has gone.
     """
@@ -129,12 +131,17 @@ def rejected_cells(store: Store, partition: Partition, wanted: Wanted) -> Cells:
         return {}
     rows, _ = read_manifest(store, partition)
     cells = [row for row in rows if row.what == "cell" and (row.failed or row.crashed)]
+    had = cells_of([one for one in retries if one.number in partition.retries], partition.shard)
     try:
         with ThreadPoolExecutor(READERS) as threads:
             items = list(threads.map(partial(_items, store, wanted), cells))
     except DamagedCell as error:
         raise SourceError("damaged_corpus", f"{error.message} {MEND}") from error
-    return {cell.path: some for cell, some in zip(cells, items, strict=True) if some}
+    left = {
+        cell.path: [item for item in some if item not in had.get(cell.path, ())]
+        for cell, some in zip(cells, items, strict=True)
+    }
+    return {folder: some for folder, some in left.items() if some}
 
 
 def _items(store: Store, wanted: Wanted, cell: ManifestRecord) -> list[str]:

@@ -146,6 +146,11 @@ def test_an_item_that_is_rejected_again_can_be_retried_again(corpus):
     done = retry(corpus.root, Wanted(reasons=["field_fog"]))
     assert done.rejected == {corpus.fog}
     assert (corpus.partition.objects, corpus.rejects) == (2, [(corpus.fog, True), (corpus.fog, False)])
+    assert rejected_cells(
+        corpus.store, corpus.partition, Wanted(reasons=["field_fog"]), read_retries(corpus.store)
+    ) == {
+        first.inputs["reconstruct"].path: [corpus.fog]  # its reject in the first cell is history
+    }
     second = corpus.ask(first)
     assert (first.name[-3:], second.name) == (".r1", f"{first.name[:-3]}.r2")
     corpus.through(second, LATER[LATER.index("reconstruct") :], clear=[corpus.fog])
