@@ -5,6 +5,7 @@ Parquet file that is written once, under a name with its digest: one row for eac
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 
 from anything3d.errors import DamagedCell, SourceError
 from pipeline.commit import Commit, Part
+from pipeline.plan import Selection
 from pipeline.store import Store
 from schemas.arrow import from_table, published_bytes, to_table
 from schemas.corpus import OBJECT_COLUMNS
@@ -233,14 +235,28 @@ def duplicate(photo: str, shard: str, other: str) -> RejectRecord:
 
 
 def photos_of(store: Store, partition: Partition) -> set[str]:
-    """The ids of the photos that a partition has; not of those that it left to another shard.
+    """The ids of the photos that a partition has taken; not of those that it left to another shard.
 
     Raises: SourceError("damaged_corpus").
     """
-    (index,) = (row for row in read_manifest(store, partition)[0] if row.what == "cell" and row.stage == "index")
+    rows, origin = read_manifest(store, partition)
+    cells = [row for row in rows if row.what == "cell"]
+    (index,) = (row for row in cells if row.stage == "index")
     rejects = from_table(sound_table(store, partition.tables["rejects"]), RejectRecord)
     left = {row.item_id for row in rejects if (row.reason, row.kind) == (DUPLICATE, "skipped")}
     try:
-        return set(store.read_column(sound_commit(store, index.path).rows, "image_id")) - left
+        there = store.read_column(sound_commit(store, index.path).rows, "image_id")
     except DamagedCell as error:  # of another shard than that which a run is at: to go on would not mend it
         raise SourceError("damaged_corpus", f"{error.message} The shard is {partition.shard}. {MEND}") from error
+    ids = None if origin["ids"] is None else frozenset(origin["ids"])
+    own = [item for item in Selection(None, ids, origin.get("sample_rate")).images(there) if item not in left]
+    if origin.get("max_objects") is None:
+        return set(own)
+    # Photos are segmented in order, until there are enough objects. The units of retries have been cut out of these.
+    segmented = sum(row.inputs or 0 for row in cells if row.stage == "segment" and not is_retry(row.unit or ""))
+    return set(own[:segmented])
+
+
+def is_retry(unit: str) -> bool:
+    """Whether a unit with this name has items that run again, see `retries.cut`."""
+    return re.search(r"\.r\d+$", unit) is not None

@@ -4,6 +4,7 @@ import json
 import shutil
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 
@@ -11,18 +12,20 @@ import duckdb
 import pytest
 
 from anything3d.models.weights import Place, digest
+from pipeline.cell import as_input, run
 from pipeline.config import Config
 from pipeline.release import publish as publishing
 from pipeline.release.finished import origin_of
-from pipeline.release.partition import Photos, read_manifest
+from pipeline.release.partition import Photos, photos_of, read_manifest
 from pipeline.release.publish import publish_here
 from pipeline.release.snapshot import newest
 from pipeline.release.view import tables
-from pipeline.stages import weights_of
+from pipeline.stages import load as load_stage
+from pipeline.stages import recipes, weights_of
 from pipeline.store import Store
-from pipeline.unit import Input
+from pipeline.unit import Input, slices
 from schemas.records import ImageRecord
-from tests.pipeline.conftest import made, publish
+from tests.pipeline.conftest import CONFIG, MADE_BY, made, publish
 
 FOLDERS = ("objects", "rejects")
 
@@ -240,6 +243,30 @@ def test_a_manifest_has_every_cell_and_every_file_of_its_shard(world):
     assert files == {one.path: (one.bytes, one.sha256) for one in partition.files if one != partition.manifest}
     assert origin["preset"] == "mini"
     assert sum(entry.inputs + entry.parts for entry in partition.rejected) == partition.rejects
+
+
+def test_a_shard_has_the_photos_that_its_run_has_taken_and_no_others(world, tmp_path):
+    """Photos that nobody wanted, and those after the last one that was needed, are left to other shards."""
+    store = copied(world, tmp_path)
+    (index,) = world.commits["index"]
+    ids = store.read_column(index.rows, "image_id")
+    indexed = as_input(recipes(CONFIG)["index"], world.unit, index)
+    (unit, *_) = slices(indexed, ids, 1)
+    load = partial(load_stage, "segment", CONFIG.to_json(), "cpu")
+    segmented, _ = run(recipes(CONFIG)["segment"], unit, store, load)
+    commits = {"index": [index], "segment": [segmented]}
+
+    def has(**wanted):
+        made_by = replace(MADE_BY, **wanted)
+        return photos_of(store, publish_here(store, replace(made(world.unit, [], commits), made_by=made_by)))
+
+    assert len(ids) == 3
+    assert has() == set(ids)
+    assert has(max_objects=1) == {ids[0]}
+    assert has(ids=(ids[0], f"{ids[2]}-0001")) == {ids[0], ids[2]}
+    some = {item for item in ids if int.from_bytes(sha256(item.encode()).digest()[:8]) < 2**63}
+    assert has(sample_rate=0.5) == some
+    assert has(sample_rate=0.0) == set()
 
 
 def test_damaged_cells_of_one_shard_do_not_keep_another_one_out(world, tmp_path):
