@@ -19,8 +19,8 @@ def gc(
 ) -> None:
     """List, or delete, what no kept snapshot needs.
 
-    Files with names that anything3d does not write always stay. While a run is at work, no cell is deleted, and
-    --older-than 0 is refused.
+    Files with names that anything3d does not write always stay. While a run is at work, no cell and no file
+    of a shard is deleted, and --older-than 0 is refused.
     """
     with errors_as_one_line():
         from pipeline.input import source
@@ -34,5 +34,5 @@ def gc(
         files = sum(found.files for found in report.folders.values())
         size = sum(found.bytes for found in report.folders.values()) / 1e6
         if report.at_work:
-            print("A run is at work. Its corpus keeps all cells until it has ended.")
+            print("A run is at work. Its corpus keeps all cells and all files of shards until it has ended.")
         print(f"{files} files, {size:.1f} MB: {'deleted' if apply else 'nothing was deleted, give --apply for that'}")

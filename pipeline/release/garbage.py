@@ -10,8 +10,10 @@ says. What is deleted was written by us, as its name shows, is older than the ag
     cells/                  cells that no kept manifest names
     draft#<number>          what killed writes have left on a local disk
 
-Snapshots go first, so that none of them names a file that has gone; a gc that was interrupted can be given again. The
-log is read again before each deletion, so that what a run has published meanwhile stays.
+Snapshots go first, so that none of them names a file that has gone; a gc that was interrupted can be given again.
+Before each deletion the log is read again, so that what a run has published meanwhile stays. While a run is at work,
+nothing in cells/, shards/, assets/ and gallery/ is deleted: it may have been written for days, and be published at the
+end. So it is also looked before each deletion whether a run has begun.
 
 In memory are the paths of the files of the kept snapshots, 8 bytes for each cell and each picture or page of a gallery
 that they name (three times as much while these are sorted), and BATCH files that are to be deleted. The names of all
@@ -42,6 +44,7 @@ from pipeline.release.wids import ASSETS_INDEX
 from pipeline.store import Entry, Store
 
 BATCH = 1000  # files that are deleted at once
+HELD = ("cells", "shards", "assets", "gallery")  # folders in which nothing is deleted while a run is at work
 CELL = re.compile(r"cells/[^/]+/[0-9a-f]{12}/[^/]+-[0-9a-f]{10}(?=/)")
 ATTEMPT = re.compile(rf"({CELL.pattern}|{ledger.RUNS})/attempts/[0-9a-f]{{32}}\.json")
 OURS = {  # folder of a corpus -> the files that we write there, in the order in which they are deleted
@@ -79,7 +82,9 @@ class Report:
 
     kept: list[int]  # numbers of the kept snapshots, the newest first
     folders: dict[str, Found]
-    at_work: bool  # a process works on a cell: no cell has been deleted
+    at_work: (
+        bool  # a run is at work, or a process works on a cell: nothing has been deleted in HELD since this was seen
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,7 @@ def gc(corpus: str, older_than_days: int, keep_last: int, *, apply: bool) -> Rep
 
 
 def collect(store: Store, older_than_days: int, keep_last: int, *, apply: bool) -> Report:
-    """As `gc`. While a process works on a cell of the corpus, no cell is deleted: the run may need it.
+    """As `gc`. While a run is at work on the corpus, nothing in HELD is deleted: the run may need it.
 
     Raises: SourceError("damaged_corpus") if it cannot be known what a kept snapshot names; ConfigError("at_work") if
     files of any age are to be deleted while a process works on a cell.
@@ -137,8 +142,7 @@ class Sweep:
         """Files from `before` on are too young to be deleted."""
         self.kept = keep(store, before, keep_last)
         self._store, self._before, self._keep_last = store, before, keep_last
-        runs = store.entries(f"{ledger.RUNS}/attempts")
-        self.at_work = [path for path, entry in runs.items() if self._lives(path, entry)]
+        self.at_work = self._runs()
         self._folder = local_folder(store.root)
 
     def look(self, folder: str, *, delete: bool = False) -> Found:
@@ -188,6 +192,11 @@ class Sweep:
             return int(name.partition(".")[0]) in self.kept.numbers
         return key in self.kept.files or STAYS.fullmatch(key) is not None
 
+    def _runs(self) -> list[str]:
+        """The attempts of the runs that are at work."""
+        runs = self._store.entries(f"{ledger.RUNS}/attempts")
+        return [path for path, entry in runs.items() if self._lives(path, entry)]
+
     def _lives(self, path: str, entry: Entry) -> bool:
         """Whether this is the file of an attempt that is at work."""
         if not ATTEMPT.fullmatch(path):
@@ -195,10 +204,11 @@ class Sweep:
         return ledger.lives(ledger.read(self._store, path), datetime.now(UTC) - entry.modified)
 
     def _end(self, batch: Mapping[str, Mapping[str, Entry]], found: Found, *, delete: bool) -> None:
-        """Count a batch; delete what of it is still not needed, after a look at the log."""
+        """Count a batch; delete what of it is still not needed, after a look at the runs and at the log."""
         if delete and batch:
+            self.at_work = self.at_work or self._runs()
             if self.at_work:
-                batch = {key: files for key, files in batch.items() if not CELL.match(f"{key}/")}
+                batch = {key: files for key, files in batch.items() if key.partition("/")[0] not in HELD}
             if not self.kept.log.issuperset(numbers(self._store)):
                 self.kept = keep(self._store, self._before, self._keep_last)
                 batch = {key: files for key, files in batch.items() if not self._is_needed(key, files)}

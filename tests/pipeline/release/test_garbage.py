@@ -17,7 +17,7 @@ from pipeline.disk import drafts
 from pipeline.ledger import RUNS, Attempt
 from pipeline.release.corpus import Corpus
 from pipeline.release.finished import released_objects
-from pipeline.release.garbage import OURS, collect, gc
+from pipeline.release.garbage import HELD, OURS, collect, gc
 from pipeline.release.partition import read_manifest
 from pipeline.release.snapshot import MadeBy, append, newest, numbers, snapshot_of
 from pipeline.release.view import tables
@@ -122,17 +122,52 @@ def test_a_cell_with_one_young_file_stays_as_a_whole(root):
 @pytest.mark.parametrize("folder", [f"{LEFT[:-1]}a", RUNS])
 def test_a_run_at_work_keeps_its_cells_and_forbids_the_age_of_zero(root, folder):
     store = Store(str(root))
-    cells = set(store.paths("cells"))
+    before = held(store)
     with Attempt(store, folder):
         with pytest.raises(ConfigError, match="at_work"):
             gc(str(root), 0, 1, apply=True)
         assert numbers(store) == [2, 1]
         done = gc(str(root), 7, 1, apply=True)
-        assert cells <= set(store.paths("cells"))
+        assert before <= held(store)
     assert done.at_work
     assert numbers(store) == [2]
-    assert gc(str(root), 0, 1, apply=True).folders["cells"].files > 0
+    found = gc(str(root), 0, 1, apply=True).folders
+    assert all(found[name].files > 0 for name in ("cells", "shards", "assets"))
     assert_whole(root)
+
+
+class Begun(Store):
+    """The real store of a gc during which a run begins."""
+
+    run = None
+
+    def listing(self, prefix):
+        if prefix == "snapshots" and self.run is None and self.listed:
+            self.run = Attempt(Store(self.root), RUNS).__enter__()
+        self.listed = self.listed or prefix == "cells"
+        return super().listing(prefix)
+
+    listed = False
+
+
+def test_a_run_that_begins_meanwhile_keeps_its_cells_and_the_files_of_its_shards(root):
+    """A run publishes at its end what it has written before, and the files may be old by then."""
+    store = Begun(str(root))
+    before = held(store)
+    try:
+        done = collect(store, 7, 1, apply=True)
+        assert store.run is not None
+        assert before <= held(store)
+        assert done.at_work
+        assert numbers(store) == [2]
+    finally:
+        store.run.__exit__(None)
+    gc(str(root), 7, 1, apply=True)
+    assert {path.split("/")[0] for path in before - held(store)} >= {"cells", "shards", "assets"}
+
+
+def held(store):
+    return {path for name in HELD for path in store.paths(name)}
 
 
 class Killed(BaseException):
