@@ -1,5 +1,8 @@
 """The table of near-duplicates of a snapshot, which `anything3d duplicates` has written, if it has."""
 
+import hashlib
+import json
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -30,6 +33,11 @@ def duplicates_of(store: Store, number: int, *, needed: bool = False) -> pa.Tabl
             )
         return None
     return store.read_table(table_of(number)).select(schema_of(DuplicateRecord).names)
+
+
+def digest_of(marks: pa.Table | None) -> str | None:
+    """Hash of which objects are marked; None if nobody has looked."""
+    return None if marks is None else hashlib.sha256(json.dumps(marks.to_pydict()).encode()).hexdigest()[:16]
 
 
 def with_marks(objects: pa.Table, marks: pa.Table | None) -> pa.Table:

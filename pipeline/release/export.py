@@ -31,7 +31,7 @@ from anything3d.errors import ConfigError, SourceError
 from pipeline.location import explained
 from pipeline.release.card import LICENSE, README, export_readme, license_file
 from pipeline.release.delta import ROOT, write_log
-from pipeline.release.duplicates import DUPLICATE_OF, duplicates_of, with_marks
+from pipeline.release.duplicates import DUPLICATE_OF, digest_of, duplicates_of, with_marks
 from pipeline.release.licences import Use, check_use
 from pipeline.release.partition import MEND, sound_table
 from pipeline.release.snapshot import Snapshot, snapshot_of
@@ -88,14 +88,15 @@ def export(
     if form in NEEDS:
         extra(NEEDS[form])
     with explained(f"{corpus} or {out}"):
-        marks = duplicates_of(store, snapshot.number, needed=DUPLICATE_OF in (where or "").lower())
+        marks = duplicates_of(store, snapshot.number, needed=(by_marks := DUPLICATE_OF in (where or "").lower()))
         chosen(with_marks(objects_schema().empty_table(), marks), where)  # so that a wrong condition is said at once
         if use is not None:
             check_use(use, licences_of(store, snapshot, where))
         place = Store(out)
         whole = about(store.root, snapshot)
         card = replace(whole, columns={name: said for name, said in whole.columns.items() if name not in PLACES})
-        begin(place, {"corpus": corpus, "snapshot": snapshot.number, "digest": snapshot.digest, "where": where}, form)
+        made_from = {"corpus": corpus, "snapshot": snapshot.number, "digest": snapshot.digest, "where": where}
+        begin(place, {**made_from, **({"duplicates": digest_of(marks)} if by_marks else {})}, form)
         place.write(LICENSE, license_file(card))
         count = FORMS[form](place, objects_of(store, snapshot, where))
         place.write(README, export_readme(replace(card, objects=count), form, where))

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from anything3d.errors import SourceError
+from anything3d.errors import ConfigError, SourceError
 from jobs.cli import app
 from pipeline.duplicates import mark
 from pipeline.release.corpus import drop
@@ -142,6 +142,18 @@ def test_an_export_leaves_the_marked_objects_out(twice, corpus, tmp_path):
         export(str(corpus), "hf", str(tmp_path / "old"), where="duplicate_of is null", number=1)
     assert caught.value.reason == "no_duplicates"
     assert not (tmp_path / "old").exists()
+
+
+def test_an_export_by_other_marks_is_another_one(corpus, tmp_path):
+    """After other marks, the rows of the first export would stay among those of the second one."""
+    mark(str(corpus), SAME, "cpu")
+    out = str(tmp_path / "out")
+    for _ in range(2):
+        assert export(str(corpus), "objaverse", out, where="duplicate_of is null")[0] == 4
+    assert mark(str(corpus), 0.0, "cpu").duplicates > 4
+    with pytest.raises(ConfigError, match="place_in_use"):
+        export(str(corpus), "objaverse", out, where="duplicate_of is null")
+    assert export(str(corpus), "objaverse", str(tmp_path / "other"), where="duplicate_of is null")[0] < 4
 
 
 def test_gc_deletes_the_table_of_a_snapshot_that_is_not_kept(world, tmp_path):
