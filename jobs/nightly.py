@@ -21,6 +21,8 @@ from jobs.command import (
 if TYPE_CHECKING:
     from pipeline.compare import Comparison
 
+PACKAGES = ("schemas", "anything3d", "pipeline", "jobs")  # what a job on a cluster imports of this program
+
 
 def nightly(
     config: Annotated[
@@ -41,6 +43,15 @@ def nightly(
     Evaluates the result and compares it with the last snapshot. If a gate refuses, the old snapshot stays. A second
     night on the same corpus says so and ends.
     """
+    with errors_as_one_line():
+        if submit is not None and (json_file or address or verbose or log_file):
+            from anything3d.errors import ConfigError
+
+            raise ConfigError(
+                "submit_options",
+                "--json, --address, --verbose and --log-file are not for a night that is submitted."
+                " `ray job logs` shows what it says.",
+            )
     with errors_as_one_line(), logs(verbose, log_file):
         import json
         from dataclasses import asdict
@@ -95,19 +106,25 @@ def submitted(address: str, config: str, out: str) -> str:
 
     The job's id is made of the corpus and the date. So the same night is not submitted twice.
 
-    The cluster reads `config` itself, so its head has to see that path or URL.
+    The cluster reads `config` itself, so its head has to see that path or URL. It is sent the packages of this program,
+    and nothing else that lies beside them.
 
-    Raises: MachineError if no cluster answers.
+    Raises: ConfigError if the address is not that of a dashboard; MachineError if no cluster answers.
     """
     import hashlib
     import os
     import shlex
+    import tempfile
     from datetime import UTC, datetime
 
     from ray.job_submission import JobStatus, JobSubmissionClient
 
-    from anything3d.errors import MachineError
+    from anything3d.errors import ConfigError, MachineError
 
+    if not address.startswith(("http://", "https://")):
+        raise ConfigError(
+            "ray_address", f"--submit is {address!r}. Give http://host:8265, the address of the dashboard."
+        )
     day = datetime.now(UTC).date().isoformat()
     job = f"anything3d-{hashlib.sha256(out.encode()).hexdigest()[:8]}-{day}"
     os.environ.pop("RAY_ADDRESS", None)  # else Ray's client goes there, and not to `address`
@@ -118,15 +135,26 @@ def submitted(address: str, config: str, out: str) -> str:
             return f"job {job} is {known[job].lower()} already; see `ray job logs {job}`"
         if job in known:
             client.delete_job(job)
-        root = str(Path(__file__).parent.parent)
-        client.submit_job(
-            entrypoint=f"python -m jobs.nightly --config {shlex.quote(config)}",
-            submission_id=job,
-            runtime_env={"working_dir": root},
-        )
+        with tempfile.TemporaryDirectory() as code:
+            copy_packages(Path(code))
+            client.submit_job(
+                entrypoint=f"python -m jobs.nightly --config {shlex.quote(config)}",
+                submission_id=job,
+                runtime_env={"working_dir": code},
+            )
     except (ConnectionError, RuntimeError) as error:
         raise MachineError("ray_unreachable", f"no Ray dashboard takes the job at {address}: {error}") from error
     return f"job {job} was submitted; see `ray job logs {job} --follow`"
+
+
+def copy_packages(folder: Path) -> None:
+    """Copy the packages of this program into a folder, wherever it is installed."""
+    import shutil
+
+    for name in PACKAGES:
+        shutil.copytree(
+            Path(__file__).parent.parent / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
 
 
 if __name__ == "__main__":
