@@ -69,6 +69,19 @@ class Spending:
             )
         return cls(max_gpu_hours, max_cost, config.price.currency)
 
+    def check_without_gpus(self, price: "Price") -> None:
+        """On a cluster without a GPU. Raises: ConfigError if a limit could never be reached there."""
+        if self.max_gpu_hours is not None:
+            limit, remedy = "--max-gpu-hours", "Leave the limit out"
+        elif self.max_cost is not None and not price.cpu_hour:
+            limit, remedy = "--max-cost", "Set price.cpu_hour"
+        else:
+            return
+        raise ConfigError(
+            "no_gpu_share",
+            f"The cluster has no GPU, so that {limit} would never be reached. {remedy}, or add a node with a GPU.",
+        )
+
     def reached(self) -> LimitReached | None:
         """What is to be said if no further cell may be begun."""
         hours = self.spent.gpu_seconds / HOUR_S

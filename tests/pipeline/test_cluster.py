@@ -12,7 +12,7 @@ import pytest
 import ray
 import torch
 
-from anything3d.errors import MachineError, WeightsError
+from anything3d.errors import ConfigError, MachineError, WeightsError
 from anything3d.mini.world import write_world
 from anything3d.models.weights import PACKAGED
 from pipeline import actor, cell, nothing
@@ -70,6 +70,14 @@ def test_weights_that_are_written_while_a_run_goes_on_are_a_weights_error(unit, 
     (tmp_path / "blip" / "config.json").write_text("{}")
     with pytest.raises(WeightsError, match=r"weights_differ.*blip"):
         conduct(own, lambda own: own.cell("caption", unit, (0,)))
+
+
+def test_a_limit_of_gpu_hours_is_refused_where_no_gpu_is(unit, tmp_path):
+    config = load([], ["resources.index.num_gpus=0.5"])
+    only, store = {"index": recipes(config)["index"]}, Store(str(tmp_path / "out"))
+    own = Actors(config, only, store, Progress([].append), Spending.allowed(config, 1.0, None), Measured())
+    with pytest.raises(ConfigError, match="no_gpu_share"):
+        conduct(own, lambda own: own.cell("index", unit, (0,)))
 
 
 def test_an_actor_whose_weights_differ_says_so_and_works_on_nothing(unit, tmp_path):

@@ -40,6 +40,16 @@ def test_a_limit_is_reached_when_so_much_is_used_and_not_before():
     assert "The run used 10.00 EUR; --max-cost allows 10." in str(by_cost.reached())
 
 
+def test_limits_that_a_cluster_without_gpus_could_never_reach_are_refused():
+    config = load([], [*PRICES, "resources.lift.num_gpus=0.5"])
+    with pytest.raises(ConfigError, match=r"no_gpu_share: .*--max-gpu-hours"):
+        Spending.allowed(config, 1.0, 10.0).check_without_gpus(config.price)
+    with pytest.raises(ConfigError, match=r"no_gpu_share: .*--max-cost would .* Set price\.cpu_hour"):
+        Spending.allowed(config, None, 10.0).check_without_gpus(Price(gpu_hour=2.0))
+    Spending.allowed(config, None, 10.0).check_without_gpus(config.price)
+    Spending.allowed(config, None, None).check_without_gpus(Price())
+
+
 def test_limits_that_could_never_be_reached_are_refused():
     with pytest.raises(ConfigError, match="no_gpu_share"):
         Spending.allowed(load([], PRICES), 1.0, None)
