@@ -4,10 +4,13 @@ Everything is made before anything is published. If a gate refuses, the corpus s
 been computed stays in the cells, so that the next night goes on from there.
 """
 
+import json
+import re
+import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
@@ -15,7 +18,7 @@ from anything3d.errors import ConfigError
 from anything3d.settings import Share
 from pipeline.compare import SCORES, Comparison, compare, means_of
 from pipeline.config import Config
-from pipeline.ledger import Attempt, read
+from pipeline.ledger import Attempt, machine, read
 from pipeline.location import explained
 from pipeline.marker import check
 from pipeline.plan import Selection
@@ -32,7 +35,9 @@ if TYPE_CHECKING:
     from pipeline.evaluate import Evaluation
     from pipeline.truth import GivenTruth
 
-FOLDER = "nightly"  # of the file that says that a night is at work
+FOLDER = "nightly"  # of the files that say which night is at work
+TURN = re.compile(rf"{FOLDER}/(\d{{6,}})\.json")
+POLL_S = 1.0  # between two looks whether another night lives
 
 
 class Gates(BaseModel):
@@ -106,11 +111,47 @@ def spend(night: Night, config: Config, shards: Sequence[str], out: str, say: Ca
         store = Store(out)
         check(store)
     with Attempt(store, FOLDER) as attempt:
-        if attempt.living:
-            says = read(store, attempt.living[0])
+        if other := at_work(store, attempt):
+            says = read(store, other)
             return f"process {says.get('pid')} on {says.get('host')}"
         attempt.close_the_dead()
         return _spend(night, config, shards, store, say)
+
+
+def at_work(store: Store, attempt: Attempt) -> str:
+    """The file of another night that is at work on the corpus; "" if it is the turn of this one now.
+
+    A night takes its turn put-if-absent, under the number after the last one. So of nights that begin at once, exactly
+    one goes on.
+    """
+    turns = {int(match[1]): match[0] for match in map(TURN.fullmatch, store.paths(FOLDER)) if match}
+    last = max(turns, default=0)
+    if last and _lives(store, attempt, holder := _attempt_of(read(store, turns[last]))):
+        return holder
+    mine = {"attempt": attempt.name}
+    stands = json.loads(store.create(f"{FOLDER}/{last + 1:06d}.json", json.dumps(mine).encode()))
+    if stands != mine:
+        return _attempt_of(stands)
+    store.delete(list(turns.values()))
+    return ""
+
+
+def _attempt_of(turn: Mapping[str, Any]) -> str:
+    return f"{FOLDER}/attempts/{turn.get('attempt')}.json"
+
+
+def _lives(store: Store, attempt: Attempt, other: str) -> bool:
+    """Whether a night goes on. Of one on another machine, its next sign of life is awaited, for LEASE_S at most."""
+    first = None
+    while True:
+        attempt.look()
+        if other not in attempt.living:
+            return False
+        entry = store.entries(f"{FOLDER}/attempts").get(other)
+        if read(store, other).get("machine") == machine() or (first and entry and entry.modified > first.modified):
+            return True
+        first = first or entry
+        time.sleep(POLL_S)
 
 
 def _given(truths: Sequence[str]) -> "list[GivenTruth]":

@@ -1,6 +1,8 @@
 """A night's file, its gates, and what it says of two snapshots."""
 
+import os
 import shutil
+import time
 from dataclasses import replace
 
 import pytest
@@ -8,8 +10,8 @@ import pytest
 from anything3d.errors import ConfigError
 from pipeline.compare import SCORES, compare, means_of
 from pipeline.config import Config, load
-from pipeline.ledger import Attempt
-from pipeline.nightly import FOLDER, Gates, read_night, refusals, spend, yield_of
+from pipeline.ledger import LEASE_S, Attempt
+from pipeline.nightly import FOLDER, Gates, at_work, read_night, refusals, spend, yield_of
 from pipeline.release.snapshot import newest
 from pipeline.store import Store
 from tests.pipeline.conftest import publish, quiet
@@ -107,9 +109,66 @@ def test_a_night_whose_limit_leaves_nothing_to_judge_says_the_limit(tmp_path):
 def test_a_second_night_on_a_corpus_says_who_is_at_work_and_does_nothing(world, tmp_path):
     store = Store(str(shutil.copytree(world.corpus, tmp_path / "corpus")))
     night = read_night(NIGHT, "f")
-    with Attempt(store, FOLDER):
+    with Attempt(store, FOLDER) as attempt:
+        assert at_work(store, attempt) == ""
         told = spend(night, Config(), [str(world.shard)], store.root, quiet)
     assert isinstance(told, str)
     assert told.startswith("process ")
     assert newest(store) == replace(world.snapshot)
-    assert store.paths(FOLDER) == []
+    assert store.paths(FOLDER) == [f"{FOLDER}/000001.json"]
+
+
+def test_of_two_nights_that_begin_at_once_one_goes_on(tmp_path):
+    store = Store(str(tmp_path))
+    with Attempt(store, FOLDER) as first, Attempt(store, FOLDER) as second:
+        first.look()
+        assert len(first.living) == len(second.living) == 1  # each knows of the other
+        assert at_work(store, second) == ""
+        assert at_work(store, first) == f"{FOLDER}/attempts/{second.name}.json"
+    with Attempt(store, FOLDER) as third:  # after the end of the one that went on
+        assert at_work(store, third) == ""
+    assert store.paths(FOLDER) == [f"{FOLDER}/000002.json"]
+
+
+def test_of_nights_that_see_that_it_is_their_turn_at_once_one_takes_it(tmp_path):
+    class Slow(Store):
+        """The store of a night that another one overtakes."""
+
+        def create(self, path, data):
+            if path == f"{FOLDER}/000001.json" and not self.find(path):
+                Store(self.root).create(path, b'{"attempt": "other"}')
+            return super().create(path, data)
+
+    store = Slow(str(tmp_path))
+    with Attempt(store, FOLDER) as attempt:
+        assert at_work(store, attempt) == f"{FOLDER}/attempts/other.json"
+
+
+def test_a_night_that_was_killed_on_another_machine_is_waited_for_and_then_followed(tmp_path):
+    store, path = Store(str(tmp_path)), f"{FOLDER}/attempts/{'0' * 32}.json"
+    store.write(path, b'{"machine": "another", "pid": 7, "process_started": "1"}')
+    store.write(f"{FOLDER}/000004.json", b'{"attempt": "' + b"0" * 32 + b'"}')
+    almost = time.time() - LEASE_S + 1.5  # from then on it is taken for dead
+    os.utime(tmp_path / path, (almost, almost))
+    with Attempt(store, FOLDER) as attempt:
+        assert attempt.living == [path]
+        assert at_work(store, attempt) == ""
+    assert store.paths(FOLDER) == [f"{FOLDER}/000005.json", path]
+
+
+def test_a_night_on_another_machine_that_shows_life_goes_on(tmp_path):
+    path = f"{FOLDER}/attempts/{'0' * 32}.json"
+
+    class Beating(Store):
+        """The store of a corpus on which another machine works."""
+
+        def entries(self, prefix):
+            if prefix == f"{FOLDER}/attempts":
+                self.write(path, b'{"machine": "another"}')
+            return super().entries(prefix)
+
+    store = Beating(str(tmp_path))
+    store.write(path, b'{"machine": "another"}')
+    store.write(f"{FOLDER}/000004.json", b'{"attempt": "' + b"0" * 32 + b'"}')
+    with Attempt(store, FOLDER) as attempt:
+        assert at_work(store, attempt) == path
