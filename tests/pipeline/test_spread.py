@@ -3,9 +3,11 @@
 import shutil
 
 import pytest
+import ray
 
 from anything3d.errors import DamagedCell
 from pipeline import spread
+from pipeline.progress import Board
 from pipeline.release import publish as publishing
 from pipeline.release.publish import publish_here
 from pipeline.session import connect, disconnect
@@ -26,6 +28,9 @@ def test_tasks_of_ray_write_the_files_that_one_process_writes(world, tmp_path, m
     try:
         expected = publish_here(here, world.made)
         connect()
+        actors = ray.remote(num_cpus=ray.cluster_resources()["CPU"])(Board).remote()
+        ray.get(actors.read.remote())  # no CPU is left, and none becomes free
+        monkeypatch.setattr(spread, "PER_NODE", 1)
         assert spread.is_wide(world.made)
         assert spread.publish(spread_out, world.made, said.append) == expected
         assert len(expected.tars) == 2
