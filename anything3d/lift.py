@@ -25,7 +25,7 @@ from anything3d.models.weights import Place
 from anything3d.photo.pixels import WHITE, over
 from anything3d.settings.lift import LiftConfig
 from anything3d.settings.reconstruct import MAX_DROPPED
-from anything3d.space.cloud import Cloud, distinct_points, normalise, rounded
+from anything3d.space.cloud import Cloud, distinct_points, gathered, normalise, rounded, strays
 from anything3d.space.reference import Matches, direction_grid, directions_near, search, small_crops
 from anything3d.space.viewpoint import ReferenceCamera
 
@@ -39,6 +39,7 @@ class Lifted:
     reference: ReferenceCamera
     match: float  # 0..1, likeness of the cloud seen by the reference camera and the crop (`reference.agreement`)
     candidate: int  # which draft it was made from
+    strays: int  # points that lay far from all others, and were moved onto the cloud
 
 
 @runtime_checkable
@@ -61,6 +62,7 @@ class Drawn:
     chosen: Int[Tensor, "B"]  # which draft it was made from
     has_shape: Bool[Tensor, "B"]
     dropped: Float[Tensor, "B"]  # share of the drafts that are not finite
+    strays: Int[Tensor, "B"]  # points of each cloud that were moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class PointELifter:
         has_mask = (crops[:, 3] > 0.5).flatten(1).any(1)
         dropped, finite = drawn.dropped.tolist(), drawn.cloud.is_finite().tolist()
         self._check_networks(dropped, finite)
-        lifted = _lifted(rounded(drawn.cloud), drawn.view, drawn.chosen, self.config.distance)
+        lifted = _lifted(rounded(drawn.cloud), drawn.view, drawn.chosen, drawn.strays, self.config.distance)
         judged = zip(lifted, has_mask.tolist(), dropped, finite, drawn.has_shape.tolist(), strict=True)
         return [_outcome(*row) for row in judged]
 
@@ -101,10 +103,10 @@ class PointELifter:
         views, sound = self._judge(drafts, crops)
         chosen = torch.where(sound, views.match.view_as(sound), -1.0).argmax(1)
         rows = torch.arange(len(crops), device=self.device)
-        cloud = self._densify(drafts[rows, chosen], images, generators)
+        cloud, stray = self._densify(drafts[rows, chosen], images, generators)
         view = self._refine(cloud, crops, views, rows * drafts.shape[1] + chosen)
         dropped = (~drafts.isfinite().flatten(2).all(2)).float().mean(1)
-        return Drawn(cloud, view, chosen, sound.any(1) & is_shape(cloud), dropped)
+        return Drawn(cloud, view, chosen, sound.any(1) & is_shape(cloud), dropped, stray.sum(1))
 
     def _check_networks(self, dropped: Sequence[float], finite: Sequence[bool]) -> None:
         """Raises: WeightsError if a network, and not the objects, must be the cause of NaN or Inf.
@@ -117,7 +119,7 @@ class PointELifter:
             return self._draft(white, [torch.Generator().manual_seed(0)])
 
         def denser() -> Cloud:
-            return self._densify(draft()[:, 0], white, [torch.Generator().manual_seed(0)])
+            return self._densify(draft()[:, 0], white, [torch.Generator().manual_seed(0)])[0]
 
         lost = [share > MAX_DROPPED for share in dropped]
         if lost and all(lost):  # of NaN from CLIP a base network makes NaN
@@ -148,7 +150,7 @@ class PointELifter:
     ) -> tuple[Matches, Bool[Tensor, "B K"]]:
         """The best view of every draft [B * K, 1], and which drafts are shapes at all."""
         config = self.config
-        cloud = canonical(drafts.flatten(0, 1))
+        cloud, _ = canonical(drafts.flatten(0, 1))
         grid = direction_grid(config.azimuths, config.elevations, config.lowest_deg, config.highest_deg)
         directions = grid.to(self.device).expand(len(cloud), -1, -1)
         small = small_crops(crops, config.draft_match_px).repeat(drafts.shape[1])
@@ -157,8 +159,8 @@ class PointELifter:
 
     def _densify(
         self, coarse: Float[Tensor, "B 6 N"], images: Float[Tensor, "B 3 S S"], generators: Sequence[torch.Generator]
-    ) -> Cloud:
-        """The points of the coarse cloud and the upsampler's, in the canonical frame."""
+    ) -> tuple[Cloud, Bool[Tensor, "B M"]]:
+        """The points of the coarse cloud and the upsampler's, in the canonical frame, and which ones were stray."""
         config = self.config
         embeddings = self.clip.image_grid(images)
         noise = seed.randn((6, self.upsampler.config.n_ctx), generators, self.device)
@@ -186,11 +188,16 @@ def load_point_e(config: LiftConfig, place: Place, batch_clouds: int) -> PointEL
     return PointELifter(base, upsampler, clip, config, torch.device(place.device), batch_clouds)
 
 
-def canonical(channels: Float[Tensor, "B 6 N"]) -> Cloud:
-    """Point-E's channels (z up, front -y, rgb 0..255) as clouds in the canonical frame (y up, front +z), normalised."""
+def canonical(channels: Float[Tensor, "B 6 N"]) -> tuple[Cloud, Bool[Tensor, "B N"]]:
+    """Point-E's channels (z up, front -y, rgb 0..255) as clouds in the canonical frame (y up, front +z), normalised.
+
+    Stray points do not decide where the frame is: they are moved onto the cloud. Which ones these are is said.
+    """
     x, y, z = channels[:, :3].unbind(1)
     colors = (channels[:, 3:].transpose(1, 2) / 255).clamp(0, 1)
-    return normalise(Cloud(torch.stack([x, z, -y], dim=-1), colors))
+    cloud = Cloud(torch.stack([x, z, -y], dim=-1), colors)
+    stray = strays(cloud)
+    return normalise(gathered(cloud, stray)), stray
 
 
 def is_shape(cloud: Cloud) -> Bool[Tensor, "B"]:
@@ -198,13 +205,15 @@ def is_shape(cloud: Cloud) -> Bool[Tensor, "B"]:
     return distinct_points(cloud, DISTINCT) >= MIN_POINTS
 
 
-def _lifted(cloud: Cloud, view: Matches, chosen: Int[Tensor, "B"], distance: float) -> list[Lifted]:
+def _lifted(
+    cloud: Cloud, view: Matches, chosen: Int[Tensor, "B"], strays: Int[Tensor, "B"], distance: float
+) -> list[Lifted]:
     """Object by object; the numbers come to the host at once."""
     numbers = torch.cat([view.azimuth_deg, view.elevation_deg, view.intrinsics[:, 0], view.match], dim=1).tolist()
     return [
-        Lifted(cloud[b : b + 1], ReferenceCamera(azimuth, elevation, distance, (fx, fy, cx, cy)), match, candidate)
-        for b, ((azimuth, elevation, fx, fy, cx, cy, match), candidate) in enumerate(
-            zip(numbers, chosen.tolist(), strict=True)
+        Lifted(cloud[b : b + 1], ReferenceCamera(azimuth, elevation, distance, (fx, fy, cx, cy)), match, *counts)
+        for b, ((azimuth, elevation, fx, fy, cx, cy, match), *counts) in enumerate(
+            zip(numbers, chosen.tolist(), strays.tolist(), strict=True)
         )
     ]
 

@@ -44,7 +44,7 @@ class Looks:
 
 @dataclass(frozen=True, slots=True)
 class DinoLikeness:
-    """How much a mesh looks like its photo, as DINOv2 sees it. All are on white, and the crop is seen whole."""
+    """How much a mesh looks like its photo, as DINOv2 sees it, on white. Its processor cuts off an edge of both."""
 
     turntable: float  # mean cosine between the crop and the turntable's views
     reference: float  # cosine of the crop and the view of the reference camera

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from anything3d.errors import Anything3DError, ConfigError, SourceError
+from anything3d.errors import Anything3DError, ConfigError, InputError, SourceError
 from anything3d.method import Method, MethodConfig, Pace, Say, lift_photos, load_method
 from anything3d.models.device import check_device
 from anything3d.models.weights import Place
@@ -18,7 +18,7 @@ from anything3d.photo.image import decode_upright
 from anything3d.segment import check_prompt
 from anything3d.settings.segment import ImageLimits
 
-Pixels = UInt8[Tensor, "H W 3"] | UInt8[np.ndarray, "H W 3"]  # sRGB
+Pixels = Tensor | np.ndarray  # uint8 [H, W, 3], sRGB
 MINI = MethodConfig()
 CPU = Place()
 PACE = Pace()
@@ -62,14 +62,17 @@ def lift_image(
 
 def _read(photo: str | Path | bytes | Pixels, limits: ImageLimits) -> UInt8[Tensor, "H W 3"]:
     if isinstance(photo, Tensor | np.ndarray):
-        return torch.as_tensor(photo)
+        pixels = torch.from_numpy(photo.copy()) if isinstance(photo, np.ndarray) else photo  # a view may run backwards
+        if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise InputError("image_mode", f"pixels are uint8 [H, W, 3], sRGB; got {pixels.dtype} {[*pixels.shape]}")
+        return pixels
     if isinstance(photo, bytes):
         return decode_upright(photo, limits)
     try:
         with Path(photo).open("rb") as file:
             data = file.read(limits.max_bytes + 1)  # not more than is looked at: the path may be of anything
-    except FileNotFoundError as error:
-        raise SourceError("no_photo", f"There is no photo {photo}. Correct the path.") from error
+    except OSError as error:
+        raise SourceError("no_photo", f"{photo} cannot be read: {error.strerror}. Correct the path.") from error
     return decode_upright(data, limits)
 
 

@@ -94,6 +94,7 @@ def cloud_row(object_id: str, lifted: "Lifted") -> CloudRecord:
         lifted.candidate,
         lifted.match,
         **camera_columns(lifted.reference),
+        stray_points=lifted.strays,
     )
 
 

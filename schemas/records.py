@@ -98,6 +98,7 @@ class CloudRecord:
     focal_y: Annotated[float, "fraction of the crop's side"]
     centre_x: Annotated[float, "principal point, fraction of the crop's side"]
     centre_y: Annotated[float, "principal point, fraction of the crop's side, downwards"]
+    stray_points: Annotated[int, "points that lay far from all others and were moved onto the nearest one that did not"]
 
 
 @dataclass(frozen=True, slots=True)

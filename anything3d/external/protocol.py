@@ -1,7 +1,6 @@
 """What is said to an external command, and what it answers: protocol 1 of docs/backends.md. This imports no torch."""
 
 import json
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from anything3d.space.viewpoint import ReferenceCamera
 PROTOCOL = 1
 REQUEST = "request.json"
 CAMERA = ("azimuth_deg", "elevation_deg", "distance", "focal_x", "focal_y", "centre_x", "centre_y")
+MOST = 1e9  # above every number of a camera
 OUT_OF_MEMORY = "out_of_memory"
 SHOWN = 200  # characters of a line in a message
 
@@ -75,7 +75,7 @@ def answer(line: str, waiting: Collection[str]) -> Answer | Anything3DError:
 
 def _camera(said: object) -> ReferenceCamera | InputError:
     values = [said.get(name) for name in CAMERA] if isinstance(said, Mapping) else []
-    numbers = [float(one) for one in values if isinstance(one, int | float) and math.isfinite(one)]
+    numbers = [float(one) for one in values if isinstance(one, int | float) and abs(one) < MOST]  # NaN and inf are not
     if len(numbers) != len(CAMERA):
         return InputError("external_bad_output", f"a camera has the numbers {', '.join(CAMERA)}, got {said!r:.{SHOWN}}")
     azimuth, elevation, distance, *intrinsics = numbers

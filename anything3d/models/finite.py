@@ -1,7 +1,7 @@
 """What becomes of values that are not finite: they are counted, and they end an object, or the run.
 
-A NaN in one object of a batch belongs to that object. All objects of a batch share the network and its precision. So a
-NaN in every object is the network's fault, and it ends the run.
+A NaN belongs to its object, if the network is sound on something plain. If all objects of a batch have one, and the
+network makes it of something plain, too, it is the network's fault, and it ends the run.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,13 +18,13 @@ def infinite_as_nan(values: Tensor) -> Tensor:
 
 
 def check_network(not_finite: Sequence[bool], is_sound: Callable[[], bool], weights: str, dtype: torch.dtype) -> None:
-    """Of which objects of a batch the network `weights` made NaN or Inf; of all of them, it is the network's fault.
+    """Of which objects of a batch the network `weights` made NaN or Inf; of all of them, `is_sound` is asked.
 
-    An object alone may be the cause itself: then the network has to be sound (`is_sound`) on something plain.
+    It says whether the network is sound on something plain. So what becomes of an object does not depend on the others.
 
     Raises: WeightsError("weights_not_finite").
     """
-    if not not_finite or not all(not_finite) or (len(not_finite) == 1 and is_sound()):
+    if not not_finite or not all(not_finite) or is_sound():
         return
     precision = str(dtype).removeprefix("torch.")
     remedy = {

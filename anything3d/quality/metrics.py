@@ -60,10 +60,15 @@ def normal_consistency(
 
     The normals are of length 1. Source: Occupancy Networks, Mescheder et al. 2019, section 4.
     """
-    distances = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
-    there = (normals_a * normals_b[distances.argmin(1)]).sum(-1).abs().mean()
-    back = (normals_b * normals_a[distances.argmin(0)]).sum(-1).abs().mean()
+    there = (normals_a * normals_b[_nearest(a, b)]).sum(-1).abs().mean()
+    back = (normals_b * normals_a[_nearest(b, a)]).sum(-1).abs().mean()
     return float(there + back) / 2
+
+
+def _nearest(a: Float[Tensor, "N 3"], b: Float[Tensor, "M 3"]) -> Int[Tensor, "N"]:
+    """The number of the point of `b` that is nearest to each point of `a`."""
+    exact = "donot_use_mm_for_euclid_dist"
+    return torch.cat([torch.cdist(rows, b, compute_mode=exact).argmin(dim=1) for rows in a.split(CHUNK)])
 
 
 def face_normals(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "F 3"]:

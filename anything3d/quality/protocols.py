@@ -4,7 +4,8 @@ The frames of our meshes are not those of the sets. So both protocols let ICP tu
 take axes to axes, and the best end counts.
 
 Sources: Google Scanned Objects, Downs et al. 2022, with the measures of SyncDreamer, Liu et al. 2023 (eval_mesh.py),
-which Wonder3D and OpenLRM use with ICP; SA-3DAO, SAM 3D, Chen et al. 2025.
+which Wonder3D and OpenLRM use with ICP; SA-3DAO, SAM 3D, Chen et al. 2025. SyncDreamer compares points that 16 cameras
+see, and leaves the size of a prediction as it is. Here points are of all triangles, and both shapes have one size.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ MEASURES: Mapping[Protocol, tuple[str, ...]] = {
 }
 GSO_MESH = "meshes/model.obj"  # below the folder of each object, as Gazebo Fuel gives it
 ENDINGS = (".glb", ".gltf", ".obj", ".ply", ".stl")
-CELLS = 64  # along the sides of the cube from -1 to 1
+CELLS = 64  # along the sides of the cube from -1 to 1; beyond it they go on, as far as ICP may turn a mesh
 POINTS = 1_000_000  # of each surface: SA-3DAO's number
 
 
@@ -79,7 +80,8 @@ def measured(
         return {"chamfer": scores.chamfer, "f1_001": scores.f1, "voxel_iou": volume_iou(_voxels(ours), _voxels(theirs))}
     corners = [2 * shape.vertices[shape.faces].astype(np.float64) for shape in (unit_box(made), unit_box(true))]
     corners[0] = moved(corners[0], pose)
-    filled = [occupancy(triangles / 2, CELLS) for triangles in corners]  # `occupancy` wants the cube from -0.5 to 0.5
+    # The longest sides of these corners are 2, and 1 is wanted. `occupancy` takes the cube from -0.5 to 0.5 for ours.
+    filled = [occupancy(triangles / 4, CELLS) for triangles in corners]
     return {"chamfer": scores.chamfer / 2, "volume_iou": volume_iou(*filled)}
 
 
@@ -92,7 +94,8 @@ def summed(protocol: Protocol, rows: Sequence[Mapping[str, str | float]], seed: 
 
 
 def _voxels(points: Float[np.ndarray, "N 3"]) -> np.ndarray:
-    """The cells of the cube from -1 to 1 in which a point lies."""
-    cells = np.zeros((CELLS,) * 3, bool)
-    cells[tuple(((points + 1) / 2 * CELLS).astype(np.int64).clip(0, CELLS - 1).T)] = True
+    """The cells in which a point lies, from -2 to 2."""
+    wide = 2 * CELLS
+    cells = np.zeros((wide,) * 3, bool)
+    cells[tuple(((points + 2) / 4 * wide).astype(np.int64).clip(0, wide - 1).T)] = True
     return cells

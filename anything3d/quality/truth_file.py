@@ -60,7 +60,7 @@ def take(record: object, name: str, kind: type[T], where: str) -> T:
 
 def checked(value: object, kind: type[T], where: str) -> T:
     """`value` if it is of `kind`; an integer is also a float, a boolean only a boolean, a float is finite."""
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 2**53:  # a larger one need not be a float
         value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise SourceError("bad_truth", f"{where} is {str(value)[:80]!r}, expected {kind.__name__}")

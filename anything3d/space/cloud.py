@@ -20,6 +20,11 @@ SIZES = {  # bytes of a scalar property, by both names that the PLY specificatio
     **dict.fromkeys(("double", "float64"), 8),
 }
 MAX_HEADER = 4096  # bytes; ours has 190
+NEIGHBOURS = 4  # a point has so many near it, if it is not a stray one; a speck of fewer points is one, too
+# A point is a stray one if its NEIGHBOURS-th is farther than so many times the median of all points. 34 clouds of the
+# mini world have at most 5.1.
+STRAY = 8.0
+CHUNK = 256  # points of each cloud whose distances to all others are held at a time
 LAYOUT = {"x": "float", "y": "float", "z": "float", "red": "uchar", "green": "uchar", "blue": "uchar"}
 ALIASES = {"float32": "float", "uint8": "uchar"}
 
@@ -54,6 +59,33 @@ def normalise(cloud: Cloud) -> Cloud:
     longest = (high - low).amax(-1, keepdim=True)
     scale = torch.where(longest > 0, longest, torch.ones_like(longest))
     return Cloud((cloud.points - (low + high) / 2) / scale, cloud.colors)
+
+
+def strays(cloud: Cloud) -> Bool[Tensor, "B N"]:
+    """Which points are far from all but a few others. One of them would decide where the bounding box ends."""
+    points, nearest = (
+        cloud.points.float(),
+        min(NEIGHBOURS + 1, cloud.points.shape[1]),
+    )  # the first one is the point itself
+    parts = [_distances(rows, points).topk(nearest, largest=False).values[..., -1] for rows in points.split(CHUNK, 1)]
+    apart = torch.cat(parts, dim=1)
+    usual = apart.median(dim=1, keepdim=True).values
+    return (usual > 0) & (apart > STRAY * usual)
+
+
+def gathered(cloud: Cloud, stray: Bool[Tensor, "B N"]) -> Cloud:
+    """The cloud with every stray point moved onto the nearest point that is none, whose colour it takes."""
+    points = cloud.points.float()
+    parts = [
+        _distances(rows, points).masked_fill(stray[:, None], torch.inf).argmin(-1) for rows in points.split(CHUNK, 1)
+    ]
+    own = torch.arange(points.shape[1], device=points.device)
+    source = torch.where(stray, torch.cat(parts, dim=1), own)[..., None]
+    return Cloud(cloud.points.take_along_dim(source, 1), cloud.colors.take_along_dim(source, 1))
+
+
+def _distances(a: Float[Tensor, "B n 3"], b: Float[Tensor, "B N 3"]) -> Float[Tensor, "B n N"]:
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def distinct_points(cloud: Cloud, grid: float) -> UInt8[Tensor, "B"]:

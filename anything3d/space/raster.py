@@ -25,15 +25,19 @@ def rasterize(mesh: Mesh, camera: Camera, size: int) -> Rendering:
 
     A triangle with a corner closer than NEAR to a camera, or behind it, is not drawn there.
     """
-    seen = [_one(mesh, camera[v : v + 1], size * SUBPIXELS) for v in range(len(camera))]
-    color, alpha, depth = (torch.stack(images) for images in zip(*seen, strict=True))
-    share = nn.functional.avg_pool2d(alpha[:, None], SUBPIXELS)[:, 0]
-    summed = nn.functional.avg_pool2d((depth * alpha)[:, None], SUBPIXELS)[:, 0]
+    seen = torch.stack([_pixels(mesh, camera[v : v + 1], size) for v in range(len(camera))])
+    color, share, summed = seen[:, :3], seen[:, 3], seen[:, 4]
     return Rendering(
-        color=nn.functional.avg_pool2d(color, SUBPIXELS),  # premultiplied: parts that show nothing are 0
+        color=color,  # premultiplied: parts that show nothing are 0
         alpha=share,
         depth=torch.where(share > 0, summed / share.clamp_min(1e-9), torch.inf),
     )
+
+
+def _pixels(mesh: Mesh, camera: Camera, size: int) -> Float[Tensor, "5 S S"]:
+    """Colour, opacity, and depth times opacity, of one camera's pixels: the means of their parts."""
+    color, alpha, depth = _one(mesh, camera, size * SUBPIXELS)
+    return nn.functional.avg_pool2d(torch.cat([color, alpha[None], (depth * alpha)[None]]), SUBPIXELS)
 
 
 def _one(

@@ -18,7 +18,7 @@ from schemas.records import CloudRecord, ObjectRecord
 
 class LiftStage:
     name = "lift"
-    version = 1
+    version = 2
     record = CloudRecord
 
     def __init__(self, config: Config, place: Place) -> None:

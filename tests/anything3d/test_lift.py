@@ -169,7 +169,7 @@ def test_point_e_axes_and_units_become_canonical():
     channels[0, :3, 0] = torch.tensor([0.0, -0.5, 0.0])  # front
     channels[0, :3, 1] = torch.tensor([0.25, 0.5, 0.25])  # back, right, up
     channels[0, 3:, 0] = torch.tensor([255.0, 0.0, 51.0])
-    cloud = canonical(channels)
+    cloud, _ = canonical(channels)
     torch.testing.assert_close(cloud.points[0], torch.tensor([[-0.125, -0.125, 0.5], [0.125, 0.125, -0.5]]))
     torch.testing.assert_close(cloud.colors[0, 0], torch.tensor([1.0, 0.0, 0.2]))
 

@@ -173,7 +173,7 @@ class World:
     def _lift(self, object_id):
         ply, item = self._ply(object_id)
         wrong = WRONG_AZIMUTH_DEG if object_id == self.known[1] else 0.0
-        return CloudRecord(object_id, ply, 8192, 0, 1.0, *camera_row(item, wrong))
+        return CloudRecord(object_id, ply, 8192, 0, 1.0, *camera_row(item, wrong), 0)
 
     def _reconstruct(self, object_id):
         if object_id == self.fog:

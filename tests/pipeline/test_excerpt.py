@@ -18,7 +18,7 @@ from schemas.records import CloudRecord
 DICE = random.Random(0)
 PLY = 70_000  # bytes; four of them are more than a row group should have
 ROWS = [
-    CloudRecord(f"sa_{n:03d}", DICE.randbytes(PLY), n, 0, *(DICE.random() for _ in range(8)))
+    CloudRecord(f"sa_{n:03d}", DICE.randbytes(PLY), n, 0, *(DICE.random() for _ in range(8)), 0)
     for n in DICE.sample(range(100), 26)  # in no order
 ]
 WANTED = [row for row in ROWS[9:14] if row is not ROWS[11]]

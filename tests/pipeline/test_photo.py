@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 
+import numpy as np
 import pytest
 import torch
 import trimesh
@@ -15,6 +16,8 @@ from typer.testing import CliRunner
 from anything3d import lift_image
 from anything3d.errors import ConfigError, InputError, SourceError
 from anything3d.mini.world import write_world
+from anything3d.settings.segment import ImageLimits
+from anything3d.single import _read
 from jobs.cli import app
 from pipeline.config import load
 from pipeline.photo import files, method_config, pace
@@ -98,6 +101,11 @@ def test_what_cannot_be_lifted_says_why(photo, tmp_path):
         lift_image(path, point=(256, 0))
     with pytest.raises(SourceError, match=r"no_photo: .*none\.jpg"):
         lift_image(tmp_path / "none.jpg", point=point)
+    with pytest.raises(SourceError, match=r"no_photo: .*cannot be read: Is a directory"):
+        lift_image(tmp_path, point=point)
+    for pixels in (torch.rand(40, 40, 3), torch.zeros(40, 40, dtype=torch.uint8).numpy()):
+        with pytest.raises(InputError, match=r"image_mode: pixels are uint8 \[H, W, 3\], sRGB; got"):
+            lift_image(pixels, point=point)
     huge = tmp_path / "huge.jpg"
     with huge.open("wb") as file:
         file.write(path.read_bytes())
@@ -110,6 +118,12 @@ def test_what_cannot_be_lifted_says_why(photo, tmp_path):
     assert done.exit_code == 2
     assert "image_format" in done.output
     assert not (tmp_path / "out").exists()
+
+
+def test_pixels_may_be_a_view_that_runs_backwards():
+    """What OpenCV reads is BGR, and its reader turns it."""
+    bgr = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    assert torch.equal(_read(bgr[..., ::-1], ImageLimits()), torch.from_numpy(bgr).flip(2))
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def of_object(row, unit):
     return {
         CaptionRecord: lambda: [CaptionRecord(item, "a thing", -1.0, "")],
         ConceptRecord: lambda: [ConceptRecord(item, os.urandom(CONCEPT), 0.5, 0.4, 1)],
-        CloudRecord: lambda: [CloudRecord(item, os.urandom(CLOUD), 4096, 0, 1.0, *camera)],
+        CloudRecord: lambda: [CloudRecord(item, os.urandom(CLOUD), 4096, 0, 1.0, *camera, 0)],
         FieldRecord: lambda: [FieldRecord(item, os.urandom(FIELD), 1, 1, "field", None, 0.0, 0.0, 0.0, 1.0, 0.0)],
         MeshRecord: lambda: [MeshRecord(item, os.urandom(GLB), 3, 1, 1, True)],
         ScoreRecord: lambda: [

@@ -182,7 +182,7 @@ def _distances(channels: Float[Tensor, "B 6 N"], objects: Objects, rows: Rows) -
 
     And the mean difference of a point's colour from that of the nearest true point, 0..1.
     """
-    lifted = canonical(channels.cpu())
+    lifted, _ = canonical(channels.cpu())
     cloud, count = lifted.points, channels.shape[2]
     true = objects.points[rows.item].float()
     nearest = torch.cdist(cloud, true[:, :1024]).argmin(2)

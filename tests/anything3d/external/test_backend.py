@@ -17,6 +17,7 @@ from PIL import Image
 from anything3d.distil.evidence import FinishedMesh, Reconstructor
 from anything3d.errors import ConfigError, MachineError, OutOfMemory
 from anything3d.external.backend import External, write_request
+from anything3d.external.protocol import CAMERA, Answer, answer
 from anything3d.mesh import checked
 from anything3d.quality.metrics import mask_iou
 from anything3d.space.raster import rasterize
@@ -124,6 +125,17 @@ def test_a_command_that_is_none_or_another_one_ends_the_run(settings, reason, sa
         External(config(**settings), "cpu", 60.0, print, start_seconds=1.0 if "sleep" in str(settings) else 600.0)
     assert error.value.reason == reason
     assert said in error.value.message
+
+
+@pytest.mark.parametrize("number", [10**400, 1e300, "0", None])
+def test_a_camera_with_a_number_that_is_none_is_a_bad_answer(number):
+    camera = dict.fromkeys(CAMERA, 1.0)
+    assert isinstance(said(camera), Answer)
+    assert said(camera | {"azimuth_deg": number}).reason == "external_bad_output"
+
+
+def said(camera):
+    return answer(json.dumps({"object": "a", "mesh": "a.glb", "camera": camera}), ["a"])
 
 
 def test_another_protocol_is_refused():

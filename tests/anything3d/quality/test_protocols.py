@@ -90,3 +90,12 @@ def test_the_numbers_of_two_boxes_are_those_of_the_arithmetic():
     assert found["volume_iou"] == pytest.approx(0.5, abs=0.03)
     whole = measured("sa3dao", slab, cube, torch.Generator().manual_seed(0), POINTS)
     assert whole["chamfer"] == pytest.approx(2 * found["chamfer"], rel=0.02)
+
+
+def test_what_icp_turns_out_of_the_cube_counts_in_the_union():
+    """A rod, and the same rod turned by 45 degrees, which is larger by 12 % once its own box has been scaled to 1."""
+    rod = trimesh.creation.box((1, 0.26, 0.26))
+    turned = rod.copy().apply_transform(trimesh.transformations.rotation_matrix(np.pi / 4, (0, 0, 1)))
+    found = measured("gso", mesh_of(turned), mesh_of(rod), torch.Generator().manual_seed(0), POINTS)
+    inside, both = 32 * 8 * 8, 36 * 10 * 10  # cells of 1/32 whose centres lie in the smaller and in the larger rod
+    assert found["volume_iou"] == pytest.approx(inside / both, abs=0.05)

@@ -117,6 +117,7 @@ def test_a_sound_file_is_read():
         ("images.sa_1.objects.0.symmetry_deg", 361, "allowed are 0.0 to 360"),
         ("images.sa_1.objects.0.symmetry_deg", 100, "360 over a whole number"),
         ("images.sa_1.objects.0.symmetry_deg", True, "expected float"),
+        ("images.sa_1.objects.0.symmetry_deg", 10**400, "expected float"),
         ("images.sa_1.objects.0.view_cameras", [], "0 cameras, allowed are 1 to 64"),
         ("images.sa_1.objects.0.view_cameras", [7], r"view_cameras\[0\].*expected dict"),
         ("images.sa_1.objects.0.view_cameras", [{"intrinsics": [1, 1, 0.5, 0.5]}], r"view_cameras\[0\] has no 'pose'"),

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 
 from anything3d.errors import InputError
-from anything3d.space.cloud import Cloud, distinct_points, from_plies, from_ply, normalise, to_ply
+from anything3d.space.cloud import Cloud, distinct_points, from_plies, from_ply, gathered, normalise, strays, to_ply
 
 HEADER = (
     "ply\nformat binary_little_endian 1.0\nelement vertex {count}\n"
@@ -105,3 +105,48 @@ def test_several_files_become_the_rows_of_one_cloud():
     cloud = random_cloud(rows=3)
     together = from_plies([to_ply(cloud[b : b + 1]) for b in range(3)])
     assert torch.equal(together.points, cloud.points)
+
+
+def ball(rows=2, points=2000, radius=0.25):
+    """Points spread evenly on spheres."""
+    generator = torch.Generator().manual_seed(0)
+    points = torch.nn.functional.normalize(torch.randn(rows, points, 3, generator=generator), dim=-1) * radius
+    return Cloud(points, torch.rand(points.shape, generator=generator))
+
+
+def test_a_point_far_from_all_others_is_moved_onto_the_nearest_and_does_not_decide_the_frame():
+    cloud, whole = ball(), ball()
+    cloud.points[1, 7] = torch.tensor([0.6, 0.0, 0.0])
+    stray = strays(cloud)
+    assert stray.nonzero().tolist() == [[1, 7]]
+    moved = gathered(cloud, stray)
+    others = [n for n in range(2000) if n != 7]
+    distances = (cloud.points[1] - cloud.points[1, 7]).norm(dim=-1)
+    nearest = min(others, key=lambda n: float(distances[n]))
+    assert torch.equal(moved.points[1, 7], cloud.points[1, nearest])
+    assert torch.equal(moved.colors[1, 7], cloud.colors[1, nearest])
+    assert torch.equal(moved.points[0], whole.points[0])
+    assert torch.equal(moved.points[1, others], whole.points[1, others])
+    assert normalise(moved).points[1].abs().amax() == 0.5
+    extent = normalise(cloud).points[1, others].amax(0) - normalise(cloud).points[1, others].amin(0)
+    assert extent.max() < 0.6  # what one stray point does to the frame otherwise
+
+
+def test_a_part_that_stands_apart_is_no_stray_point():
+    cloud = ball()
+    cloud.points[0, :5] = torch.tensor([0.6, 0.0, 0.0]) + 0.01 * torch.eye(5, 3)
+    assert not strays(cloud).any()
+
+
+@pytest.mark.parametrize("points", [1, 3, 4])
+def test_a_few_points_and_equal_points_are_never_stray(points):
+    assert not strays(random_cloud(2, points)).any()
+    assert not strays(Cloud(torch.zeros(2, 50, 3), torch.zeros(2, 50, 3))).any()
+
+
+def test_a_cloud_with_nan_has_no_stray_points_and_stays_as_it_is():
+    cloud = ball()
+    cloud.points[0, 3, 1] = torch.nan
+    stray = strays(cloud)
+    assert not stray.any()
+    assert gathered(cloud, stray).points.isfinite().flatten(1).all(1).tolist() == [False, True]
