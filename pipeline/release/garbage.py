@@ -82,9 +82,7 @@ class Report:
 
     kept: list[int]  # numbers of the kept snapshots, the newest first
     folders: dict[str, Found]
-    at_work: (
-        bool  # a run is at work, or a process works on a cell: nothing has been deleted in HELD since this was seen
-    )
+    at_work: bool  # a run, or a process that works on a cell, was seen: since then nothing in HELD has been deleted
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,8 @@ COUNTS = ("inputs", "rows", "skipped", "failed", "crashed")  # of a commit
 # Of the tables that this version writes.
 COLUMNS = [column.name for column in OBJECT_COLUMNS] + [column.name for column in fields(RejectRecord)]
 DUPLICATE = "duplicate_id"  # reason of a photo that another shard has
-MEND = (
-    "Give `anything3d verify` with this corpus, and then the command of the run of the shard again."  # for all damage
-)
+# What mends any damage.
+MEND = "Give `anything3d verify` with this corpus, and then the command of the run of the shard again."
 
 
 @dataclass(frozen=True, slots=True)
