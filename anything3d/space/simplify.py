@@ -55,9 +55,8 @@ def linked(faces: Int[np.ndarray, "F 3"], collapses: Int[np.ndarray, "C 2"], max
         if len(faces) - 2 * len(allowed) <= max_faces:
             break
         around, gone = neighbours[kept], neighbours[lost]
-        if (
-            kept in elsewhere or lost in elsewhere or len(around & gone) != 2 or len(around | gone) == 4
-        ):  # a tetrahedron
+        stays_closed = len(around & gone) == 2 and len(around | gone) != 4  # 4: a tetrahedron, of which nothing is left
+        if kept in elsewhere or lost in elsewhere or not stays_closed:
             elsewhere.update((kept, lost))
             continue
         for one in gone - {kept}:
