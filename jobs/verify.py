@@ -15,7 +15,7 @@ def verify(
 ) -> None:
     """Compare every file and cell with its digest.
 
-    Names what is damaged. The next run of a shard with damage makes again what is damaged. Nothing is deleted.
+    Names what is damaged. The next run of a shard with damage makes again what is damaged.
     """
     with errors_as_one_line():
         from anything3d.errors import SourceError

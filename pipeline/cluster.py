@@ -212,7 +212,7 @@ class Actors:
     def _choose(self, wanted: Mapping[str, Workers], nodes: Sequence[Node]) -> None:
         """Choose how many actors each stage has, and say it. Without enough nodes, a run that is at work waits."""
         times = self._seconds()
-        if not self._sizes and not any(node.gpus >= 1 for node in nodes):
+        if not self._sizes and not self._spending.spent.seconds and not any(node.gpus >= 1 for node in nodes):
             self._spending.check_without_gpus(self.config.price)
         if SHARED in wanted and any(pools.on_cluster(wanted, nodes)[name].num_gpus for name in wanted):
             raise MachineError("ray", "A node with a GPU has come up, and the actors were chosen without.")

@@ -177,7 +177,7 @@ def _spend(night: Night, config: Config, shards: Sequence[str], store: Store, sa
             evaluation, numbers[:] = evaluate_snapshot(store, candidate, given, say)
         refused = tuple(refusals(night.gates, mine, means_of(store, mine)))
         judged[:] = [(comparison, evaluation, refused)]
-        return not refused
+        return not refused and bool(mine)
 
     selection = Selection(night.max_objects, sample_rate=night.sample_rate)
     report = run(

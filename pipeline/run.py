@@ -99,7 +99,7 @@ def run(
                 raise
             if (wait := faults.wait(fault, report)) is None:
                 raise fault from (None if fault is error else error)
-            say(f"{fault}; the run goes on" + (f" in {wait:.0f} s" if wait else ""))
+            say(f"{str(fault).rstrip('.')}; the run goes on" + (f" in {wait:.0f} s" if wait else ""))
             disconnect()
             time.sleep(wait)
         else:

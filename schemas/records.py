@@ -98,7 +98,7 @@ class CloudRecord:
     focal_y: Annotated[float, "fraction of the crop's side"]
     centre_x: Annotated[float, "principal point, fraction of the crop's side"]
     centre_y: Annotated[float, "principal point, fraction of the crop's side, downwards"]
-    stray_points: Annotated[int, "points that lay far from all others and were moved onto the nearest one that did not"]
+    stray_points: Annotated[int | None, "null before version 2; points moved onto the cloud"] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ class MeshRecord:
     components: Annotated[int, "number of separate pieces that were kept"]
     watertight: Annotated[bool, "whether every edge has two faces"]
     given_faces: Annotated[int | None, "null if of a field, or before version 8; of the backend's mesh", IF_ANY] = None
-    repainted: Annotated[bool | None, "null if given_faces is; whether its texture is a new one", IF_ANY] = None
+    repainted: Annotated[bool | None, "null if given_faces is; whether its colours were looked up anew", IF_ANY] = None
 
 
 @dataclass(frozen=True, slots=True)

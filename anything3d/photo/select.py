@@ -108,7 +108,8 @@ def _parts(masks: Sequence[ObjectMask], left: Sequence[int], overlaps: "_Overlap
     drops: dict[int, Skipped] = {}
     wholes: list[int] = []
     for index in sorted(left, key=lambda index: (-masks[index].area_px, index)):
-        inside, whole = overlaps.first(index, wholes, limit, of_both=False)
+        larger = [whole for whole in wholes if masks[whole].area_px > masks[index].area_px]
+        inside, whole = overlaps.first(index, larger, limit, of_both=False)
         if whole is None:
             wholes.append(index)
         else:

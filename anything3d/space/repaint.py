@@ -12,6 +12,7 @@ from anything3d.space.atlas import Painter
 from anything3d.space.mesh import Mesh, Texture
 
 SPREAD = 200_000  # points of the old surface, evenly spread, beside one in each of its triangles
+AT_ONCE = 1 << 14  # points that are coloured at a time, with 2 NEAREST triangles each; about 100 MB
 NEAREST = 3  # of these points, and as many of those that look the same way, whose triangles are looked at
 AWAY = 0.02  # canonical lengths by which a triangle that looks the other way counts as farther away
 
@@ -29,6 +30,10 @@ def painter_of(mesh: Mesh) -> Painter:
     plain, facing = cKDTree(places), cKDTree(np.hstack([places, ways[owner]]))
 
     def paint(points: Float[np.ndarray, "N 3"], normals: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
+        starts = range(0, len(points), AT_ONCE)
+        return np.concatenate([some(points[at : at + AT_ONCE], normals[at : at + AT_ONCE]) for at in starts])
+
+    def some(points: Float[np.ndarray, "N 3"], normals: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
         _, near = plain.query(points, NEAREST)
         _, alike = facing.query(np.hstack([points, normals * (AWAY / 2)]), NEAREST)
         faces = owner[np.hstack([near, alike]).reshape(-1)]

@@ -3,6 +3,10 @@
 A run takes a shard for finished by its partition, and does not read its files again. So a shard in which damage is
 found gets a partition that no run takes for finished. It names the same files as before, so that what is sound can
 still be read. The next run of the shard finds its sound cells, computes the damaged ones, and writes all of its files.
+
+On a disk, a table in objects/ or rejects/ is a second name of the one in shards/, so that both are damaged at once. The
+second name is deleted, and the next snapshot of a run makes it again. Until then, the other files that people open show
+the snapshot of before.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +18,7 @@ from pipeline.commit import Part
 from pipeline.location import explained
 from pipeline.release.partition import Partition, read_manifest
 from pipeline.release.snapshot import append, snapshot_of
+from pipeline.release.view import tables
 from pipeline.store import Store
 
 DAMAGED = "damaged"  # key and digest of a partition that has to be made again
@@ -32,7 +37,12 @@ def verify(corpus: str, shards: Sequence[str] = ()) -> tuple[Mapping[str, Sequen
         raise SourceError("no_partition", f"{corpus} has no shard {', '.join(unknown)}.")
     looked_at = {name: one for name, one in snapshot.partitions.items() if not shards or name in shards}
     with explained(corpus):
-        found = {name: paths for name, one in looked_at.items() if (paths := damage(store, one))}
+        shown: dict[str, dict[str, Part]] = {name: {} for name in looked_at}
+        for path, table in tables(snapshot).items():
+            if (name := table.path.split("/")[1]) in shown:
+                shown[name][path] = replace(table, path=path)
+        found = {name: paths for name, one in looked_at.items() if (paths := damage(store, one, shown[name]))}
+        store.delete([path for name, paths in found.items() for path in paths if path in shown[name]])
 
         def change(before: Mapping[str, Partition]) -> dict[str, Partition]:
             wrong = {name: one for name, one in before.items() if name in found and one == looked_at[name]}
@@ -45,16 +55,17 @@ def verify(corpus: str, shards: Sequence[str] = ()) -> tuple[Mapping[str, Sequen
     return found, len(looked_at)
 
 
-def damage(store: Store, partition: Partition) -> list[str]:
+def damage(store: Store, partition: Partition, shown: Mapping[str, Part]) -> list[str]:
     """The paths of the files and cells of a partition that are not what was written. The commits of these cells go.
 
+    `shown` are the second names of its tables.
     One tar is in memory at a time, or READERS of the other files. A damaged manifest does not say which cells there
     are: then the run reads them, when it writes the files again.
     """
     rows = read_manifest(store, partition)[0] if store.read_whole(partition.manifest) is not None else []
     cells = {row.path for row in rows if row.what == "cell"}
     named = [Part(row.path, row.bytes or 0, row.digest, row.rows) for row in rows if row.what != "cell"]
-    files = {part.path: part for part in [*partition.files, *named]}
+    files = {part.path: part for part in [*partition.files, *named, *shown.values()]}
     tars = {part.path for part in partition.tars}
 
     def is_sound(path: str) -> bool:

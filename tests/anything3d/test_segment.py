@@ -125,6 +125,9 @@ def test_of_two_nearly_equal_masks_the_surer_one_stays_wherever_it_stands():
     poor = object_mask(rectangle(53, 50, 62, 60), predicted_iou=0.9)  # 57 of the 60 columns of `good`
     assert reasons([good, poor]) == ["kept", "duplicate"]
     assert reasons([poor, good]) == ["duplicate", "kept"]
+    same = replace(good, predicted_iou=0.8)
+    assert reasons([same, good]) == ["duplicate", "kept"]
+    assert reasons([good, same]) == ["kept", "duplicate"]
 
 
 def test_a_part_that_is_nearly_all_of_its_whole_is_dropped_however_sure_sam_was_of_it():
@@ -372,6 +375,8 @@ def test_of_many_overlapping_masks_each_is_dropped_for_the_first_that_says_so():
             for other in kept:
                 shared = int((pixels[index] & pixels[other]).sum())
                 both = int((pixels[index] | pixels[other]).sum())
+                if reason == "part" and masks[other].area_px == masks[index].area_px:
+                    continue
                 if shared / (both if reason == "duplicate" else masks[index].area_px) > limit:
                     dropped[index] = (reason, masks[other].name)
                     break

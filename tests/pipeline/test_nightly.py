@@ -145,11 +145,21 @@ def test_of_nights_that_see_that_it_is_their_turn_at_once_one_takes_it(tmp_path)
 
 
 def test_a_night_that_was_killed_on_another_machine_is_waited_for_and_then_followed(tmp_path):
-    store, path = Store(str(tmp_path)), f"{FOLDER}/attempts/{'0' * 32}.json"
+    path, looks = f"{FOLDER}/attempts/{'0' * 32}.json", []
+
+    class Late(Store):
+        """The store of a corpus on which another machine has worked until LEASE_S before the fourth look."""
+
+        def entries(self, prefix):
+            if prefix == f"{FOLDER}/attempts":
+                looks.append(prefix)
+            if len(looks) == 4:
+                os.utime(tmp_path / path, (time.time() - LEASE_S - 1,) * 2)
+            return super().entries(prefix)
+
+    store = Late(str(tmp_path))
     store.write(path, b'{"machine": "another", "pid": 7, "process_started": "1"}')
     store.write(f"{FOLDER}/000004.json", b'{"attempt": "' + b"0" * 32 + b'"}')
-    almost = time.time() - LEASE_S + 1.5  # from then on it is taken for dead
-    os.utime(tmp_path / path, (almost, almost))
     with Attempt(store, FOLDER) as attempt:
         assert attempt.living == [path]
         assert at_work(store, attempt) == ""

@@ -270,7 +270,7 @@ def large(tmp_path_factory):
     return make(tmp_path_factory.mktemp("large"), photos=5000, per_shard=1000, every=50)
 
 
-def test_ten_thousand_objects_open_at_once(chromium, large):
+def test_ten_thousand_objects_open(chromium, large):
     store, snapshot = large
     began = time.perf_counter()
     with opened(chromium, (Path(store.root) / "index.html").as_uri()) as page:
@@ -303,7 +303,7 @@ def test_ten_thousand_objects_open_at_once(chromium, large):
           f" {pages / 9800:.0f} in the pages, {sheets / 9800:.0f} in the sheets")  # fmt: skip
 
 
-def test_a_million_objects_open_at_once(chromium, large, tmp_path):
+def test_a_million_objects_open(chromium, large, tmp_path):
     """The five shards of `large` 103 times, each under a name of its own; only the catalogue knows them."""
     store, _ = large
     root = Path(store.root)

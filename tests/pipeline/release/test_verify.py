@@ -9,6 +9,7 @@ from pipeline.release.corpus import Corpus
 from pipeline.release.partition import photos_of, read_manifest
 from pipeline.release.snapshot import newest
 from pipeline.release.verify import verify
+from pipeline.release.view import tables
 from pipeline.store import Store
 from tests.pipeline.conftest import publish
 
@@ -29,7 +30,12 @@ CELLS = {  # file of a cell -> the stage of the cell
 
 @pytest.fixture
 def corpus(world, tmp_path):
-    return shutil.copytree(world.corpus, tmp_path / "corpus")
+    """A copy in which each table has two names, as in the corpus itself."""
+    copy = shutil.copytree(world.corpus, tmp_path / "corpus")
+    for path, table in tables(world.snapshot).items():
+        (copy / path).unlink()
+        (copy / path).hardlink_to(copy / table.path)
+    return copy
 
 
 def flip(path):
@@ -39,7 +45,7 @@ def flip(path):
 
 
 def published(root):
-    folders = ("shards", "assets", "gallery/world")  # the rest of the gallery is of the snapshot
+    folders = ("objects", "rejects", "shards", "assets", "gallery/world")  # the rest of the gallery is of the snapshot
     return {path: path.read_bytes() for name in folders for path in (root / name).rglob("*") if path.is_file()}
 
 
@@ -67,12 +73,25 @@ def test_a_bit_of_a_published_file_is_named_and_the_file_is_written_again(corpus
     path = FILES[kind](one, read_manifest(Store(str(corpus)), one)[0])
     flip(corpus / path)
     assert finished(corpus, world)  # nobody has read it
-    assert verify(str(corpus), ["world"]) == ({"world": [path]}, 1)
+    second = [other for other, table in tables(world.snapshot).items() if table.path == path]
+    assert verify(str(corpus), ["world"]) == ({"world": [*second, path]}, 1)
+    assert not any((corpus / other).exists() for other in second)
     assert not finished(corpus, world)
     assert partition_of(corpus).files == one.files
     publish(Store(str(corpus)), world.made)
     assert published(corpus) == before
     assert verify(str(corpus)) == ({}, 1)
+
+
+def test_a_damaged_copy_of_a_table_is_named_and_copied_again(corpus, world):
+    """In a bucket, a table and its copy are two files."""
+    before, (path, table) = published(corpus), next(iter(tables(world.snapshot).items()))
+    (corpus / path).unlink()
+    shutil.copy(corpus / table.path, corpus / path)
+    flip(corpus / path)
+    assert verify(str(corpus)) == ({"world": [path]}, 1)
+    publish(Store(str(corpus)), world.made)
+    assert published(corpus) == before
 
 
 @pytest.mark.parametrize("kind", CELLS)
