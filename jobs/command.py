@@ -139,7 +139,7 @@ def read_settings(preset: str, config: Path | None, settings: list[str] | None) 
     Raises: ConfigError.
     """
     from pipeline.config import load
-    from pipeline.input.source import text_of
+    from pipeline.input.text import text_of
 
     return load([read_preset(preset), *([text_of(config.read_bytes())] if config else [])], settings or [])
 

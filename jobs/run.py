@@ -178,7 +178,7 @@ def read_ids(path: Path) -> frozenset[str]:
     Raises: SourceError if it has none: whoever looked for objects and found none does not want all of them.
     """
     from anything3d.errors import SourceError
-    from pipeline.input.source import text_of
+    from pipeline.input.text import text_of
 
     if not (wanted := frozenset(text_of(path.read_bytes()).split())):
         raise SourceError("no_ids", f"{path} names no photo and no object. Leave --ids out if all are wanted.")

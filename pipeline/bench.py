@@ -216,7 +216,8 @@ class Tree:
 
     def look(self) -> None:
         """See what each process has used so far. A process that ends meanwhile is left as it was."""
-        weigh, together = self._looks % LOOKS_PER_WEIGHING == 0, 0.0
+        early = self._looks < LOOKS_PER_WEIGHING  # a short run would not be weighed again
+        weigh, together = early or self._looks % LOOKS_PER_WEIGHING == 0, 0.0
         self._looks += 1
         processes = [self._root]
         with suppress(psutil.NoSuchProcess):

@@ -124,14 +124,14 @@ def abandon() -> bool:
     For an end in the middle of anything: Ray's own part of this process is not asked, and does not survive it. What
     works for it in a cluster is ended there when this process has gone.
     """
-    if _session is None:
+    if (own := _session) is None:
         return False
-    vital = {process for process in _session.look() if _name(process) in VITAL}
+    vital = {process for process in own.look() if _name(process) in VITAL}
     for process in vital:
         with suppress(psutil.Error):
             process.suspend()  # so that nothing is started again
-    _kill(_session.look_everywhere() - vital)
-    shutil.rmtree(_session.folder, ignore_errors=True)
+    _kill(own.look_everywhere() - vital)  # `disconnect` may be at work, and forget the session meanwhile
+    shutil.rmtree(own.folder, ignore_errors=True)
     for process in vital:  # the last of all: this process does not outlive them for long
         with suppress(psutil.Error):
             process.kill()

@@ -4,7 +4,6 @@ A source is a tar, a folder of photos, a Parquet file or a list of photos. Its l
 ends with `/` or `/**`, that of a Parquet file with `.parquet`, and that of a list with `.txt`. All else is a tar.
 """
 
-import codecs
 import glob
 import hashlib
 import os
@@ -21,6 +20,7 @@ from anything3d.errors import ConfigError, SourceError
 from pipeline.input import listing
 from pipeline.input.listing import DEEP, FOLDER, folder_of, is_folder
 from pipeline.input.shard import Shard
+from pipeline.input.text import text_of
 from pipeline.location import SCHEME, explained, open_store, parse, split
 
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of what `ray job submit` starts
@@ -160,12 +160,6 @@ def read_text(location: str) -> str:
             return text_of(read(location))
         except FileNotFoundError as error:
             raise SourceError("no_file", f"There is no file at {location}.") from error
-
-
-def text_of(data: bytes) -> str:
-    """The text of a file that people wrote: UTF-8, or UTF-16 with its mark, as PowerShell writes it."""
-    utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return data.decode("utf-16" if utf_16 else "utf-8-sig", "replace")
 
 
 def read_md5(location: str) -> dict[str, str]:

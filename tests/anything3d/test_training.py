@@ -303,7 +303,7 @@ def test_model_units_are_point_es_axes_and_come_back(objects):
     clean = pointe.model_units(objects, rows, 2048, generator())
     assert clean[:, :3].abs().max() <= 1.02
     assert clean[:, 3:].abs().max() <= 1.001
-    cloud = canonical(pointe.data_units(clean))
+    cloud, _ = canonical(pointe.data_units(clean))
     for row in range(2):
         true = objects.points[row].float()
         assert torch.cdist(cloud.points[row], true).amin(1).max() < 5e-3

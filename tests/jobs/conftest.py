@@ -114,8 +114,12 @@ def workers(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
 
 
 def heed_ctrl_c() -> None:
-    """For a process before it starts: what a shell starts in the background ignores SIGINT, and hands that on."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """For processes that are started from now on: what a shell starts in the background ignores SIGINT, and hands it on.
+
+    A test run that has its own handler keeps it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def stopped(process: psutil.Process) -> bool:

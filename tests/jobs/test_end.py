@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 def start(shard: Path, folder: Path, settings: Sequence[str] = (), **more: str) -> subprocess.Popen:
     """The command in `folder`, as somebody who knows no Ray gives it; its output goes to folder/log."""
     folder.mkdir()
+    heed_ctrl_c()
     known = {key: value for key, value in environment().items() if key != "RAY_ADDRESS"}
     with (folder / "log").open("w") as log:
         return subprocess.Popen(
@@ -30,7 +31,6 @@ def start(shard: Path, folder: Path, settings: Sequence[str] = (), **more: str) 
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=heed_ctrl_c,
         )
 
 

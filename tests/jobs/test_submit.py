@@ -307,11 +307,12 @@ def test_ctrl_c_ends_a_run_that_joined_a_cluster_and_leaves_the_cluster(head, sh
     pids = processes_of(head.folder)
     (raylet,) = (one for one in psutil.process_iter(["name"]) if one.pid in pids and one.info["name"] == "raylet")
     before = workers(raylet.children())  # of the job before, which Ray may not have ended yet
+    heed_ctrl_c()
     with (tmp_path / "log").open("w") as log:
         run = subprocess.Popen(
             [*command(shard, tmp_path / "corpus"), "--address", head.address],
             cwd=tmp_path, env={**head.environment, "PYTHONPATH": str(ROOT)},
-            stdout=log, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=heed_ctrl_c,
+            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 
     def new() -> list[psutil.Process]:
