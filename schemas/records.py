@@ -98,7 +98,7 @@ class CloudRecord:
     focal_y: Annotated[float, "fraction of the crop's side"]
     centre_x: Annotated[float, "principal point, fraction of the crop's side"]
     centre_y: Annotated[float, "principal point, fraction of the crop's side, downwards"]
-    stray_points: Annotated[int | None, "null before version 2; points moved onto the cloud"] = None
+    stray_points: Annotated[int | None, "null if before version 2; points moved onto the cloud", IF_ANY] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,7 @@ def workers(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
 
 
 def heed_ctrl_c() -> None:
-    """For processes that are started from now on: what a shell starts in the background ignores SIGINT, and hands it on.
+    """For processes that start from now on: what a shell starts in the background ignores SIGINT, and hands that on.
 
     A test run that has its own handler keeps it.
     """
