@@ -63,11 +63,9 @@ def normalise(cloud: Cloud) -> Cloud:
 
 def strays(cloud: Cloud) -> Bool[Tensor, "B N"]:
     """Which points are far from all but a few others. One of them would decide where the bounding box ends."""
-    points, nearest = (
-        cloud.points.float(),
-        min(NEIGHBOURS + 1, cloud.points.shape[1]),
-    )  # the first one is the point itself
-    parts = [_distances(rows, points).topk(nearest, largest=False).values[..., -1] for rows in points.split(CHUNK, 1)]
+    points = cloud.points.float()
+    count = min(NEIGHBOURS + 1, points.shape[1])  # the nearest one is the point itself
+    parts = [_distances(rows, points).topk(count, largest=False).values[..., -1] for rows in points.split(CHUNK, 1)]
     apart = torch.cat(parts, dim=1)
     usual = apart.median(dim=1, keepdim=True).values
     return (usual > 0) & (apart > STRAY * usual)
