@@ -34,7 +34,7 @@ def output(**streams):
 def everything(terminal):
     """What processes write there until the last one has closed it."""
     data = b""
-    with suppress(OSError):
+    with suppress(OSError):  # EIO: nobody has it open any more
         while some := os.read(terminal, 1 << 16):
             data += some
     return data
