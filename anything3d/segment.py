@@ -1,7 +1,7 @@
 """Segment: the objects of a photo, each with its mask and its crop.
 
 The masks are the shard's own, or SAM's. SAM is prompted with the shard's points or boxes, or with a grid of points.
-`photo/select.py` says which masks are kept.
+`photo/select.py` says which masks are kept. SAM looks at each of these once more, from closer by.
 """
 
 from collections import Counter
@@ -10,15 +10,16 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
-from anything3d.errors import Anything3DError, InputError, NumericsError, Skipped
+from anything3d.errors import Anything3DError, InputError, NumericsError
 from anything3d.models.finite import check_network
-from anything3d.models.sam import Predicted, Sam, load_sam
+from anything3d.models.sam import Predicted, Sam, load_sam, look_closer
 from anything3d.models.weights import Place
 from anything3d.photo import mask
 from anything3d.photo.annotation import Annotation
+from anything3d.photo.asked import boxes, check_prompt, points, promptable
 from anything3d.photo.crop import Crop, cut, side_px
 from anything3d.photo.prompt import Prompt
 from anything3d.photo.select import ObjectMask, select
@@ -44,8 +45,19 @@ class Segmented:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """A mask of a photo."""
+
+    mask: ObjectMask
+    predicted: Predicted | None  # what SAM made it of; None if it is the shard's own
+
+
+@dataclass(frozen=True, slots=True)
 class Judged:
-    """A mask of a photo, or what is wrong with it, and what becomes of it: the mask itself, or why it is left out."""
+    """A mask of a photo, or what is wrong with it, and what becomes of it: the mask of an object, or why there is none.
+
+    That mask is finer than `found` if SAM has looked closer.
+    """
 
     found: ObjectMask | Anything3DError
     outcome: ObjectMask | Anything3DError
@@ -93,8 +105,7 @@ class Segmenter:
         """As the call, without crops: every mask of each photo, also one that is left out. Raises: as the call."""
         assert len(images) == len(annotations), f"{len(images)} photos, {len(annotations)} lists of annotations"
         return [
-            self._judged(masks, *image.shape[:2])
-            for image, masks in zip(images, self._masks(images, annotations), strict=True)
+            self._judged(image, masks) for image, masks in zip(images, self._masks(images, annotations), strict=True)
         ]
 
     def at(self, image: UInt8[Tensor, "H W 3"], prompt: Sequence[float]) -> Segmented:
@@ -110,12 +121,16 @@ class Segmenter:
         ((predicted,),) = self.sam.prompt([image], prompts, self.images_per_batch, 1)
         self._check_network(self.sam, [not predicted.is_finite])
         source: Source = "sam-points" if len(prompt) == 2 else "sam-boxes"
-        object_mask = _predicted(predicted, prompt_name(prompt), replace(self.config, source=source))
-        if isinstance(object_mask, NumericsError):
-            raise object_mask
-        if object_mask.area_px == 0:
+        own = replace(self, config=replace(self.config, source=source))
+        found = own._named(predicted, prompt_name(prompt))
+        if isinstance(found, NumericsError):
+            raise found
+        (seen,) = own._closer(image, [found]) if found.mask.area_px and self.config.zoom else [found.mask]
+        if isinstance(seen, NumericsError):
+            raise seen
+        if seen.area_px == 0:
             raise InputError("empty_mask", f"SAM finds nothing at {tuple(prompt)}; point elsewhere, or draw a box")
-        return self._cut(image, object_mask)
+        return self._cut(image, seen)
 
     def most_prominent(self, image: UInt8[Tensor, "H W 3"]) -> Segmented:
         """Of all objects that `config.source` finds in the photo without annotations, the most prominent.
@@ -135,7 +150,7 @@ class Segmenter:
         self,
         images: Sequence[UInt8[Tensor, "_ _ 3"]],
         annotations: Sequence[Sequence[Annotation | Prompt | InputError]],
-    ) -> list[list[ObjectMask | Anything3DError]]:
+    ) -> list[list[Found | Anything3DError]]:
         source = self.config.source
         match source:
             case "annotations":
@@ -151,7 +166,7 @@ class Segmenter:
             case _:
                 assert_never(source)
 
-    def _gridded(self, sam: Sam, image: UInt8[Tensor, "H W 3"]) -> list[ObjectMask | Anything3DError]:
+    def _gridded(self, sam: Sam, image: UInt8[Tensor, "H W 3"]) -> list[Found | Anything3DError]:
         """SAM's masks of a photo, or the one error that it has instead."""
         config = self.config
         thresholds = (config.min_predicted_iou, config.min_stability)
@@ -159,26 +174,29 @@ class Segmenter:
             predicted = sam.grid(image, config.grid_points, *thresholds, self.prompts_per_batch)
         except NumericsError as error:
             return [error]
-        return [self._named(one, index) for index, one in enumerate(predicted)]
+        return [self._named(one, name_of(config.source, index)) for index, one in enumerate(predicted)]
 
     def _prompted(
         self,
         images: Sequence[UInt8[Tensor, "_ _ 3"]],
         annotations: Sequence[Sequence[Annotation | Prompt | InputError]],
-    ) -> list[list[ObjectMask | Anything3DError]]:
+    ) -> list[list[Found | Anything3DError]]:
         """SAM's mask for every annotation that is sound and has what SAM is prompted with."""
         assert self.sam is not None
         config = self.config
         asked = [
-            [_promptable(entry, config.source, image) for entry in entries]
+            [promptable(entry, config.source, image) for entry in entries]
             for image, entries in zip(images, annotations, strict=True)
         ]
         sound = [[entry for entry in entries if isinstance(entry, Prompt)] for entries in asked]
-        prompts = [_boxes(entries) if config.source == "sam-boxes" else _points(entries) for entries in sound]
+        prompts = [boxes(entries) if config.source == "sam-boxes" else points(entries) for entries in sound]
         predicted = self.sam.prompt(images, prompts, self.images_per_batch, self.prompts_per_batch)
         self._check_network(self.sam, [not any(one.is_finite for one in some) for some in predicted if some])
         return [
-            [self._named(next(some), entry.index) if isinstance(entry, Prompt) else entry for entry in entries]
+            [
+                self._named(next(some), name_of(config.source, entry.index)) if isinstance(entry, Prompt) else entry
+                for entry in entries
+            ]
             for entries, some in zip(asked, map(iter, predicted), strict=True)
         ]
 
@@ -186,13 +204,34 @@ class Segmenter:
         """`lost`: of which photos that SAM looked at nothing finite came."""
         check_network(lost, sam.is_sound, self.config.weights, sam.dtype)
 
-    def _named(self, predicted: Predicted, index: int) -> ObjectMask | NumericsError:
-        return _predicted(predicted, name_of(self.config.source, index), self.config)
+    def _named(self, predicted: Predicted, name: str) -> Found | NumericsError:
+        found = _predicted(predicted, name, self.config)
+        return found if isinstance(found, NumericsError) else Found(found, predicted)
 
-    def _judged(self, masks: Sequence[ObjectMask | Anything3DError], height: int, width: int) -> list[Judged]:
-        sound = [one for one in masks if isinstance(one, ObjectMask)]
-        selected = iter(select(sound, height, width, self.config))
-        return [Judged(one, next(selected) if isinstance(one, ObjectMask) else one) for one in masks]
+    def _judged(self, image: UInt8[Tensor, "H W 3"], masks: Sequence[Found | Anything3DError]) -> list[Judged]:
+        outcomes = iter(self._selected(image, [one for one in masks if isinstance(one, Found)]))
+        return [Judged(one.mask, next(outcomes)) if isinstance(one, Found) else Judged(one, one) for one in masks]
+
+    def _selected(self, image: UInt8[Tensor, "H W 3"], found: Sequence[Found]) -> list[ObjectMask | Anything3DError]:
+        """What becomes of each mask. Those of SAM's that are kept are selected again after its closer look."""
+        height, width = image.shape[:2]
+        selected = select([one.mask for one in found], height, width, self.config)
+        if self.sam is None or not self.config.zoom:
+            return [*selected]
+        kept = [place for place, outcome in enumerate(selected) if isinstance(outcome, ObjectMask)]
+        closer = self._closer(image, [found[place] for place in kept])
+        again = iter(select([one for one in closer if isinstance(one, ObjectMask)], height, width, self.config))
+        outcomes: list[ObjectMask | Anything3DError] = [*selected]
+        for place, one in zip(kept, closer, strict=True):
+            outcomes[place] = next(again) if isinstance(one, ObjectMask) else one
+        return outcomes
+
+    def _closer(self, image: UInt8[Tensor, "H W 3"], found: Sequence[Found]) -> list[ObjectMask | NumericsError]:
+        """SAM's masks after its closer look at them."""
+        assert self.sam is not None
+        looks = [(one.predicted, one.mask.box) for one in found if one.predicted]
+        closer = look_closer(self.sam, image, looks, self.config.zoom, self.images_per_batch)
+        return [_predicted(seen, one.mask.name, self.config) for seen, one in zip(closer, found, strict=True)]
 
     def _cut(self, image: UInt8[Tensor, "H W 3"], kept: ObjectMask) -> Segmented:
         side = side_px(kept.box, self.config.context, self.config.framing)
@@ -210,11 +249,11 @@ def prompt_name(prompt: Sequence[float]) -> str:
     return kind + "x".join(f"{value:g}" for value in prompt).replace(".", "_")  # a dot would begin a suffix
 
 
-def _own(entry: Annotation | Prompt | InputError) -> ObjectMask | Anything3DError:
+def _own(entry: Annotation | Prompt | InputError) -> Found | Anything3DError:
     if isinstance(entry, InputError):
         return entry
     assert isinstance(entry, Annotation), "a prompt is no mask"
-    return ObjectMask(
+    own = ObjectMask(
         name=name_of("annotations", entry.index),
         counts=entry.counts,
         box=entry.box,
@@ -223,6 +262,7 @@ def _own(entry: Annotation | Prompt | InputError) -> ObjectMask | Anything3DErro
         stability_score=entry.stability_score,
         source="annotations",
     )
+    return Found(own, None)
 
 
 def _predicted(predicted: Predicted, name: str, config: SegmentConfig) -> ObjectMask | NumericsError:
@@ -240,44 +280,3 @@ def _predicted(predicted: Predicted, name: str, config: SegmentConfig) -> Object
         stability_score=predicted.stability_score,
         source=config.source,
     )
-
-
-def _promptable(
-    entry: Annotation | Prompt | InputError, source: Source, image: UInt8[Tensor, "H W 3"]
-) -> Prompt | Anything3DError:
-    """What SAM is prompted with for an annotation or a prompt of the photo, which has to lie in the photo."""
-    if isinstance(entry, Annotation):
-        if source == "sam-boxes" and entry.area_px == 0:
-            return Skipped("empty", "the shard's mask has no pixel, hence no box that SAM could be prompted with")
-        return Prompt(entry.index, entry.box if source == "sam-boxes" else entry.point)
-    if isinstance(entry, Prompt):
-        x, y, *size = entry.at
-        try:
-            check_prompt(
-                [x, y, *(edge + length - 1 for edge, length in zip((x, y), size, strict=False))], *image.shape[:2]
-            )
-        except InputError as error:
-            return error
-    return entry
-
-
-def check_prompt(prompt: Sequence[float], height: int, width: int) -> None:
-    """Raises: InputError("prompt_outside") if a point or a box does not lie in a photo of this size, in pixels."""
-    x, y = prompt[0::2], prompt[1::2]
-    inside = all(0 <= value < width for value in x) and all(0 <= value < height for value in y)
-    if not inside or (len(prompt) == 4 and not (x[0] < x[1] and y[0] < y[1])):
-        raise InputError(
-            "prompt_outside",
-            f"{tuple(prompt)} in a photo of {width}x{height} px; a point is x y, a box x y x y (left, top, right, "
-            "bottom), in pixels from the top left corner",
-        )
-
-
-def _points(prompts: Sequence[Prompt]) -> Float[Tensor, "N 2"]:
-    return torch.tensor([prompt.at for prompt in prompts], dtype=torch.float32).reshape(-1, 2)
-
-
-def _boxes(prompts: Sequence[Prompt]) -> Float[Tensor, "N 4"]:
-    """First and last column and row, as SAM takes boxes: x, y, x, y."""
-    boxes = torch.tensor([prompt.at for prompt in prompts], dtype=torch.float32).reshape(-1, 4)
-    return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:] - 1], dim=1)

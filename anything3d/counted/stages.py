@@ -11,6 +11,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, assert_never
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -30,8 +31,9 @@ from anything3d.models.diffusion import Denoiser, assemble
 from anything3d.models.dino import assemble as assemble_dino
 from anything3d.models.encoder import REACH, Encode, of_colors, of_taesd
 from anything3d.models.pretrained import Preprocessor
+from anything3d.models.sam.closer import blend
 from anything3d.models.sam.loading import assemble as assemble_sam
-from anything3d.models.sam.prompting import Features
+from anything3d.models.sam.prompting import Features, Predicted
 from anything3d.models.sam.sam2 import assemble_sam2
 from anything3d.models.weights import Place
 from anything3d.photo.pixels import WHITE
@@ -86,7 +88,8 @@ class FullSize:
     objects: int  # of a unit
 
     def segment(self) -> Stage:
-        """SAM or SAM 2 with one prompt for each mask of a photo, whatever `segment.source` is."""
+        """SAM or SAM 2 with one prompt for each mask of a photo, whatever `segment.source` is, and as many closer looks
+        as objects may be kept."""
         config = self.config.segment
         encoders = ("image_encoder", "vision_encoder")
         network = official.shaped(config.weights, "", self.place.device, self._dtype, *encoders)
@@ -103,10 +106,19 @@ class FullSize:
             features = tuple(self._zeros(*shape) for shape in shapes)
             return [*sam.surest(features, torch.zeros(n, 2), PHOTO_PX)]
 
+        def look_closer(n: int) -> list[Any]:
+            """At n parts of photos, as large as the network sees them: what SAM reads has one size in any case."""
+            side, middle = sam.side_px, torch.zeros(1, 2)
+            encoded = encode(n)
+            logits = sam.decode(encoded[0], middle, PHOTO_PX)[0][0, 0]
+            first = Predicted(np.zeros(1, np.int64), PHOTO_PX[0], 1.0, 1.0, middle, logits)
+            return [blend(sam, one, first, (slice(0, side), slice(0, side)), PHOTO_PX) for one in encoded]
+
         few = self.pace.prompts_per_batch
         parts = (
             Part("photo", 1, torch.inference_mode()(encode)),
             Part(f"{few} prompts", PROMPTS / few, torch.inference_mode()(lambda n: prompt(few))),
+            Part("closer look", config.max_per_image if config.zoom else 0, torch.inference_mode()(look_closer)),
         )
         return Stage("segment", "photo", {"Sam": network}, parts, self.pace.images_per_batch)
 

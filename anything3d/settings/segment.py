@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Interval
 
+from anything3d.errors import ConfigError
 from anything3d.settings import Share, check_ranges
 
 Source = Literal["annotations", "sam-points", "sam-boxes", "sam-grid"]
@@ -32,6 +33,9 @@ class SegmentConfig:
     # The weights of SAM, or of SAM 2: "sam2.1-hiera-tiny", "-small", "-base-plus" or "-large". They are used by the
     # sources that begin with "sam-".
     weights: str = "sam"
+    # SAM looks closer at each of its masks that is kept: at a square of the photo around it. The side of the square is
+    # so many times the longer side of the mask's box. The mask becomes the mean of both looks. 0 is no closer look.
+    zoom: Annotated[float, Interval(ge=0, le=8)] = 1.5
     min_area_px: Annotated[int, Interval(ge=0, le=10**9)] = 1024  # A mask of fewer pixels is left out.
     min_area_share: Share = 0.001  # A mask that covers a smaller share of the photo is left out.
     max_area_share: Share = 0.5  # A mask that covers a larger share of the photo is left out: it is ground or sky.
@@ -64,3 +68,5 @@ class SegmentConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if 0 < self.zoom < 1:
+            raise ConfigError("setting", f"segment.zoom is {self.zoom}; must be 0, or at least 1")

@@ -17,7 +17,7 @@ from anything3d.photo import mask
 from anything3d.photo.annotation import Annotation
 from anything3d.photo.crop import cut, side_px
 from anything3d.photo.select import WITHIN, select
-from anything3d.segment import ObjectMask, Segmented, Segmenter, load_segmenter, name_of, prompt_name
+from anything3d.segment import Found, ObjectMask, Segmented, Segmenter, load_segmenter, name_of, prompt_name
 from anything3d.settings.segment import SegmentConfig
 from tests.largest import Largest
 
@@ -282,6 +282,11 @@ def test_settings_out_of_range_do_not_start(changes):
         SegmentConfig(**changes)
 
 
+def test_a_closer_look_shows_the_whole_object():
+    with pytest.raises(ConfigError, match=r"segment.zoom is 0.5; must be 0, or at least 1"):
+        SegmentConfig(zoom=0.5)
+
+
 @pytest.mark.parametrize("source", ["sam-points", "sam-boxes"])
 def test_sam_answers_every_sound_annotation_under_its_own_name(toy_sam, source):
     config = replace(CONFIG, source=source, weights=str(toy_sam))
@@ -291,11 +296,11 @@ def test_sam_answers_every_sound_annotation_under_its_own_name(toy_sam, source):
     entries = [*entries, InputError("rle_sum", "annotation 3: damaged"), empty]
     images = [photo(), photo(120, 90), photo()]
     masks = segmenter._masks(images, [entries, [], entries[:1]])
-    names = [found.name if isinstance(found, ObjectMask) else found.reason for found in masks[0]]
+    names = [found.mask.name if isinstance(found, Found) else found.reason for found in masks[0]]
     assert names == ["0000", "0001", "0002", "rle_sum", "0004" if source == "sam-points" else "empty"]
     assert [len(found) for found in segmenter(images, [entries, [], entries[:1]])] == [5, 0, 1]
-    assert masks[2][0].counts == masks[0][0].counts  # the neighbours in the batch do not matter
-    for found in masks[0][:3]:
+    assert masks[2][0].mask.counts == masks[0][0].mask.counts  # the neighbours in the batch do not matter
+    for found in (one.mask for one in masks[0][:3]):
         decoded = mask.decode(found.counts, HEIGHT, WIDTH)
         assert (int(decoded.sum()), found.source) == (found.area_px, source)
 
@@ -304,7 +309,7 @@ def test_the_grid_numbers_its_own_masks(toy_sam):
     sure = {"min_predicted_iou": 0.0, "min_stability": 0.0}  # no thresholds: this SAM is untrained
     config = replace(CONFIG, source="sam-grid", weights=str(toy_sam), grid_points=3, **sure)
     segmenter = load_segmenter(config, Place())
-    (masks,) = segmenter._masks([photo(60, 80)], [[]])
+    masks = [one.mask for one in segmenter._masks([photo(60, 80)], [[]])[0]]
     assert len(masks) > 0
     assert [found.name for found in masks] == [f"g{place:04d}" for place in range(len(masks))]
     assert all(mask.decode(found.counts, 60, 80).sum() == found.area_px for found in masks)
@@ -321,13 +326,13 @@ def test_a_sam_that_finds_nothing_in_a_photo_gives_no_outcome(toy_sam):
     [("sam-points", (150, 90), "p150x90"), ("sam-boxes", (100.0, 50.0, 220.0, 150.0), "b100x50x220x150")],
 )
 def test_one_prompt_gives_one_object_whatever_its_size_under_the_prompts_name(toy_sam, source, prompt, name):
-    config = replace(CONFIG, source=source, weights=str(toy_sam), max_area_share=0.0, min_region_px=0)
+    config = replace(CONFIG, source=source, weights=str(toy_sam), max_area_share=0.0, min_region_px=0, zoom=0)
     segmenter = load_segmenter(config, Place())
     entry = annotation(rectangle(100, 50, 121, 101))  # whose centre and box the prompts are
     entry = replace(entry, point=(150.0, 90.0))
     ((expected,),) = segmenter._masks([photo()], [[entry]])
     found = segmenter.at(photo(), prompt)
-    assert found.mask == replace(expected, name=name)
+    assert found.mask == replace(expected.mask, name=name)
     assert found.crop.rgba.shape == (64, 64, 4)
 
 

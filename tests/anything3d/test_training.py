@@ -426,6 +426,21 @@ def test_a_checkpoint_of_other_networks_is_refused(tmp_path):
         loop.train(training, tmp_path, 0, "cpu", print)
 
 
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_products_are_in_bfloat16_where_the_device_has_them(tmp_path, monkeypatch, has_bf16):
+    monkeypatch.setattr(loop, "has_bfloat16", lambda device: has_bf16)
+    network, kinds = nn.Linear(2, 2), set()
+
+    def loss(generator):
+        made = network(torch.ones(1, 2))
+        kinds.add(made.dtype)
+        return made.float().sum()
+
+    learning = loop.Training("line", network, loss, lambda folder: None, dict, 1, 0.1, bf16=True)
+    loop.train(learning, tmp_path, 0, "cpu", print)
+    assert kinds == {torch.bfloat16 if has_bf16 else torch.float32}
+
+
 def test_the_rate_rises_then_falls():
     rates = [loop.rate(step, 1000) for step in range(1000)]
     assert rates[0] == pytest.approx(0.01, abs=1e-3)
@@ -450,6 +465,14 @@ def test_a_training_begins_with_the_packaged_weights(work):
     for name, value in packaged.items():  # AdamW's first step changes a weight by the rate at most, 3e-6 of 1e-3 * 0.3
         torch.testing.assert_close(begun[name], value, atol=1e-4, rtol=2e-3)
     assert any((begun[name] != value).any() for name, value in packaged.items())
+
+
+def test_a_training_of_sam_begins_with_the_packaged_sam_and_new_layers_beside_it(work):
+    training.train_network("sam", work, seed=0, device="cpu", steps=1, from_packaged=True, progress=print)
+    begun, packaged = (load_file(folder / "sam" / "model.safetensors") for folder in (work / "weights", PACKAGED))
+    assert begun.keys() == packaged.keys()
+    for name, value in packaged.items():  # AdamW's first step changes a weight by 1 % of 6e-4 * 0.3
+        torch.testing.assert_close(begun[name].float(), value.float(), atol=1e-4, rtol=2e-3)
 
 
 def test_layers_that_are_not_packaged_cannot_be_begun_with(work):

@@ -19,7 +19,7 @@ MOST = 1.02
 # Reads of the host that a part may have, and the least share of FLOPs that is in the precision of the settings. SAM's
 # decoder stays in float32. Four prefixes of a prompt are encoded for the guide, and each is read once.
 FORWARD = [
-    ("segment", {"photo": 0, "32 prompts": 0}, 0.95),
+    ("segment", {"photo": 0, "32 prompts": 0, "closer look": 0}, 0.95),
     ("caption", {"caption": 0}, 0.999),
     ("invert", {"around the steps": 0}, 0.999),
     ("lift", {"first step and search": 0, "step": 0}, 0.999),
@@ -67,16 +67,19 @@ def test_sam_2_stays_on_its_gpu_in_its_precision_and_never_waits(full_size):
     with full_size("cuda") as full:
         segment = dataclasses.replace(full.config.segment, weights="sam2.1-hiera-large")
         full = dataclasses.replace(full, config=dataclasses.replace(full.config, segment=segment))
-        photo, prompts = full.segment().parts
+        photo, prompts, closer = full.segment().parts
         with counting() as seen:
             (features,) = photo.call(1)
         with counting() as asked:
             found = prompts.call(1)
+        with counting() as again:
+            ((solid, is_finite),) = closer.call(1)
+    assert (tuple(solid.shape), tuple(is_finite.shape)) == ((1500, 2250), ())
     assert [tuple(level.shape) for level in features] == [(1, 32, 256, 256), (1, 64, 128, 128), (1, 256, 64, 64)]
     assert {(level.dtype, level.device.type) for level in features} == {(torch.float32, "cuda")}
     assert {tuple(one.solid.shape[1:]) for one in found} == {(1500, 2250)}
     assert sum(len(one.solid) for one in found) == 32
-    assert seen.host_reads == asked.host_reads == 0
+    assert seen.host_reads == asked.host_reads == again.host_reads == 0
     assert seen.flops_in["bfloat16 on cuda"] >= 0.99 * seen.flops
     assert set(seen.flops_in) | set(asked.flops_in) == {"bfloat16 on cuda", "float32 on cuda"}
 

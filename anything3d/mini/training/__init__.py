@@ -42,7 +42,7 @@ def train_network(
     rate, and keeps the mean of what it began with and of what it has learnt.
 
     Raises: ConfigError for an unknown name, or if the packaged weights are not one file with all layers that are
-    trained; WeightsError if a network that it needs has not been trained.
+    kept; WeightsError if a network that it needs has not been trained.
     """
     if name not in NETWORKS:
         raise ConfigError("unknown_network", f"{name!r}; known are {', '.join(NETWORKS)}")
@@ -62,11 +62,11 @@ def _from_packaged(training: Training) -> Training:
 
     path = PACKAGED / NETWORKS[training.name][0] / "model.safetensors"
     try:
-        training.networks.load_state_dict(load_file(path))
+        (training.packaged or training.networks).load_state_dict(load_file(path))
     except (RuntimeError, FileNotFoundError) as error:
         raise ConfigError(
             "not_packaged",
-            f"the packaged weights of {training.name} are not one file with all layers that are trained; leave out "
+            f"the packaged weights of {training.name} are not one file with all layers that are kept; leave out "
             f"--from-packaged: {str(error)[:200]}",
         ) from error
     return replace(training, lr=training.lr * PACKAGED_RATE, start_share=PACKAGED_SHARE)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from anything3d import seed as seeds
 from anything3d.errors import InputError
+from anything3d.models.device import has_bfloat16
 
 EMA = 0.998  # of the averaged weights, which are the ones that are judged and kept
 CLIP_NORM = 1.0  # of the gradient
@@ -35,8 +36,9 @@ class Training:
     score: Callable[[], dict[str, float]]  # on held-out data, of the networks as just saved
     steps: int
     lr: float  # AdamW, at its highest
-    bf16: bool = False  # matrix products of the loss in bfloat16; pays for transformers, not for small convolutions
+    bf16: bool = False  # matrix products of the loss in bfloat16, where the device has them; pays for transformers only
     every: int = 500  # steps between scores and checkpoints
+    packaged: nn.Module | None = None  # the part of `networks` whose weights are packaged; None: all of it
     start_share: float = 0.0  # of the weights at the start, in the mean with the averaged ones that is judged and kept
 
 
@@ -57,11 +59,12 @@ def train(training: Training, work: Path, seed: int, device: str, progress: Call
     first = [value.clone() for value in average] if training.start_share else []
     start, seconds = _resume(folder / "checkpoint.pt", networks, average, first, optimizer)
     total, begun, since = torch.zeros((), device=device), time.monotonic(), start
+    bf16 = training.bf16 and has_bfloat16(device)
     for step in range(start, training.steps):
         generator = seeds.generators(seed, f"training/{training.name}", [str(step)])[0]
         for group in optimizer.param_groups:
             group["lr"] = training.lr * rate(step, training.steps)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=training.bf16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
             loss = training.loss(generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

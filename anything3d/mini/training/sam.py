@@ -93,7 +93,7 @@ def training(work: Path, seed: int, device: str) -> Training:
     def save(folder: Path) -> None:
         sam.save(trained.sam, folder / "sam")
 
-    return Training("sam", trained, loss, save, score, steps=15000, lr=6e-4, bf16=True, every=500)
+    return Training("sam", trained, loss, save, score, steps=15000, lr=6e-4, bf16=True, every=500, packaged=trained.sam)
 
 
 def draw(scenes: Scenes, generator: torch.Generator) -> Batch:

@@ -19,6 +19,7 @@ STABILITY_OFFSET = 1.0  # of the logits' threshold, up and down; segment_anythin
 DUPLICATE_IOU = 0.7  # of two boxes; above, the less sure mask goes; segment_anything SamAutomaticMaskGenerator
 LOGITS_PX = 2**25  # of all masks that are enlarged at once: 128 MiB; at least one mask is
 MASK_THRESHOLD = 0.0  # of the logits
+LOUDEST = 8.0  # of the logits that are kept: of two looks at a mask, none outvotes the other where both are certain
 Features = tuple[Float[Tensor, "1 _ _ _"], ...]  # of one photo: what prompts are answered from
 
 
@@ -30,6 +31,8 @@ class Predicted:
     height: int  # rows of the photo
     predicted_iou: float  # NaN if SAM's logits were not finite
     stability_score: float  # IoU of the mask at two thresholds; 0 if it is empty
+    prompt: Float[Tensor, "K 2"]  # what it was made of: a point (x, y), or two corners of a box; pixels of the photo
+    logits: Float[Tensor, "h w"]  # as small as SAM makes them, -LOUDEST to LOUDEST, in float16
 
     @property
     def is_finite(self) -> bool:
@@ -41,6 +44,8 @@ class Enlarged:
     """Masks at the photo's size, where SAM has made them."""
 
     solid: Bool[Tensor, "N H W"]
+    prompts: Float[Tensor, "N _"]  # in pixels of the photo
+    logits: Float[Tensor, "N h w"]  # as small as SAM makes them
     predicted_iou: Float[Tensor, "N"]
     stability: Float[Tensor, "N"]
 
@@ -126,10 +131,10 @@ class Sam(ABC):
 
     def surest(self, features: Features, rows: Float[Tensor, "N _"], size: tuple[int, int]) -> Iterator[Enlarged]:
         """The surest mask of each prompt. Nothing here waits for the device."""
-        masks, predicted_iou = self._decode(features, rows, size)
+        masks, predicted_iou = self.decode(features, rows, size)
         surest = predicted_iou.argmax(dim=1, keepdim=True)
         masks = masks.take_along_dim(surest[..., None, None], dim=1)[:, 0]
-        yield from self._enlarged(masks, predicted_iou.take_along_dim(surest, dim=1)[:, 0], size)
+        yield from self._enlarged(rows, masks, predicted_iou.take_along_dim(surest, dim=1)[:, 0], size)
 
     @torch.inference_mode()
     def grid(
@@ -155,20 +160,21 @@ class Sam(ABC):
         points = torch.from_numpy(build_point_grid(points_per_side) * np.array([[width, height]]))
         predicted: list[Predicted] = []
         for rows in points.split(prompts_per_batch):
-            masks, predicted_iou = self._decode(features, rows, (height, width))
+            masks, predicted_iou = self.decode(features, rows, (height, width))
             if not predicted_iou.isfinite().all():
                 raise NumericsError("sam_not_finite", "what SAM says is NaN or infinite at a point of the grid")
-            masks, ious = masks.flatten(0, 1), predicted_iou.flatten()
+            rows, masks, ious = rows.repeat_interleave(masks.shape[1], 0), masks.flatten(0, 1), predicted_iou.flatten()
             if min_predicted_iou > 0:
-                masks, ious = masks[ious > min_predicted_iou], ious[ious > min_predicted_iou]
-            sure = _in_runs(self._enlarged(masks, ious, (height, width)), height)
+                good = ious > min_predicted_iou
+                rows, masks, ious = rows[good.cpu()], masks[good], ious[good]
+            sure = _in_runs(self._enlarged(rows, masks, ious, (height, width)), height)
             predicted += [one for one in sure if min_stability <= 0 or one.stability_score >= np.float32(min_stability)]
         boxes = torch.tensor([_corners(mask.box(one.lengths, height)) for one in predicted], dtype=torch.float32)
         ious = torch.tensor([one.predicted_iou for one in predicted])
         kept = batched_nms(boxes.reshape(-1, 4), ious, torch.zeros(len(predicted)), DUPLICATE_IOU)
         return [predicted[index] for index in kept.tolist()]
 
-    def _decode(
+    def decode(
         self, features: Features, prompts: Float[Tensor, "N _"], size: tuple[int, int]
     ) -> tuple[Float[Tensor, "N M h w"], Float[Tensor, "N M"]]:
         """Logits as small as SAM makes them, and predicted IoU, for points or boxes in pixels of the photo.
@@ -181,22 +187,40 @@ class Sam(ABC):
         return masks, torch.where(masks.isfinite().flatten(2).all(dim=2), predicted_iou, torch.nan)
 
     def _enlarged(
-        self, masks: Float[Tensor, "N h w"], predicted_iou: Float[Tensor, "N"], size: tuple[int, int]
+        self,
+        prompts: Float[Tensor, "N _"],
+        masks: Float[Tensor, "N h w"],
+        predicted_iou: Float[Tensor, "N"],
+        size: tuple[int, int],
     ) -> Iterator[Enlarged]:
         """Masks at the photo's `size`, as many at once as `LOGITS_PX` allows."""
         from segment_anything.utils.amg import calculate_stability_score
 
         few = max(1, LOGITS_PX // max(size[0] * size[1], self.side_px**2))
-        for some, ious in zip(masks.split(few), predicted_iou.split(few), strict=True):
+        for asked, some, ious in zip(*(all_.split(few) for all_ in (prompts, masks, predicted_iou)), strict=True):
             logits = self.enlarge(some, size)
             stability = calculate_stability_score(logits, MASK_THRESHOLD, STABILITY_OFFSET)
-            yield Enlarged(logits > MASK_THRESHOLD, ious, stability.nan_to_num(0.0))  # 0 / 0: empty
+            stability = stability.nan_to_num(0.0)  # 0 / 0: empty
+            yield Enlarged(logits > MASK_THRESHOLD, asked, quiet(some), ious, stability)
+
+
+def quiet(logits: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+    """Logits of which none is louder than LOUDEST."""
+    return logits.clamp(-LOUDEST, LOUDEST)
 
 
 def _in_runs(several: Iterable[Enlarged], height: int) -> Iterator[Predicted]:
     for masks in several:
-        scores = zip(masks.solid.cpu(), masks.predicted_iou.tolist(), masks.stability.tolist(), strict=True)
-        yield from (Predicted(mask.runs_of(one), height, iou, stability) for one, iou, stability in scores)
+        made = zip(
+            masks.solid.cpu(),
+            masks.predicted_iou.tolist(),
+            masks.stability.tolist(),
+            masks.prompts.unflatten(1, (-1, 2)),
+            masks.logits.half().cpu(),
+            strict=True,
+        )
+        for solid, iou, stability, prompt, logits in made:
+            yield Predicted(mask.runs_of(solid), height, iou, stability, prompt, logits)
 
 
 def _corners(box: Box) -> tuple[int, int, int, int]:
