@@ -93,7 +93,7 @@ class MethodConfig:
 class Pace:
     """What changes memory and time, and no result."""
 
-    images_per_batch: int = 4  # photos that SAM encodes at once
+    images_per_batch: int = 4  # photos, or parts of one, that SAM encodes at once
     prompts_per_batch: int = 32  # prompts of one photo that SAM decodes at once
     batch_clouds: int = BATCH_CLOUDS  # drafts of clouds in one call of Point-E
     max_points: int = MAX_POINTS  # of rays that are rendered at once

@@ -1,7 +1,7 @@
 """Segment: the objects of a photo, each with its mask and its crop.
 
 The masks are the shard's own, or SAM's. SAM is prompted with the shard's points or boxes, or with a grid of points.
-`photo/select.py` says which masks are kept. SAM looks at each of these once more, from closer by.
+`photo/select.py` says which masks are kept. SAM looks at those of its own once more, from closer by (`segment.zoom`).
 """
 
 from collections import Counter
@@ -19,9 +19,9 @@ from anything3d.models.sam import Predicted, Sam, load_sam, look_closer
 from anything3d.models.weights import Place
 from anything3d.photo import mask
 from anything3d.photo.annotation import Annotation
-from anything3d.photo.asked import boxes, check_prompt, points, promptable
 from anything3d.photo.crop import Crop, cut, side_px
 from anything3d.photo.prompt import Prompt
+from anything3d.photo.sam_prompts import boxes, check_prompt, points, promptable
 from anything3d.photo.select import ObjectMask, select
 from anything3d.settings.segment import SegmentConfig, Source
 
@@ -45,8 +45,8 @@ class Segmented:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A mask of a photo."""
+class Candidate:
+    """A mask of a photo, before the selection."""
 
     mask: ObjectMask
     predicted: Predicted | None  # what SAM made it of; None if it is the shard's own
@@ -77,7 +77,7 @@ class Segmenter:
 
     config: SegmentConfig
     sam: Sam | None  # None if the masks are the shard's own
-    images_per_batch: int = 4  # photos that SAM encodes at once
+    images_per_batch: int = 4  # photos, or parts of one, that SAM encodes at once
     prompts_per_batch: int = 32  # prompts of one photo that SAM decodes at once; fewer masks are enlarged at once
 
     def __call__(
@@ -125,11 +125,13 @@ class Segmenter:
         found = own._named(predicted, prompt_name(prompt))
         if isinstance(found, NumericsError):
             raise found
-        (seen,) = own._closer(image, [found]) if found.mask.area_px and self.config.zoom else [found.mask]
+        if found.mask.area_px == 0:
+            raise InputError("empty_mask", f"SAM finds nothing at {tuple(prompt)}; point elsewhere, or draw a box")
+        (seen,) = own._closer(image, [found]) if self.config.zoom else [found.mask]
         if isinstance(seen, NumericsError):
             raise seen
-        if seen.area_px == 0:
-            raise InputError("empty_mask", f"SAM finds nothing at {tuple(prompt)}; point elsewhere, or draw a box")
+        if seen.area_px == 0:  # the closer look doubts all of it
+            seen = found.mask
         return self._cut(image, seen)
 
     def most_prominent(self, image: UInt8[Tensor, "H W 3"]) -> Segmented:
@@ -150,7 +152,7 @@ class Segmenter:
         self,
         images: Sequence[UInt8[Tensor, "_ _ 3"]],
         annotations: Sequence[Sequence[Annotation | Prompt | InputError]],
-    ) -> list[list[Found | Anything3DError]]:
+    ) -> list[list[Candidate | Anything3DError]]:
         source = self.config.source
         match source:
             case "annotations":
@@ -166,7 +168,7 @@ class Segmenter:
             case _:
                 assert_never(source)
 
-    def _gridded(self, sam: Sam, image: UInt8[Tensor, "H W 3"]) -> list[Found | Anything3DError]:
+    def _gridded(self, sam: Sam, image: UInt8[Tensor, "H W 3"]) -> list[Candidate | Anything3DError]:
         """SAM's masks of a photo, or the one error that it has instead."""
         config = self.config
         thresholds = (config.min_predicted_iou, config.min_stability)
@@ -180,7 +182,7 @@ class Segmenter:
         self,
         images: Sequence[UInt8[Tensor, "_ _ 3"]],
         annotations: Sequence[Sequence[Annotation | Prompt | InputError]],
-    ) -> list[list[Found | Anything3DError]]:
+    ) -> list[list[Candidate | Anything3DError]]:
         """SAM's mask for every annotation that is sound and has what SAM is prompted with."""
         assert self.sam is not None
         config = self.config
@@ -204,32 +206,45 @@ class Segmenter:
         """`lost`: of which photos that SAM looked at nothing finite came."""
         check_network(lost, sam.is_sound, self.config.weights, sam.dtype)
 
-    def _named(self, predicted: Predicted, name: str) -> Found | NumericsError:
+    def _named(self, predicted: Predicted, name: str) -> Candidate | NumericsError:
         found = _predicted(predicted, name, self.config)
-        return found if isinstance(found, NumericsError) else Found(found, predicted)
+        return found if isinstance(found, NumericsError) else Candidate(found, predicted)
 
-    def _judged(self, image: UInt8[Tensor, "H W 3"], masks: Sequence[Found | Anything3DError]) -> list[Judged]:
-        outcomes = iter(self._selected(image, [one for one in masks if isinstance(one, Found)]))
-        return [Judged(one.mask, next(outcomes)) if isinstance(one, Found) else Judged(one, one) for one in masks]
+    def _judged(self, image: UInt8[Tensor, "H W 3"], masks: Sequence[Candidate | Anything3DError]) -> list[Judged]:
+        outcomes = iter(self._selected(image, [one for one in masks if isinstance(one, Candidate)]))
+        return [Judged(one.mask, next(outcomes)) if isinstance(one, Candidate) else Judged(one, one) for one in masks]
 
-    def _selected(self, image: UInt8[Tensor, "H W 3"], found: Sequence[Found]) -> list[ObjectMask | Anything3DError]:
-        """What becomes of each mask. Those of SAM's that are kept are selected again after its closer look."""
+    def _selected(
+        self, image: UInt8[Tensor, "H W 3"], found: Sequence[Candidate]
+    ) -> list[ObjectMask | Anything3DError]:
+        """What becomes of each mask. Those of SAM's that are kept get the outline of its closer look.
+
+        A mask stays as it was if the closer look would make it one that is not kept. So it costs no object, and what
+        was left out beside a mask is beside one that is kept.
+        """
         height, width = image.shape[:2]
         selected = select([one.mask for one in found], height, width, self.config)
-        if self.sam is None or not self.config.zoom:
-            return [*selected]
-        kept = [place for place, outcome in enumerate(selected) if isinstance(outcome, ObjectMask)]
+        kept = [
+            place
+            for place, outcome in enumerate(selected)
+            if isinstance(outcome, ObjectMask) and found[place].predicted and self.config.zoom
+        ]
         closer = self._closer(image, [found[place] for place in kept])
         again = iter(select([one for one in closer if isinstance(one, ObjectMask)], height, width, self.config))
         outcomes: list[ObjectMask | Anything3DError] = [*selected]
-        for place, one in zip(kept, closer, strict=True):
-            outcomes[place] = next(again) if isinstance(one, ObjectMask) else one
+        for place, seen in zip(kept, closer, strict=True):
+            if isinstance(seen, NumericsError):
+                outcomes[place] = seen
+            elif isinstance(finer := next(again), ObjectMask):
+                outcomes[place] = finer
         return outcomes
 
-    def _closer(self, image: UInt8[Tensor, "H W 3"], found: Sequence[Found]) -> list[ObjectMask | NumericsError]:
+    def _closer(self, image: UInt8[Tensor, "H W 3"], found: Sequence[Candidate]) -> list[ObjectMask | NumericsError]:
         """SAM's masks after its closer look at them."""
-        assert self.sam is not None
         looks = [(one.predicted, one.mask.box) for one in found if one.predicted]
+        if not looks:
+            return []
+        assert self.sam is not None
         closer = look_closer(self.sam, image, looks, self.config.zoom, self.images_per_batch)
         return [_predicted(seen, one.mask.name, self.config) for seen, one in zip(closer, found, strict=True)]
 
@@ -249,7 +264,7 @@ def prompt_name(prompt: Sequence[float]) -> str:
     return kind + "x".join(f"{value:g}" for value in prompt).replace(".", "_")  # a dot would begin a suffix
 
 
-def _own(entry: Annotation | Prompt | InputError) -> Found | Anything3DError:
+def _own(entry: Annotation | Prompt | InputError) -> Candidate | Anything3DError:
     if isinstance(entry, InputError):
         return entry
     assert isinstance(entry, Annotation), "a prompt is no mask"
@@ -262,7 +277,7 @@ def _own(entry: Annotation | Prompt | InputError) -> Found | Anything3DError:
         stability_score=entry.stability_score,
         source="annotations",
     )
-    return Found(own, None)
+    return Candidate(own, None)
 
 
 def _predicted(predicted: Predicted, name: str, config: SegmentConfig) -> ObjectMask | NumericsError:

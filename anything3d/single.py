@@ -14,8 +14,8 @@ from anything3d.method import Method, MethodConfig, Pace, Say, lift_photos, load
 from anything3d.models.device import check_device
 from anything3d.models.weights import Place
 from anything3d.object3d import Box, Object3D, Photo, Point
-from anything3d.photo.asked import check_prompt
 from anything3d.photo.image import decode_upright
+from anything3d.photo.sam_prompts import check_prompt
 from anything3d.settings.segment import ImageLimits
 
 Pixels = Tensor | np.ndarray  # uint8 [H, W, 3], sRGB

@@ -91,7 +91,8 @@ class Workers:
 class SegmentWorkers(Workers):
     """Actors that may run SAM."""
 
-    images_per_batch: Annotated[int, Interval(ge=1, le=10**4)] = 4  # Photos that are decoded, and SAM encodes, at once.
+    # Photos that are decoded, and SAM encodes, at once; of a closer look, parts of a photo.
+    images_per_batch: Annotated[int, Interval(ge=1, le=10**4)] = 4
     # Prompts of one photo that SAM decodes at once. Fewer prompts need less memory.
     prompts_per_batch: Annotated[int, Interval(ge=1, le=10**4)] = 32
 

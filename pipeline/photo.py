@@ -36,6 +36,7 @@ def pace(config: Config) -> Pace:
     """The settings of `resources` that a photo needs."""
     own = config.resources
     return Pace(
+        images_per_batch=own.segment.images_per_batch,
         prompts_per_batch=own.segment.prompts_per_batch,
         batch_clouds=own.lift.batch_clouds,
         max_points=own.reconstruct.max_points,

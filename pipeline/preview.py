@@ -120,11 +120,12 @@ def _add_photo(made: Preview, image_id: str, photo: AnnotatedPhoto, judged: Sequ
     for index, one in enumerate(judged):
         error = None if isinstance(one.outcome, ObjectMask) else one.outcome
         example = _count(made, error, f"{image_id}-{name_of(own.config.source, index)}")
-        if isinstance(one.found, ObjectMask) and one.found.area_px:
-            (left_out if error else kept).append(one.found)
+        shown = one.found if error else one.outcome
+        if isinstance(shown, ObjectMask) and shown.area_px:
+            (left_out if error else kept).append(shown)
             if example:
-                side = side_px(one.found.box, own.config.context, own.config.framing)
-                example.picture = outlined_picture(square(photo.image, one.found, side))
+                side = side_px(shown.box, own.config.context, own.config.framing)
+                example.picture = outlined_picture(square(photo.image, shown, side))
     webp = save_webp(marked(photo.image, kept, left_out, PHOTO_PX))
     made.photos.append(Shown(image_id, webp, len(kept), len(judged) - len(kept)))
 

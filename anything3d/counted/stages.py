@@ -54,6 +54,7 @@ PROMPT_TOKENS = 77  # of CLIP's text encoder
 BLIP_TOKENS = {"start": 30522, "end": 102, "pad": 0}  # of BLIP's vocabulary
 BLIP_PX = 384
 BLIP_PROMPT = 3  # tokens of "a picture of"
+NO_RUNS = np.zeros(0, np.int64)
 POINTS = 4096  # of a cloud of Point-E: 1,024 and the upsampler's 3,072
 
 
@@ -108,17 +109,16 @@ class FullSize:
 
         def look_closer(n: int) -> list[Any]:
             """At n parts of photos, as large as the network sees them: what SAM reads has one size in any case."""
-            side, middle = sam.side_px, torch.zeros(1, 2)
-            encoded = encode(n)
-            logits = sam.decode(encoded[0], middle, PHOTO_PX)[0][0, 0]
-            first = Predicted(np.zeros(1, np.int64), PHOTO_PX[0], 1.0, 1.0, middle, logits)
-            return [blend(sam, one, first, (slice(0, side), slice(0, side)), PHOTO_PX) for one in encoded]
+            side, small = sam.side_px, (sam.side_px // 4,) * 2  # of SAM's own logits
+            first = Predicted(NO_RUNS, PHOTO_PX[0], 1.0, 1.0, torch.zeros(1, 2), torch.zeros(small).half())
+            return [blend(sam, one, first, (slice(0, side), slice(0, side)), PHOTO_PX) for one in encode(n)]
 
         few = self.pace.prompts_per_batch
+        looks = min(PROMPTS, config.max_per_image) if config.zoom else 0
         parts = (
             Part("photo", 1, torch.inference_mode()(encode)),
             Part(f"{few} prompts", PROMPTS / few, torch.inference_mode()(lambda n: prompt(few))),
-            Part("closer look", config.max_per_image if config.zoom else 0, torch.inference_mode()(look_closer)),
+            Part("closer look", looks, torch.inference_mode()(look_closer)),
         )
         return Stage("segment", "photo", {"Sam": network}, parts, self.pace.images_per_batch)
 

@@ -28,8 +28,8 @@ class ObjectMask:
     counts: str  # COCO's compressed RLE
     box: Box  # pixels; (0, 0, 0, 0) if the mask is empty
     area_px: int
-    predicted_iou: float  # SAM's estimate at its first look; can exceed 1
-    stability_score: float  # IoU of the mask of the first look at two thresholds, 0 to 1
+    predicted_iou: float  # SAM's estimate, before a closer look; can exceed 1
+    stability_score: float  # IoU of the mask at two thresholds, before a closer look, 0 to 1
     source: Source
 
     @property

@@ -34,7 +34,8 @@ class SegmentConfig:
     # sources that begin with "sam-".
     weights: str = "sam"
     # SAM looks closer at each of its masks that is kept: at a square of the photo around it. The side of the square is
-    # so many times the longer side of the mask's box. The mask becomes the mean of both looks. 0 is no closer look.
+    # so many times the longer side of the mask's box, 1 at least. The mask becomes the mean of both looks. 0 is no
+    # closer look.
     zoom: Annotated[float, Interval(ge=0, le=8)] = 1.5
     min_area_px: Annotated[int, Interval(ge=0, le=10**9)] = 1024  # A mask of fewer pixels is left out.
     min_area_share: Share = 0.001  # A mask that covers a smaller share of the photo is left out.

@@ -17,7 +17,7 @@ from anything3d.photo import mask
 from anything3d.photo.annotation import Annotation
 from anything3d.photo.crop import cut, side_px
 from anything3d.photo.select import WITHIN, select
-from anything3d.segment import Found, ObjectMask, Segmented, Segmenter, load_segmenter, name_of, prompt_name
+from anything3d.segment import Candidate, ObjectMask, Segmented, Segmenter, load_segmenter, name_of, prompt_name
 from anything3d.settings.segment import SegmentConfig
 from tests.largest import Largest
 
@@ -282,7 +282,7 @@ def test_settings_out_of_range_do_not_start(changes):
         SegmentConfig(**changes)
 
 
-def test_a_closer_look_shows_the_whole_object():
+def test_a_closer_look_at_less_than_the_object_is_refused():
     with pytest.raises(ConfigError, match=r"segment.zoom is 0.5; must be 0, or at least 1"):
         SegmentConfig(zoom=0.5)
 
@@ -296,7 +296,7 @@ def test_sam_answers_every_sound_annotation_under_its_own_name(toy_sam, source):
     entries = [*entries, InputError("rle_sum", "annotation 3: damaged"), empty]
     images = [photo(), photo(120, 90), photo()]
     masks = segmenter._masks(images, [entries, [], entries[:1]])
-    names = [found.mask.name if isinstance(found, Found) else found.reason for found in masks[0]]
+    names = [found.mask.name if isinstance(found, Candidate) else found.reason for found in masks[0]]
     assert names == ["0000", "0001", "0002", "rle_sum", "0004" if source == "sam-points" else "empty"]
     assert [len(found) for found in segmenter(images, [entries, [], entries[:1]])] == [5, 0, 1]
     assert masks[2][0].mask.counts == masks[0][0].mask.counts  # the neighbours in the batch do not matter

@@ -473,6 +473,9 @@ def test_a_training_of_sam_begins_with_the_packaged_sam_and_new_layers_beside_it
     assert begun.keys() == packaged.keys()
     for name, value in packaged.items():  # AdamW's first step changes a weight by 1 % of 6e-4 * 0.3
         torch.testing.assert_close(begun[name].float(), value.float(), atol=1e-4, rtol=2e-3)
+    assert any((begun[name] != value).any() for name, value in packaged.items())
+    checkpoint = torch.load(work / "sam" / "checkpoint.pt", weights_only=True)
+    assert {"dense.weight", "asked.weight", "reach"} <= checkpoint["networks"].keys()
 
 
 def test_layers_that_are_not_packaged_cannot_be_begun_with(work):

@@ -30,7 +30,7 @@ def test_comments_above_a_field_and_behind_it_are_its_meaning():
     from pipeline.config import SegmentWorkers
 
     said = meanings(SegmentWorkers)
-    assert said["images_per_batch"] == "Photos that are decoded, and SAM encodes, at once."
+    assert said["images_per_batch"].startswith("Photos that are decoded, and SAM encodes, at once;")
     assert said["prompts_per_batch"].startswith("Prompts of one photo that SAM decodes at once.")
     assert said["num_gpus"].startswith("GPUs of each actor. A fraction shares a GPU.")
 

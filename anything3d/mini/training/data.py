@@ -50,6 +50,7 @@ PROMPTED_PX = 64  # visible pixels of an object from which on SAM is asked
 LEAST_IOU = 0.4  # of a crop's mask with its object; the mask of a crop with less is that of another thing
 CUT = SegmentConfig(  # as the pipeline, but photos have half its sides, and several masks of one object are wanted
     source="sam-points",
+    zoom=0,  # one look
     min_area_px=256,
     min_region_px=25,
     border_px=1,

@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from anything3d.models.sam.prompting import MASK_THRESHOLD, Features, Predicted, Sam, quiet
+from anything3d.models.sam.prompting import MASK_THRESHOLD, Features, Predicted, Sam, clamped
 from anything3d.photo import mask
 from anything3d.photo.mask import Box
 
-MOST_ENLARGED = 4  # pixels of the encoder for one of the photo along each side: a closer look has nothing new to see
+MOST_ENLARGED = 4  # a pixel of the photo fills at most so many of the encoder along each side: there is no more to see
 
-Part = tuple[slice, slice]  # rows and columns of the photo
+Window = tuple[slice, slice]  # rows and columns of the photo
 
 
 @torch.inference_mode()
@@ -32,26 +32,30 @@ def look_closer(
 ) -> list[Predicted]:
     """Each mask once more, after the same prompt in the part of the photo around `Box`, which is the mask's own.
 
-    The part is a square whose side is `zoom` times the box's longer side. It lies in the photo and holds the prompt.
-    The mean of both looks' logits is the new mask. Of the three masks of a point, the one nearest to the first look's
-    is taken: close by, the surest one may be a part of the object. Predicted IoU and stability stay those of the first
-    look. A mask whose part is the whole photo stays as it is. `images_per_batch` parts are encoded at once.
+    The part is a square whose side is `zoom` times the box's longer side, or a MOST_ENLARGED-th of what the encoder
+    sees. It is moved and cut so that it lies in the photo, and made larger so that it holds the prompt. The mean of
+    both looks' logits is the new mask. Of the three masks of a point, the one nearest to the first look's is taken:
+    close by, the surest one may be a part of the object. Predicted IoU and stability stay those of the first look. A
+    mask whose part is the whole photo stays as it is. `images_per_batch` parts are encoded at once.
     """
-    parts = [_part(box, first.prompt, zoom, image.shape[:2], sam.side_px) for first, box in looks]
+    windows = [_window(box, first.prompt, zoom, image.shape[:2], sam.side_px) for first, box in looks]
     whole = (slice(0, image.shape[0]), slice(0, image.shape[1]))
-    smaller = [place for place, part in enumerate(parts) if part != whole]
+    smaller = [place for place, window in enumerate(windows) if window != whole]
     closer = [first for first, _ in looks]
     for start in range(0, len(smaller), images_per_batch):
         places = smaller[start : start + images_per_batch]
-        encoded = sam.encode([sam.read(image[parts[place]].contiguous()) for place in places])
-        for place, features in zip(places, encoded, strict=True):
-            solid, is_finite = blend(sam, features, closer[place], parts[place], image.shape[:2])
+        encoded = sam.encode([sam.read(image[windows[place]].contiguous()) for place in places])
+        blended = [
+            blend(sam, features, closer[place], windows[place], image.shape[:2])
+            for place, features in zip(places, encoded, strict=True)
+        ]
+        for place, (solid, is_finite) in zip(places, blended, strict=True):
             changed = {"lengths": mask.runs_of(solid)} if bool(is_finite) else {"predicted_iou": math.nan}
             closer[place] = replace(closer[place], **changed)
     return closer
 
 
-def _part(box: Box, prompt: Float[Tensor, "K 2"], zoom: float, size: Sequence[int], encoder_px: int) -> Part:
+def _window(box: Box, prompt: Float[Tensor, "K 2"], zoom: float, size: Sequence[int], encoder_px: int) -> Window:
     """A square around the box, moved and cut to lie in the photo, and made larger to hold the prompt."""
     x, y, width, height = box
     side = max(math.ceil(zoom * max(width, height)), encoder_px // MOST_ENLARGED)
@@ -67,18 +71,25 @@ def _span(centre: float, side: int, first: float, last: float, length: int) -> s
 
 
 def blend(
-    sam: Sam, features: Features, first: Predicted, part: Part, size: Sequence[int]
+    sam: Sam, features: Features, first: Predicted, window: Window, size: Sequence[int]
 ) -> tuple[Bool[Tensor, "H W"], Bool[Tensor, ""]]:
-    """The mask of both looks, and whether what SAM says of the part is finite. Nothing here waits for the device."""
-    rows, columns = part
+    """The mask of both looks, and whether what SAM says of the part is finite. Nothing here waits for the device.
+
+    Candidates are enlarged one after another: of a large photo, several do not fit.
+    """
+    rows, columns = window
     shown, offset = (rows.stop - rows.start, columns.stop - columns.start), torch.tensor([columns.start, rows.start])
     masks, predicted_iou = sam.decode(features, (first.prompt - offset).flatten()[None], shown)
-    seen = sam.enlarge(quiet(masks[0]), shown)
-    logits = sam.enlarge(first.logits.to(seen.device).float()[None], (size[0], size[1]))[0]
-    nearest = _iou(seen > MASK_THRESHOLD, logits[part] > MASK_THRESHOLD).argmax(0, keepdim=True)
-    logits[part] = (logits[part] + seen[nearest][0]) / 2
+    logits = sam.enlarge(first.logits.to(masks.device).float()[None], (size[0], size[1]))[0]
+    before = logits[window] > MASK_THRESHOLD
+    nearest, most = before.float(), torch.full((), -1.0, device=masks.device)
+    for candidate in clamped(masks).split(1, dim=1):
+        seen = sam.enlarge(candidate[:, 0], shown)[0]
+        iou = _iou(seen > MASK_THRESHOLD, before)
+        nearest, most = torch.where(iou > most, seen, nearest), torch.maximum(iou, most)
+    logits[window] = (logits[window] + nearest) / 2
     return logits > MASK_THRESHOLD, predicted_iou.isfinite().all()
 
 
-def _iou(masks: Bool[Tensor, "M h w"], one: Bool[Tensor, "h w"]) -> Float[Tensor, "M"]:
-    return (masks & one).sum((1, 2)) / (masks | one).sum((1, 2)).clamp(min=1)
+def _iou(a: Bool[Tensor, "h w"], b: Bool[Tensor, "h w"]) -> Float[Tensor, ""]:
+    return (a & b).sum() / (a | b).sum().clamp(min=1)

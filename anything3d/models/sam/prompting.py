@@ -19,7 +19,7 @@ STABILITY_OFFSET = 1.0  # of the logits' threshold, up and down; segment_anythin
 DUPLICATE_IOU = 0.7  # of two boxes; above, the less sure mask goes; segment_anything SamAutomaticMaskGenerator
 LOGITS_PX = 2**25  # of all masks that are enlarged at once: 128 MiB; at least one mask is
 MASK_THRESHOLD = 0.0  # of the logits
-LOUDEST = 8.0  # of the logits that are kept: of two looks at a mask, none outvotes the other where both are certain
+MAX_LOGIT = 8.0  # of those that are kept. So a pixel of which two looks are certain, and not the same, is no object
 Features = tuple[Float[Tensor, "1 _ _ _"], ...]  # of one photo: what prompts are answered from
 
 
@@ -32,7 +32,7 @@ class Predicted:
     predicted_iou: float  # NaN if SAM's logits were not finite
     stability_score: float  # IoU of the mask at two thresholds; 0 if it is empty
     prompt: Float[Tensor, "K 2"]  # what it was made of: a point (x, y), or two corners of a box; pixels of the photo
-    logits: Float[Tensor, "h w"]  # as small as SAM makes them, -LOUDEST to LOUDEST, in float16
+    logits: Float[Tensor, "h w"]  # as small as SAM makes them, -MAX_LOGIT to MAX_LOGIT, in float16
 
     @property
     def is_finite(self) -> bool:
@@ -45,7 +45,7 @@ class Enlarged:
 
     solid: Bool[Tensor, "N H W"]
     prompts: Float[Tensor, "N _"]  # in pixels of the photo
-    logits: Float[Tensor, "N h w"]  # as small as SAM makes them
+    logits: Float[Tensor, "N h w"]  # as small as SAM makes them, clamped
     predicted_iou: Float[Tensor, "N"]
     stability: Float[Tensor, "N"]
 
@@ -201,12 +201,12 @@ class Sam(ABC):
             logits = self.enlarge(some, size)
             stability = calculate_stability_score(logits, MASK_THRESHOLD, STABILITY_OFFSET)
             stability = stability.nan_to_num(0.0)  # 0 / 0: empty
-            yield Enlarged(logits > MASK_THRESHOLD, asked, quiet(some), ious, stability)
+            yield Enlarged(logits > MASK_THRESHOLD, asked, clamped(some), ious, stability)
 
 
-def quiet(logits: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
-    """Logits of which none is louder than LOUDEST."""
-    return logits.clamp(-LOUDEST, LOUDEST)
+def clamped(logits: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+    """-MAX_LOGIT to MAX_LOGIT."""
+    return logits.clamp(-MAX_LOGIT, MAX_LOGIT)
 
 
 def _in_runs(several: Iterable[Enlarged], height: int) -> Iterator[Predicted]:
@@ -220,7 +220,7 @@ def _in_runs(several: Iterable[Enlarged], height: int) -> Iterator[Predicted]:
             strict=True,
         )
         for solid, iou, stability, prompt, logits in made:
-            yield Predicted(mask.runs_of(solid), height, iou, stability, prompt, logits)
+            yield Predicted(mask.runs_of(solid), height, iou, stability, prompt, logits.clone())  # not its whole batch
 
 
 def _corners(box: Box) -> tuple[int, int, int, int]:

@@ -2,7 +2,6 @@
 
 import math
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -14,14 +13,13 @@ from hypothesis import given, settings
 from anything3d.mini import sam as mini_sam
 from anything3d.mini.world import write_world
 from anything3d.models.sam import closer, load_sam, look_closer
-from anything3d.models.sam.prompting import LOUDEST
+from anything3d.models.sam.prompting import MAX_LOGIT
 from anything3d.models.weights import Place
 from anything3d.photo import mask
 from anything3d.photo.annotated import read_annotated
 from anything3d.quality.metrics import mask_iou
 from anything3d.segment import Segmented, Segmenter
 from anything3d.settings.segment import ImageLimits, SegmentConfig
-from tests.anything3d.test_segment import annotation, rectangle
 
 HEIGHT, WIDTH = 200, 300
 
@@ -52,7 +50,7 @@ def pixels_of(one):
 def test_the_part_lies_in_the_photo_and_holds_the_mask_and_its_prompt(box, point, zoom, encoder_px):
     x, y, width, height = box
     box = (x, y, min(width, WIDTH - x), min(height, HEIGHT - y))
-    rows, columns = closer._part(box, torch.tensor([point]), zoom, (HEIGHT, WIDTH), encoder_px)
+    rows, columns = closer._window(box, torch.tensor([point]), zoom, (HEIGHT, WIDTH), encoder_px)
     assert 0 <= rows.start < rows.stop <= HEIGHT
     assert 0 <= columns.start < columns.stop <= WIDTH
     assert columns.start <= x
@@ -69,12 +67,12 @@ def test_the_part_lies_in_the_photo_and_holds_the_mask_and_its_prompt(box, point
 
 def test_the_part_is_a_square_around_the_box_or_as_near_to_that_as_the_photo_allows():
     prompt = torch.tensor([[110.0, 90.0]])
-    assert closer._part((100, 80, 40, 20), prompt, 2.0, (HEIGHT, WIDTH), 64) == (slice(50, 130), slice(80, 160))
-    assert closer._part((100, 80, 40, 20), prompt, 2.0, (HEIGHT, WIDTH), 400) == (slice(40, 140), slice(70, 170))
+    assert closer._window((100, 80, 40, 20), prompt, 2.0, (HEIGHT, WIDTH), 64) == (slice(50, 130), slice(80, 160))
+    assert closer._window((100, 80, 40, 20), prompt, 2.0, (HEIGHT, WIDTH), 400) == (slice(40, 140), slice(70, 170))
     at_corner = torch.tensor([[5.0, 5.0]])
-    assert closer._part((0, 0, 40, 20), at_corner, 2.0, (HEIGHT, WIDTH), 64) == (slice(0, 80), slice(0, 80))
+    assert closer._window((0, 0, 40, 20), at_corner, 2.0, (HEIGHT, WIDTH), 64) == (slice(0, 80), slice(0, 80))
     outside = torch.tensor([[200.0, 90.0]])
-    assert closer._part((100, 80, 40, 20), outside, 2.0, (HEIGHT, WIDTH), 64) == (slice(50, 130), slice(80, 201))
+    assert closer._window((100, 80, 40, 20), outside, 2.0, (HEIGHT, WIDTH), 64) == (slice(50, 130), slice(80, 201))
 
 
 @pytest.mark.parametrize("prompt", [[[150.0, 90.0]], [[110.0, 60.0, 190.0, 130.0]]], ids=["point", "box"])
@@ -92,7 +90,7 @@ def test_the_new_mask_is_the_mean_of_what_segment_anything_says_of_photo_and_par
         predictor.set_image(picture.contiguous().numpy())
         asked = {"point_coords": at.numpy(), "point_labels": np.ones(1)} if len(at[0]) == 2 else {"box": at[0].numpy()}
         _, iou, small = predictor.predict(**asked, multimask_output=len(at[0]) == 2)
-        return torch.from_numpy(small).clamp(-LOUDEST, LOUDEST), torch.from_numpy(iou)
+        return torch.from_numpy(small).clamp(-MAX_LOGIT, MAX_LOGIT), torch.from_numpy(iou)
 
     whole, iou = logits(image, prompt)
     expected = sam.enlarge(whole[iou.argmax()][None], (HEIGHT, WIDTH))[0]
@@ -122,50 +120,95 @@ def test_looks_do_not_depend_on_how_many_are_encoded_at_once(toy_sam):
         assert (pixels_of(one) ^ pixels_of(other)).float().mean() < 1e-3
 
 
-@pytest.fixture
-def failing_close_by(toy_sam):
-    """A SAM that is broken in every look after the first."""
-    sam = load_sam(str(toy_sam), Place())
-    looks = []
-
-    def damage(encoder, inputs, found):
-        looks.append(found)
-        return found if len(looks) == 1 else torch.full_like(found, torch.nan)
-
-    sam.network.image_encoder.register_forward_hook(damage)
-    return sam
-
-
-def test_a_closer_look_that_is_not_finite_costs_its_object(failing_close_by):
-    config = SegmentConfig(
-        source="sam-points", min_predicted_iou=0, min_stability=0, max_edges=4, max_area_share=1, crop_size=64
-    )
-    entries = [annotation(rectangle(100, 60, 20, 20))]
-    segmenter = Segmenter(config, failing_close_by)
-    (first,) = segmenter._masks([photo()], [entries])[0]
-    seen = segmenter._closer(photo(), [replace(first, mask=replace(first.mask, box=(100, 60, 20, 20)))])
-    assert [one.reason for one in seen] == ["sam_not_finite"]
-
-
-def test_a_closer_look_makes_the_masks_of_a_trained_sam_better(tmp_path):
-    """Two photos of the mini world, prompted at their annotations' points: no object is lost, and masks are nearer."""
-    write_world(tmp_path / "world.tar", scenes=2, seed=2, size=512)
-    with tarfile.open(tmp_path / "world.tar") as tar:
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Two photos of the mini world with their annotations."""
+    place = tmp_path_factory.mktemp("world") / "world.tar"
+    write_world(place, scenes=2, seed=2, size=512)
+    with tarfile.open(place) as tar:
         members = {entry.name: tar.extractfile(entry).read() for entry in tar if entry.isfile()}
-    photos = [
+    return [
         read_annotated(data, members[name.replace(".jpg", ".json")], Path(name).stem, ImageLimits())
         for name, data in sorted(members.items())
         if name.endswith(".jpg")
     ]
+
+
+@pytest.fixture(scope="module")
+def kept_by(photos):
+    """What the packaged SAM keeps, prompted at the annotations' points: (photo, name) -> mask."""
+    sam, images, entries = load_sam("sam", Place()), [one.image for one in photos], [one.entries for one in photos]
+
+    def kept(**settings):
+        found = Segmenter(SegmentConfig(source="sam-points", **settings), sam)(images, entries)
+        return {
+            (place, one.mask.name): one.mask
+            for place, some in enumerate(found)
+            for one in some
+            if isinstance(one, Segmented)
+        }
+
+    return kept
+
+
+def test_a_closer_look_makes_the_masks_of_a_trained_sam_better(photos, kept_by):
+    once, closer = kept_by(zoom=0), kept_by(zoom=1.5)
+    assert once.keys() == closer.keys()
+    assert len(once) >= 4
+    before, after = (
+        [iou(found.counts, photos[place], int(name)) for (place, name), found in some.items()]
+        for some in (once, closer)
+    )
+    assert sum(after) > sum(before) + 0.01 * len(before)
+    for name, found in closer.items():  # what SAM was sure of is that of the first look
+        assert (found.predicted_iou, found.stability_score) == (once[name].predicted_iou, once[name].stability_score)
+
+
+def test_a_mask_that_the_closer_look_would_lose_stays_as_it_was(kept_by):
+    once, closer = kept_by(zoom=0), kept_by(zoom=1.5)
+    least, name = max((one.area_px, name) for name, one in once.items() if closer[name].area_px < one.area_px)
+    once, closer = (kept_by(zoom=zoom, min_area_px=least) for zoom in (0, 1.5))
+    assert once.keys() == closer.keys()
+    assert closer[name] == once[name]
+
+
+def test_a_closer_look_that_is_not_finite_costs_its_object(photos):
+    """The encoder says NaN of everything but the first photo as a whole."""
+    sam, image, entries = load_sam("sam", Place()), photos[0].image, photos[0].entries
+    whole = sam.network.preprocess(sam.read(image))
+
+    def damage(encoder, inputs, found):
+        return torch.where((inputs[0] == whole).flatten(1).all(1)[:, None, None, None], found, torch.nan)
+
+    sam.network.image_encoder.register_forward_hook(damage)
+    once, closer = (
+        Segmenter(SegmentConfig(source="sam-points", zoom=zoom), sam)([image], [entries])[0] for zoom in (0, 1.5)
+    )
+    kept = [place for place, one in enumerate(once) if isinstance(one, Segmented)]
+    assert kept
+    assert {closer[place].reason for place in kept} == {"sam_not_finite"}
+    others = [place for place in range(len(once)) if place not in kept]
+    assert [closer[place].reason for place in others] == [once[place].reason for place in others]
+
+
+def test_masks_of_a_shard_stay_as_they_are_beside_a_loaded_sam(photos):
     images, entries = [one.image for one in photos], [one.entries for one in photos]
-    sam, ious = load_sam("sam", Place()), {}
-    for zoom in (0.0, 1.5):
-        found = Segmenter(SegmentConfig(source="sam-points", zoom=zoom), sam)(images, entries)
-        kept = [(place, one.mask) for place, some in enumerate(found) for one in some if isinstance(one, Segmented)]
-        ious[zoom] = {(place, one.name): iou(one.counts, photos[place], int(one.name)) for place, one in kept}
-    assert ious[0.0].keys() == ious[1.5].keys()
-    assert len(ious[0.0]) >= 4
-    assert sum(ious[1.5].values()) > sum(ious[0.0].values()) + 0.01 * len(ious[0.0])
+    alone, beside = (Segmenter(SegmentConfig(), sam)(images, entries) for sam in (None, load_sam("sam", Place())))
+    names, others = (
+        [[one.mask if isinstance(one, Segmented) else one.reason for one in found] for found in some]
+        for some in (alone, beside)
+    )
+    assert names == others
+    assert any(isinstance(one, Segmented) for one in alone[0])
+
+
+def test_one_prompt_gets_a_closer_look_too(photos):
+    sam, image, entry = load_sam("sam", Place()), photos[0].image, photos[0].entries[0]
+    once, closer = (
+        Segmenter(SegmentConfig(source="sam-points", zoom=zoom), sam).at(image, entry.point).mask for zoom in (0, 1.5)
+    )
+    assert once.counts != closer.counts
+    assert (once.name, once.predicted_iou) == (closer.name, closer.predicted_iou)
 
 
 def iou(counts, photo, index):
