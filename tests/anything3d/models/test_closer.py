@@ -20,13 +20,7 @@ from anything3d.photo.annotated import read_annotated
 from anything3d.quality.metrics import mask_iou
 from anything3d.segment import Segmented, Segmenter
 from anything3d.settings.segment import ImageLimits, SegmentConfig
-
-HEIGHT, WIDTH = 200, 300
-
-
-def photo():
-    rows, columns = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
-    return torch.stack([rows % 256, columns % 256, (rows + columns) % 256], dim=-1).to(torch.uint8)
+from tests.anything3d.test_segment import HEIGHT, WIDTH, photo
 
 
 @pytest.fixture(scope="module")
