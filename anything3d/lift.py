@@ -47,10 +47,16 @@ class Lifter(Protocol):
     """What a backend of `lift` loads."""
 
     def __call__(
-        self, crops: Float[Tensor, "B 4 S S"], generators: Sequence[torch.Generator]
+        self,
+        crops: Float[Tensor, "B 4 S S"],
+        generators: Sequence[torch.Generator],
+        unseen: Float[Tensor, "B S S"] | None = None,
     ) -> list[Lifted | Anything3DError]:
-        """For each crop (RGBA in [0, 1], straight alpha) its cloud and reference camera, or why there is none; row b
-        draws from its own generator."""
+        """For each crop (RGBA in [0, 1], straight alpha) its cloud and reference camera, or why there is none.
+
+        Row b draws from its own generator. `unseen` is the share of each pixel in which the object may go on without
+        being seen; None: it ends where its mask ends.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,10 @@ class PointELifter:
 
     @torch.no_grad()  # not inference_mode: later stages take the clouds into computations with gradients
     def __call__(
-        self, crops: Float[Tensor, "B 4 S S"], generators: Sequence[torch.Generator]
+        self,
+        crops: Float[Tensor, "B 4 S S"],
+        generators: Sequence[torch.Generator],
+        unseen: Float[Tensor, "B S S"] | None = None,
     ) -> list[Lifted | Anything3DError]:
         """For each crop (RGBA in [0, 1], alpha = mask) its cloud and reference camera, or why there is none.
 
@@ -88,7 +97,7 @@ class PointELifter:
         Raises: WeightsError as `check_network`.
         """
         crops = crops.to(self.device)
-        drawn = self.draw(crops, generators)
+        drawn = self.draw(crops, generators, None if unseen is None else unseen.to(self.device))
         has_mask = (crops[:, 3] > 0.5).flatten(1).any(1)
         dropped, finite = drawn.dropped.tolist(), drawn.cloud.is_finite().tolist()
         self._check_networks(dropped, finite)
@@ -96,15 +105,20 @@ class PointELifter:
         judged = zip(lifted, has_mask.tolist(), dropped, finite, drawn.has_shape.tolist(), strict=True)
         return [_outcome(*row) for row in judged]
 
-    def draw(self, crops: Float[Tensor, "B 4 S S"], generators: Sequence[torch.Generator]) -> Drawn:
+    def draw(
+        self,
+        crops: Float[Tensor, "B 4 S S"],
+        generators: Sequence[torch.Generator],
+        unseen: Float[Tensor, "B S S"] | None = None,
+    ) -> Drawn:
         """The clouds and how they are seen, on the device. Nothing here waits for it."""
         images = over(crops, WHITE)
         drafts = self._draft(images, generators)
-        views, sound = self._judge(drafts, crops)
+        views, sound = self._judge(drafts, crops, unseen)
         chosen = torch.where(sound, views.match.view_as(sound), -1.0).argmax(1)
         rows = torch.arange(len(crops), device=self.device)
         cloud, stray = self._densify(drafts[rows, chosen], images, generators)
-        view = self._refine(cloud, crops, views, rows * drafts.shape[1] + chosen)
+        view = self._refine(cloud, crops, unseen, views, rows * drafts.shape[1] + chosen)
         dropped = (~drafts.isfinite().flatten(2).all(2)).float().mean(1)
         return Drawn(cloud, view, chosen, sound.any(1) & is_shape(cloud), dropped, stray.sum(1))
 
@@ -146,14 +160,14 @@ class PointELifter:
         return torch.cat(parts)
 
     def _judge(
-        self, drafts: Float[Tensor, "B K 6 N"], crops: Float[Tensor, "B 4 S S"]
+        self, drafts: Float[Tensor, "B K 6 N"], crops: Float[Tensor, "B 4 S S"], unseen: Float[Tensor, "B S S"] | None
     ) -> tuple[Matches, Bool[Tensor, "B K"]]:
         """The best view of every draft [B * K, 1], and which drafts are shapes at all."""
         config = self.config
         cloud, _ = canonical(drafts.flatten(0, 1))
         grid = direction_grid(config.azimuths, config.elevations, config.lowest_deg, config.highest_deg)
         directions = grid.to(self.device).expand(len(cloud), -1, -1)
-        small = small_crops(crops, config.draft_match_px).repeat(drafts.shape[1])
+        small = small_crops(crops, config.draft_match_px, unseen).repeat(drafts.shape[1])
         views = search(cloud, small, directions, config.distance).best()
         return views, is_shape(cloud).view(drafts.shape[:2])
 
@@ -167,13 +181,20 @@ class PointELifter:
         dense = sample(self.upsampler, "upsample", noise, embeddings, config.upsampler_sampler, low_res=coarse)
         return canonical(torch.cat([coarse, dense], dim=2))
 
-    def _refine(self, cloud: Cloud, crops: Float[Tensor, "B 4 S S"], views: Matches, rows: Int[Tensor, "B"]) -> Matches:
+    def _refine(
+        self,
+        cloud: Cloud,
+        crops: Float[Tensor, "B 4 S S"],
+        unseen: Float[Tensor, "B S S"] | None,
+        views: Matches,
+        rows: Int[Tensor, "B"],
+    ) -> Matches:
         """The best view [B, 1] of the final clouds, around the ones that their drafts (`rows` of `views`) had."""
         config = self.config
         around = 180 / config.azimuths if config.azimuths > 1 else 0.0
         between = (config.highest_deg - config.lowest_deg) / max(config.elevations - 1, 1)
         near = directions_near(views.azimuth_deg[rows, 0], views.elevation_deg[rows, 0], (around, between / 2))
-        return search(cloud, small_crops(crops, config.match_px), near, config.distance).best()
+        return search(cloud, small_crops(crops, config.match_px, unseen), near, config.distance).best()
 
 
 def load_point_e(config: LiftConfig, place: Place, batch_clouds: int) -> PointELifter:

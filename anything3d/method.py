@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from anything3d import backend
 from anything3d.backend import (
@@ -33,8 +31,7 @@ from anything3d.lift import Lifted, Lifter
 from anything3d.mesh import surface
 from anything3d.models import concept
 from anything3d.models.weights import Place
-from anything3d.object3d import Object, Object3D, Photo
-from anything3d.photo.image import as_batch
+from anything3d.object3d import Object, Object3D, Photo, crops_of, unseen_of
 from anything3d.quality.looks import Reconstruction
 from anything3d.reconstruct import (
     Evidence,
@@ -55,7 +52,6 @@ from anything3d.settings.segment import SegmentConfig
 from anything3d.space import cloud
 from anything3d.space.field import Field
 from anything3d.space.mesh import Mesh, from_glb, to_glb
-from anything3d.space.paint import Sight
 from anything3d.space.reference import stack
 
 Outcome = TypeVar("Outcome")
@@ -168,7 +164,7 @@ class Method:
     def lift(self, ids: Sequence[str], objects: Sequence[Object]) -> Sequence[Lifted | Anything3DError]:
         """The cloud of every crop, and the camera from which the crop sees it."""
         self.say("lift")
-        return self.lifter(crops_of(objects), self._randomness("lift", ids))
+        return self.lifter(crops_of(objects), self._randomness("lift", ids), unseen_of(objects))
 
     def reconstruct(
         self,
@@ -188,6 +184,7 @@ class Method:
             captions=[caption.text for caption in captions],
             photos=[one.photo.pixels for one in objects],
             positions=[one.position for one in objects],
+            unseen=unseen_of(objects),
         )
         first, again = (self._randomness(name, ids) for name in ("reconstruct", "reconstruct/again"))
         count, total = itertools.count(1), -(-self.config.reconstruct.steps // self.checkpoint_every)
@@ -212,7 +209,7 @@ class Method:
             surface(
                 made.shape.grids(0) if isinstance(made.shape, Field) else made.shape,
                 self.config.mesh,
-                Sight(one.segmented.crop.rgba.numpy(), made.reference or lifted.reference),
+                one.sight(made.reference or lifted.reference),
             )
             for one, lifted, made in zip(objects, clouds, shapes, strict=True)
         ]
@@ -227,15 +224,17 @@ class Method:
     ) -> Sequence[Scored | NumericsError]:
         """The scores of every object against its own photo."""
         self.say("score")
+        rows = zip(crops_of(objects), unseen_of(objects), clouds, shapes, meshes, strict=True)
         made = [
             Reconstruction(
                 crop,
+                hidden,
                 stack([reconstructed.reference or lifted.reference]),
                 lifted.cloud,
                 reconstructed.shape if isinstance(reconstructed.shape, Field) else None,
                 from_glb(to_glb(mesh)),
             )
-            for crop, lifted, reconstructed, mesh in zip(crops_of(objects), clouds, shapes, meshes, strict=True)
+            for crop, hidden, lifted, reconstructed, mesh in rows
         ]
         return self.scorer(made, [None] * len(ids), self._randomness("score", ids))
 
@@ -261,11 +260,6 @@ class Method:
 
     def _randomness(self, verb: str, ids: Sequence[str]) -> list[torch.Generator]:
         return generators(self.config.seed, verb, ids)
-
-
-def crops_of(objects: Sequence[Object]) -> Float[Tensor, "B 4 S S"]:
-    """Crops as networks take them: RGBA in [0, 1]."""
-    return as_batch([one.segmented.crop.rgba for one in objects])
 
 
 def collect(ids: Sequence[str], objects: Sequence[Object], *outcomes: Sequence[Any]) -> list[Object3D]:

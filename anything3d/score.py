@@ -138,7 +138,9 @@ class Scorer:
         size, samples, device = self.config.size_px, self.config.samples, self.clip.device
         crop = made.crop[None].float().cpu()
         reference = look(shape, made.reference, size, samples, device).to("cpu")
-        psnr, iou = compare(reference, resize(over(crop, WHITE), size), resize(crop[:, 3:], size)[:, 0])
+        mask, hidden = resize(crop[:, 3:], size)[:, 0], resize(made.unseen[None, None].float().cpu(), size)[:, 0]
+        shown = reference.within(1 - hidden * (1 - mask))
+        psnr, iou = compare(shown, resize(over(crop, WHITE), size), mask)
         views = composite(look(shape, around, size, samples, device), WHITE)
         seen = self.clip.image_embeddings(views)
         likeness = float(similarity(self.clip, seen, made.crop[None].to(device)))

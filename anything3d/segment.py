@@ -13,16 +13,17 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from anything3d.errors import Anything3DError, InputError, NumericsError
+from anything3d.errors import Anything3DError, InputError, NumericsError, Skipped
 from anything3d.models.finite import check_network
 from anything3d.models.sam import Predicted, Sam, load_sam, look_closer
 from anything3d.models.weights import Place
 from anything3d.photo import mask
 from anything3d.photo.annotation import Annotation
-from anything3d.photo.crop import Crop, cut, side_px
+from anything3d.photo.crop import Crop, cut, side_px, square_of
+from anything3d.photo.occluders import occluders
 from anything3d.photo.prompt import Prompt
 from anything3d.photo.sam_prompts import boxes, check_prompt, points, promptable
-from anything3d.photo.select import ObjectMask, select
+from anything3d.photo.select import QUOTA, ObjectMask, name_of, prompt_name, select
 from anything3d.settings.segment import SegmentConfig, Source
 
 __all__ = [
@@ -93,8 +94,7 @@ class Segmenter:
         Raises: WeightsError as `check_network`: what all photos of a batch share is SAM.
         """
         return [
-            [self._cut(image, one.outcome) if isinstance(one.outcome, ObjectMask) else one.outcome for one in judged]
-            for image, judged in zip(images, self.judged(images, annotations), strict=True)
+            self._cut_all(image, judged) for image, judged in zip(images, self.judged(images, annotations), strict=True)
         ]
 
     def judged(
@@ -132,7 +132,7 @@ class Segmenter:
             raise seen
         if seen.area_px == 0:  # the closer look doubts all of it
             seen = found.mask
-        return self._cut(image, seen)
+        return self._cut(image, seen, [])
 
     def most_prominent(self, image: UInt8[Tensor, "H W 3"]) -> Segmented:
         """Of all objects that `config.source` finds in the photo without annotations, the most prominent.
@@ -248,20 +248,22 @@ class Segmenter:
         closer = look_closer(self.sam, image, looks, self.config.zoom, self.images_per_batch)
         return [_predicted(seen, one.mask.name, self.config) for seen, one in zip(closer, found, strict=True)]
 
-    def _cut(self, image: UInt8[Tensor, "H W 3"], kept: ObjectMask) -> Segmented:
-        side = side_px(kept.box, self.config.context, self.config.framing)
-        return Segmented(kept, cut(image, kept.counts, kept.box, side, self.config.crop_size))
+    def _cut_all(self, image: UInt8[Tensor, "H W 3"], judged: Sequence[Judged]) -> list[Segmented | Anything3DError]:
+        """The objects of one photo. One beyond `max_per_image` is not cut out, but it may stand before others."""
+        kept = [one.outcome for one in judged if isinstance(one.outcome, ObjectMask)]
+        beyond = [one.found for one in judged if isinstance(one.outcome, Skipped) and one.outcome.reason == QUOTA]
+        objects = [*kept, *(one for one in beyond if isinstance(one, ObjectMask))]
+        return [
+            self._cut(image, one.outcome, objects) if isinstance(one.outcome, ObjectMask) else one.outcome
+            for one in judged
+        ]
 
-
-def name_of(source: Source, index: int) -> str:
-    """An object's name within its photo: the index of its annotation, or of its mask among those of SAM's grid."""
-    return f"g{index:04d}" if source == "sam-grid" else f"{index:04d}"
-
-
-def prompt_name(prompt: Sequence[float]) -> str:
-    """The name of an object that somebody points at: p, x, y or b, left, top, right, bottom; 290.5 px is 290_5."""
-    kind = "p" if len(prompt) == 2 else "b"
-    return kind + "x".join(f"{value:g}" for value in prompt).replace(".", "_")  # a dot would begin a suffix
+    def _cut(self, image: UInt8[Tensor, "H W 3"], kept: ObjectMask, others: Sequence[ObjectMask]) -> Segmented:
+        """One object; `others` are all objects of the photo."""
+        own = self.config
+        side = side_px(kept.box, own.context, own.framing)
+        hiding = occluders(kept, others, square_of(kept.box, side)) if own.occluders else None
+        return Segmented(kept, cut(image, kept.counts, kept.box, side, own.crop_size, hiding))
 
 
 def _own(entry: Annotation | Prompt | InputError) -> Candidate | Anything3DError:

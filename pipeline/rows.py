@@ -35,13 +35,14 @@ if TYPE_CHECKING:
 TURNTABLE_FPS = 6.0
 CAMERA_COLUMNS = ("azimuth_deg", "elevation_deg", "distance", "focal_x", "focal_y", "centre_x", "centre_y")
 
-RECONSTRUCTED = ("crop_png", "cloud_ply", "field", "glb")  # columns of bytes that `reconstruction` needs
+RECONSTRUCTED = ("crop_png", "unseen_png", "cloud_ply", "field", "glb")  # columns of bytes that `reconstruction` needs
 
 
 def object_row(object_id: str, image_id: str, shard: str, size: Sequence[int], segmented: "Segmented") -> ObjectRecord:
     """`size` is the height and the width of the photo, in pixels."""
     from anything3d.photo.image import encode_png
 
+    unseen = segmented.crop.unseen
     return ObjectRecord(
         object_id,
         image_id,
@@ -58,6 +59,7 @@ def object_row(object_id: str, image_id: str, shard: str, size: Sequence[int], s
         segmented.crop.y,
         segmented.crop.side,
         encode_png(segmented.crop.rgba),
+        None if unseen is None else encode_png(unseen[..., None]),
     )
 
 
@@ -156,22 +158,28 @@ def sight(row: ObjectRecord, made: FieldRecord, cloud: CloudRecord | None) -> "S
     from anything3d.space.paint import Sight
 
     with load_png(row.crop_png) as picture:
-        return Sight(as_array(picture), reference_camera(cloud, made))
+        rgba = as_array(picture)
+    if row.unseen_png is None:
+        return Sight(rgba, reference_camera(cloud, made))
+    with load_png(row.unseen_png) as picture:
+        return Sight(rgba, reference_camera(cloud, made), as_array(picture)[..., 0])
 
 
 def reconstruction(
     row: ObjectRecord, made: FieldRecord, mesh: MeshRecord, cloud: CloudRecord | None
 ) -> "Reconstruction":
     """One object as its rows have it."""
-    from anything3d.photo.image import crops_from_png
+    from anything3d.photo.image import crops_from_png, unseen_from_png
     from anything3d.quality.looks import Reconstruction
     from anything3d.space.cloud import from_ply
     from anything3d.space.field import Field
     from anything3d.space.mesh import from_glb
     from anything3d.space.reference import stack
 
+    crop = crops_from_png([row.crop_png])[0]
     return Reconstruction(
-        crop=crops_from_png([row.crop_png])[0],
+        crop=crop,
+        unseen=unseen_from_png([row.unseen_png], crop.shape[-1])[0],
         reference=stack([reference_camera(cloud, made)]),
         cloud=None if cloud is None else from_ply(cloud.cloud_ply),
         field=None if made.field is None else Field.from_bytes(made.field),

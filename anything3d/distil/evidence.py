@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
@@ -42,6 +43,7 @@ class Evidence:
     captions: Sequence[str] | None = None
     photos: Sequence[UInt8[Tensor, "H W 3"]] | None = None  # the whole photos
     positions: Sequence[Position] | None = None  # always known in a run
+    unseen: Float[Tensor, "B S S"] | None = None  # share of each pixel in which the object may go on; None: nowhere
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -57,7 +59,14 @@ class Evidence:
             None if self.captions is None else [self.captions[b] for b in listed],
             None if self.photos is None else [self.photos[b] for b in listed],
             None if self.positions is None else [self.positions[b] for b in listed],
+            None if self.unseen is None else self.unseen[index],
         )
+
+    def unseen_at(self, size: int, device: torch.device) -> Float[Tensor, "B s s"]:
+        """`unseen` of crops of `size` px."""
+        if self.unseen is None:
+            return torch.zeros(len(self), size, size, device=device)
+        return F.interpolate(self.unseen[:, None].to(device), (size, size), mode="area")[:, 0]
 
     def seen_cloud(self, device: torch.device) -> tuple[Cloud, Camera]:
         """The cloud, and the camera from which the crop sees it.

@@ -54,21 +54,25 @@ def prepare(evidence: Evidence, config: ReconstructConfig, denoiser: Denoiser, s
         cloud=Cloud(of_views(cloud.points), of_views(cloud.colors)),
         camera=camera,
         target=target,
-        known=where_known(cloud, camera, target[:, 3], config.disc),
+        known=where_known(cloud, camera, target[:, 3], evidence.unseen_at(size, device), config.disc),
         texts=torch.stack([of_views(text) for text in texts]),
         no_text=of_views(denoiser.encode_text(no_words)),
         adapter=concept.adapter and concept.adapter.each(lambda factor: of_views(factor).to(denoiser.dtype)),
     )
 
 
-def where_known(cloud: Cloud, camera: Camera, mask: Float[Tensor, "B s s"], disc: float) -> Float[Tensor, "B s s"]:
-    """The weight of the photo's losses at each pixel, 0 or 1.
+def where_known(
+    cloud: Cloud, camera: Camera, mask: Float[Tensor, "B s s"], unseen: Float[Tensor, "B s s"], disc: float
+) -> Float[Tensor, "B s s"]:
+    """The weight of the photo's losses at each pixel, 0 to 1.
 
     It is 0 where the cloud is seen outside the mask by more than RIM: another object may stand in front of it there. It
-    is 1 everywhere else. Within RIM of the cloud's outline, the cloud is more likely to be wrong than the mask.
+    is 1 everywhere else. Within RIM of the cloud's outline, the cloud is more likely to be wrong than the mask. So the
+    weight is 0 there only where the photo cannot show the object: at the masks of other objects, and beyond the photo.
     """
     size = mask.shape[-1]
     _, _, silhouette = splat(cloud, camera, size, disc / cloud.points.shape[1] ** 0.5)
     rim = round(RIM * size)
     inner = -nn.functional.max_pool2d(-silhouette[:, None], 2 * rim + 1, stride=1, padding=rim)[:, 0]
-    return 1 - inner * (1 - mask)
+    hidden = torch.maximum(inner, silhouette * unseen)
+    return 1 - hidden * (1 - mask)

@@ -100,7 +100,7 @@ class Judge:
         config, device = self.config, self.denoiser.device
         cloud, camera = evidence.seen_cloud(device)
         mask = shrink(evidence.crops.to(device), self.size)[:, 3]
-        clear = (1 - mask) * where_known(cloud, camera, mask, config.disc)
+        clear = (1 - mask) * where_known(cloud, camera, mask, evidence.unseen_at(self.size, device), config.disc)
         alpha = render(field, camera, self.size, config.render, max_points=self.max_points).alpha
         inside, outside = ((alpha * share).sum((1, 2)) / share.sum((1, 2)).clamp_min(1e-6) for share in (mask, clear))
         return inside, outside

@@ -5,6 +5,7 @@ objects that are longer than 3.24 times their width. A square that is measured b
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -29,6 +30,13 @@ class Crop:
     x: float  # pixels of the photo; may lie outside
     y: float  # pixels of the photo; may lie outside
     side: float  # pixels of the photo
+    unseen: UInt8[Tensor, "S S"] | None = None  # of 255: share of a pixel in which the object may go on; None: nowhere
+
+
+def square_of(box: Box, side: int) -> Box:
+    """The square of `side` pixels around a box's centre, which may leave the photo."""
+    x, y, width, height = box
+    return x + (width - side) // 2, y + (height - side) // 2, side, side
 
 
 def side_px(box: Box, context: float, framing: Framing) -> int:
@@ -43,35 +51,54 @@ def side_px(box: Box, context: float, framing: Framing) -> int:
             assert_never(framing)
 
 
-def cut(image: UInt8[Tensor, "H W 3"], counts: str, box: Box, side: int, size: int) -> Crop:
+def cut(
+    image: UInt8[Tensor, "H W 3"],
+    counts: str,
+    box: Box,
+    side: int,
+    size: int,
+    occluders: Sequence[str] | None = None,
+) -> Crop:
     """The square of `side` pixels around the box's centre, resampled to `size` pixels.
 
     `counts` is the mask as compressed RLE, `box` lies around it. The square may leave the photo;
     there it is transparent and white. Colour and alpha are resampled alike: bilinear, over the whole footprint when
     shrinking. Nothing outside the square is touched.
 
+    `occluders` are masks of what may stand before the object. `unseen` is what they cover beside its own mask, and what
+    lies beyond the photo. Where nobody knows of them, they are None, and nothing is unseen.
+
     Raises: InputError as `mask.runs`.
     """
     height, width = image.shape[:2]
-    box_x, box_y, box_width, box_height = box
-    x, y = box_x + (box_width - side) // 2, box_y + (box_height - side) // 2
+    x, y, _, _ = square_of(box, side)
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + side, width), min(y + side, height)
-    alpha = mask.decode_box(counts, height, width, (left, top, right - left, bottom - top))
-    narrow = torch.zeros(5, side, size, dtype=torch.uint8)  # R, G, B, photo or beyond, mask; 0 beyond the photo
+    inner = (left, top, right - left, bottom - top)
+    alpha = mask.decode_box(counts, height, width, inner)
+    covered = torch.zeros_like(alpha)
+    for other in occluders or ():
+        covered |= mask.decode_box(other, height, width, inner)
+    covered &= ~alpha
+    # R, G, B, photo or beyond, mask, occluders; 0 beyond the photo
+    narrow = torch.zeros(6, side, size, dtype=torch.uint8)
     rows = max(1, STRIP_PX // side)
     for first in range(top, bottom, rows):
         end = min(first + rows, bottom)
-        planes = torch.zeros(5, end - first, side, dtype=torch.uint8)
+        planes = torch.zeros(6, end - first, side, dtype=torch.uint8)
         inside = planes[..., left - x : right - x]
         inside[:3] = image[first:end, left:right].permute(2, 0, 1)
         inside[3] = 255
         inside[4] = alpha[first - top : end - top].to(torch.uint8) * 255
+        inside[5] = covered[first - top : end - top].to(torch.uint8) * 255
         narrow[:, first - y : end - y] = _resized(planes, end - first, size)
     planes = _resized(narrow, size, size)
     share = planes[3].float() / 255  # of a pixel's footprint that lies in the photo
     color = (planes[:3] / share.clamp(min=1 / 255)).round().clamp(max=255).to(torch.uint8)
     rgb = torch.where(share > 0, color, WHITE_LEVEL)
-    return Crop(torch.cat([rgb, planes[4:]]).permute(1, 2, 0).contiguous(), float(x), float(y), float(side))
+    rgba = torch.cat([rgb, planes[4:5]]).permute(1, 2, 0).contiguous()
+    hidden = 255 - planes[3] + torch.minimum(planes[5], planes[3])
+    told = occluders is not None and bool(hidden.any())
+    return Crop(rgba, float(x), float(y), float(side), hidden if told else None)
 
 
 def _resized(planes: UInt8[Tensor, "C H W"], height: int, width: int) -> UInt8[Tensor, "C h w"]:

@@ -82,6 +82,19 @@ def as_batch(crops: Sequence[UInt8[Tensor, "S S 4"]]) -> Float[Tensor, "B 4 S S"
     return torch.stack([*crops]).permute(0, 3, 1, 2) / 255
 
 
+def unseen_from_png(pngs: Sequence[bytes | None], size: int) -> Float[Tensor, "B S S"]:
+    """The shares of the pixels of crops of `size` px in which objects may go on without being seen; None is nowhere.
+
+    Raises: InputError as `decode_png`.
+    """
+    return unseen_batch([None if data is None else decode_png(data)[..., 0] for data in pngs], size)
+
+
+def unseen_batch(shares: Sequence[UInt8[Tensor, "S S"] | None], size: int) -> Float[Tensor, "B S S"]:
+    """The same, of the shares that crops have (of 255)."""
+    return torch.stack([torch.zeros(size, size) if one is None else one / 255 for one in shares])
+
+
 def encode_png(pixels: UInt8[Tensor, "H W C"]) -> bytes:
     """PNG of grey, RGB or RGBA pixels (C = 1, 3 or 4); the same pixels give the same bytes."""
     assert pixels.shape[-1] in (1, 3, 4), f"{pixels.shape[-1]} channels"

@@ -17,6 +17,7 @@ from anything3d.photo import mask
 from anything3d.photo.mask import Bounds, Box
 from anything3d.settings.segment import SegmentConfig, Source
 
+QUOTA = "quota"  # the reason of an object that is one too many
 WITHIN = 0.97  # share of a mask in a larger one: it is a part even if the two are nearly equal
 
 
@@ -44,6 +45,17 @@ class ObjectMask:
         return math.sqrt(self.area_px) * fill * self.quality
 
 
+def name_of(source: Source, index: int) -> str:
+    """An object's name within its photo: the index of its annotation, or of its mask among those of SAM's grid."""
+    return f"g{index:04d}" if source == "sam-grid" else f"{index:04d}"
+
+
+def prompt_name(prompt: Sequence[float]) -> str:
+    """The name of an object that somebody points at: p, x, y or b, left, top, right, bottom; 290.5 px is 290_5."""
+    kind = "p" if len(prompt) == 2 else "b"
+    return kind + "x".join(f"{value:g}" for value in prompt).replace(".", "_")  # a dot would begin a suffix
+
+
 def select(masks: Sequence[ObjectMask], height: int, width: int, config: SegmentConfig) -> list[ObjectMask | Skipped]:
     """One outcome per mask of a photo: itself, or why it is not wanted.
 
@@ -60,7 +72,7 @@ def select(masks: Sequence[ObjectMask], height: int, width: int, config: Segment
         drops |= drop(masks, [index for index in sound if index not in drops], overlaps, limit)
     ranked = sorted(set(sound) - drops.keys(), key=lambda index: (-masks[index].prominence, index))
     for rank, index in enumerate(ranked[config.max_per_image :], start=config.max_per_image + 1):
-        drops[index] = Skipped("quota", f"number {rank} by prominence; {config.max_per_image} are kept per photo")
+        drops[index] = Skipped(QUOTA, f"number {rank} by prominence; {config.max_per_image} are kept per photo")
     return [drops.get(index, one) for index, one in enumerate(masks)]
 
 

@@ -27,6 +27,7 @@ class Reconstruction:
     """One object as the pipeline made it, in its own canonical frame."""
 
     crop: Float[Tensor, "4 S S"]  # RGBA in [0, 1], straight alpha
+    unseen: Float[Tensor, "S S"]  # share of each of its pixels in which the object may go on without being seen
     reference: Camera  # one, from which the crop sees the object
     cloud: Cloud | None  # one, from which the field was made; None if the backend of reconstruct needs none
     field: Field | None  # one; None if the backend of reconstruct has made the mesh itself

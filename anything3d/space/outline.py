@@ -25,6 +25,8 @@ ROUNDS = 2  # of scaling, and of moving points
 SMOOTH_PX = 2.5  # of GRID; standard deviation, over which neighbouring parts of the outline move together
 REACH = 0.1  # fractions of the crop's side; a point so far from the outline, across the view, does not move
 FEWEST = 10  # pixels of an outline that can be fitted
+HIDDEN = 127  # of 255; the object may go on in a pixel with a larger share of what cannot show it
+UNKNOWN = 1.0  # as far as no part of an outline is: it does not count
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +74,14 @@ def fit_outline(
     if not mask.any():
         return None
     target, fit = _depth_inside(mask), Fit(sight.camera)
+    hidden = np.zeros_like(mask) if sight.unseen is None else sight.unseen > HIDDEN
+    unseen = _depth_inside(hidden) if hidden.any() else np.full(mask.shape, -1, np.float32)
     for _ in range(ROUNDS if share else 0):
-        fit = _scaled(fit, vertices, _outline(fit(vertices), faces, sight.camera, target))
+        fit = _scaled(fit, vertices, _outline(fit(vertices), faces, sight.camera, target, unseen))
     if _cover(_silhouette(fit(vertices), faces, sight.camera), target) < min_cover:
         return None
     for _ in range(ROUNDS if share else 0):
-        outline = _outline(fit(vertices), faces, sight.camera, target)
+        outline = _outline(fit(vertices), faces, sight.camera, target, unseen)
         fit = replace(fit, moves=(*fit.moves, _spread(outline)))
     return replace(fit, share=share)
 
@@ -108,8 +112,13 @@ def _outline(
     faces: Int[np.ndarray, "F 3"],
     camera: ReferenceCamera,
     target: Float[np.ndarray, "S S"],
+    unseen: Float[np.ndarray, "S S"],
 ) -> _Outline:
-    """The outline that the camera sees. It ends where the crop does."""
+    """The outline that the camera sees. It ends where the crop does.
+
+    `target` and `unseen` are how far every pixel is inside of the mask, and of what cannot show the object. Within FAR
+    of the latter, nobody knows what the outline lacks.
+    """
     from scipy.ndimage import binary_erosion, gaussian_filter
 
     seen = _silhouette(vertices, faces, camera)
@@ -119,7 +128,9 @@ def _outline(
     outwards = -np.stack([slopes[1][row, column], slopes[0][row, column]], axis=1)
     outwards /= np.linalg.norm(outwards, axis=1, keepdims=True).clip(1e-9)
     found = _Outline(row, column, outwards, np.zeros(len(row)))
-    return replace(found, lack=_at(target[..., None], found.places)[:, 0] - inside[row, column])
+    lack = _at(target[..., None], found.places)[:, 0] - inside[row, column]
+    lack[_at(unseen[..., None], found.places)[:, 0] > -FAR] = UNKNOWN
+    return replace(found, lack=lack)
 
 
 def _spread(outline: _Outline) -> Float[np.ndarray, "G G 2"]:

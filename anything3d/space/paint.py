@@ -27,6 +27,7 @@ class Sight:
 
     rgba: UInt8[np.ndarray, "S S 4"]  # the crop; alpha is the mask
     camera: ReferenceCamera  # from where the crop sees the object
+    unseen: UInt8[np.ndarray, "S S"] | None = None  # of 255: share of a pixel in which the object may go on
 
 
 def seen_colors(

@@ -23,6 +23,7 @@ from anything3d.space.viewpoint import ReferenceCamera
 DISC = 0.72  # radius of a disc = DISC / sqrt(points), of the image side: closes the surface of an object that fills it
 MAX_SPLATS = 2**18  # points times views at once; bounds the work space
 POLE_DEG = 89.0  # a camera looks no steeper
+TOUCH = 0.02  # fraction of the crop's side; a mask nearer to what is unseen touches it
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +32,16 @@ class SmallCrops:
 
     rgba: Float[Tensor, "B 4 S S"]
     boxes: Float[Tensor, "B 4"]  # left, top, right, bottom; fractions of the crop's side
+    known: Float[Tensor, "B 4"]  # 1 if that side of the box is where the object ends, 0 if it may go on, unseen
+    unseen: Float[Tensor, "B S S"]  # share of each pixel where the object may go on, unseen
+
+    def __getitem__(self, rows: slice) -> "SmallCrops":
+        return SmallCrops(self.rgba[rows], self.boxes[rows], self.known[rows], self.unseen[rows])
 
     def repeat(self, times: int) -> "SmallCrops":
         """Each one `times` times in a row."""
-        return SmallCrops(self.rgba.repeat_interleave(times, 0), self.boxes.repeat_interleave(times, 0))
+        parts = (self.rgba, self.boxes, self.known, self.unseen)
+        return SmallCrops(*(part.repeat_interleave(times, 0) for part in parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +99,38 @@ def directions_near(
     return torch.stack([azimuth, elevation], dim=-1)
 
 
-def small_crops(crops: Float[Tensor, "B 4 S S"], size: int) -> SmallCrops:
-    """RGBA crops in [0, 1] as they are compared at `size` px."""
-    return SmallCrops(shrink(crops, size), mask_boxes(crops[:, 3]))
+def small_crops(crops: Float[Tensor, "B 4 S S"], size: int, unseen: Float[Tensor, "B S S"] | None = None) -> SmallCrops:
+    """RGBA crops in [0, 1] as they are compared at `size` px.
+
+    `unseen` is the share of each pixel where the object may go on, unseen; None if that is nowhere.
+    """
+    hidden = torch.zeros_like(crops[:, 3]) if unseen is None else unseen
+    boxes = mask_boxes(crops[:, 3])
+    small = F.interpolate(hidden[:, None], (size, size), mode="area")[:, 0]
+    return SmallCrops(shrink(crops, size), boxes, known_sides(crops[:, 3], hidden, boxes), small)
+
+
+def known_sides(
+    alpha: Float[Tensor, "B S S"], unseen: Float[Tensor, "B S S"], boxes: Float[Tensor, "B 4"]
+) -> Float[Tensor, "B 4"]:
+    """Which sides of the masks' boxes are ends of the objects (1): left, top, right, bottom.
+
+    At the others (0), most of the outermost part of the mask touches what the photo cannot show of the object.
+    """
+    size = alpha.shape[-1]
+    reach = max(1, round(TOUCH * size))
+    inside = alpha > 0.5
+    near = F.max_pool2d(unseen[:, None], 2 * reach + 1, stride=1, padding=reach)[:, 0] > 0.5
+    places = (torch.arange(size, device=alpha.device) + 0.5) / size
+    depth = reach / size
+    left, top, right, bottom = boxes[:, :, None].unbind(1)
+    bands = (places < left + depth, places < top + depth, places > right - depth, places > bottom - depth)
+    known = []
+    for side, band in enumerate(bands):
+        outermost = inside & (band[:, None] if side % 2 == 0 else band[:, :, None])
+        touching = (outermost & near).sum((1, 2))
+        known.append(2 * touching <= outermost.sum((1, 2)))
+    return torch.stack(known, dim=1).to(alpha)
 
 
 def shrink(crops: Float[Tensor, "B 4 S S"], size: int) -> Float[Tensor, "B 4 s s"]:
@@ -110,7 +146,7 @@ def search(cloud: Cloud, crops: SmallCrops, directions: Float[Tensor, "B V 2"], 
     """
     few = max(1, MAX_SPLATS // (directions.shape[1] * cloud.points.shape[1]))
     parts = [
-        _search_few(cloud[rows], SmallCrops(crops.rgba[rows], crops.boxes[rows]), directions[rows], distance)
+        _search_few(cloud[rows], crops[rows], directions[rows], distance)
         for rows in (slice(start, start + few) for start in range(0, len(cloud), few))
     ]
     intrinsics, match = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -128,18 +164,28 @@ def mask_boxes(alpha: Float[Tensor, "B S S"]) -> Float[Tensor, "B 4"]:
     return torch.stack([*low, *high], dim=1) / side
 
 
-def frame(where: Float[Tensor, "B N 2"], boxes: Float[Tensor, "B 4"], margin: float) -> Float[Tensor, "B 4"]:
+def frame(
+    where: Float[Tensor, "B N 2"], boxes: Float[Tensor, "B 4"], known: Float[Tensor, "B 4"], margin: float
+) -> Float[Tensor, "B 4"]:
     """Intrinsics that move and scale (alike in both axes) points seen with focal length 1 and centre 1/2 into boxes.
 
     The boxes' centres coincide; the scale is the least-squares fit of width and height. The points' discs reach
     `margin` (fraction of the image side) beyond them, so the points themselves go into a box smaller by that.
+
+    A side that is not `known` says nothing of where the points end. So its axis says nothing of their size, if the
+    other axis does. If neither does, the size is that of the box.
     """
     low, high = where.amin(1), where.amax(1)
     span = (high - low).clamp(min=1e-6)
     room = (boxes[:, 2:] - boxes[:, :2] - 2 * margin).clamp(min=1e-3)
-    scale = (span * room).sum(1, keepdim=True) / (span**2).sum(1, keepdim=True)
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 - ((low + high) / 2 - 0.5) * scale
-    return torch.cat([scale, scale, centre], dim=1)
+    first, last = known[:, :2], known[:, 2:]
+    whole = first * last
+    counts = torch.where(whole.any(1, keepdim=True), whole, 1.0)
+    scale = (counts * span * room).sum(1, keepdim=True) / (counts * span**2).sum(1, keepdim=True)
+    from_first = boxes[:, :2] + margin - (low - 0.5) * scale
+    from_last = boxes[:, 2:] - margin - (high - 0.5) * scale
+    weight = torch.where(first == last, 0.5, first)
+    return torch.cat([scale, scale, weight * from_first + (1 - weight) * from_last], dim=1)
 
 
 def _search_few(
@@ -152,20 +198,24 @@ def _search_few(
     unit = azimuth.new_tensor([1.0, 1.0, 0.5, 0.5]).expand(len(azimuth), -1)
     camera = camera_of(azimuth, elevation, torch.full_like(azimuth, distance), unit)
     radius = DISC / n_points**0.5
-    camera = Camera(camera.pose, frame(project(camera, seen.points)[0], repeated.boxes, radius))
+    camera = Camera(camera.pose, frame(project(camera, seen.points)[0], repeated.boxes, repeated.known, radius))
     _, color, alpha = splat(seen, camera, crops.rgba.shape[-1], radius)
-    match = agreement(color, alpha, repeated.rgba)
+    match = agreement(color, alpha, repeated.rgba, repeated.unseen)
     return camera.intrinsics.unflatten(0, (-1, n_views)), match.unflatten(0, (-1, n_views))
 
 
 def agreement(
-    color: Float[Tensor, "B 3 S S"], alpha: Float[Tensor, "B S S"], target: Float[Tensor, "B 4 S S"]
+    color: Float[Tensor, "B 3 S S"],
+    alpha: Float[Tensor, "B S S"],
+    target: Float[Tensor, "B 4 S S"],
+    unseen: Float[Tensor, "B S S"],
 ) -> Float[Tensor, "B"]:
     """IoU of the silhouettes times 1 - mean absolute colour difference where they overlap: 1 is equal, 0 disjoint.
 
-    `target` is premultiplied RGBA.
+    `target` is premultiplied RGBA. A silhouette that goes on where the object is `unseen` is no difference.
     """
     mask = target[:, 3]
+    alpha = torch.minimum(alpha, 1 - unseen * (1 - mask))
     both = torch.minimum(alpha, mask)
     common = both.sum((1, 2))
     iou = common / torch.maximum(alpha, mask).sum((1, 2)).clamp(min=1e-6)

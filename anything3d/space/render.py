@@ -43,6 +43,10 @@ class Rendering:
         weights = None if self.weights is None else self.weights.to(device)
         return Rendering(self.color.to(device), self.alpha.to(device), self.depth.to(device), weights)
 
+    def within(self, share: Float[Tensor, "BV H W"]) -> "Rendering":
+        """What is left where only this share of every pixel can be seen."""
+        return replace(self, color=self.color * share[:, None], alpha=self.alpha * share)
+
 
 def render(
     field: Field,

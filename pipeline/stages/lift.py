@@ -18,7 +18,7 @@ from schemas.records import CloudRecord, ObjectRecord
 
 class LiftStage:
     name = "lift"
-    version = 2
+    version = 3
     record = CloudRecord
 
     def __init__(self, config: Config, place: Place) -> None:
@@ -35,12 +35,13 @@ class LiftStage:
         return LIFTERS[config.backend].weights(config)
 
     def __call__(self, items: Sequence[tuple[ObjectRecord]], unit: Unit, checkpoint: Checkpoint) -> list[Outcome]:
-        from anything3d.photo.image import crops_from_png
+        from anything3d.photo.image import crops_from_png, unseen_from_png
         from anything3d.seed import generators
 
         objects = [item[0] for item in items]
         crops = crops_from_png([row.crop_png for row in objects])
-        outcomes = self._lifter(crops, generators(self._seed, self.name, [row.object_id for row in objects]))
+        unseen = unseen_from_png([row.unseen_png for row in objects], crops.shape[-1])
+        outcomes = self._lifter(crops, generators(self._seed, self.name, [row.object_id for row in objects]), unseen)
         return [
             lifted if isinstance(lifted, Anything3DError) else [cloud_row(row.object_id, lifted)]
             for row, lifted in zip(objects, outcomes, strict=True)

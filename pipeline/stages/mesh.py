@@ -20,7 +20,7 @@ Item = tuple[ObjectRecord, FieldRecord] | tuple[ObjectRecord, FieldRecord, Cloud
 
 class MeshStage:
     name = "mesh"
-    version = 8
+    version = 9
     record = MeshRecord
 
     def __init__(self, config: Config, place: Place) -> None:

@@ -37,7 +37,7 @@ STAGE_OF: Mapping[Need, str] = {  # what a backend may need -> the stage whose r
 
 class ReconstructStage:
     name = "reconstruct"
-    version = 5
+    version = 6
     record = FieldRecord
 
     def __init__(self, config: Config, place: Place) -> None:
@@ -82,19 +82,21 @@ class ReconstructStage:
         """What the backend needs, out of the rows by stage."""
         from anything3d.distil.evidence import Evidence
         from anything3d.models.concept import concepts_from_bytes
-        from anything3d.photo.image import crops_from_png
+        from anything3d.photo.image import crops_from_png, unseen_from_png
         from anything3d.space.cloud import from_plies
         from anything3d.space.reference import stack
 
         clouds, concepts = rows.get("lift"), rows.get("invert")
+        crops = crops_from_png([row.crop_png for row in rows["segment"]])
         return Evidence(
-            crops=crops_from_png([row.crop_png for row in rows["segment"]]),
+            crops=crops,
             concept=concepts_from_bytes([row.concept for row in concepts]) if concepts else None,
             cloud=from_plies([row.cloud_ply for row in clouds]) if clouds else None,
             camera=stack([reference_camera(row) for row in clouds]) if clouds else None,
             captions=[row.caption for row in rows["caption"]] if "caption" in rows else None,
             photos=[self._photo(row, unit).image for row in rows["index"]] if "index" in rows else None,
             positions=[position(row) for row in rows["segment"]],
+            unseen=unseen_from_png([row.unseen_png for row in rows["segment"]], crops.shape[-1]),
         )
 
     def _photo(self, row: ImageRecord, unit: Unit) -> "AnnotatedPhoto":

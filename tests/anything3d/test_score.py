@@ -81,7 +81,8 @@ def reconstruction(turn_deg: float) -> Reconstruction:
     mesh = extract(field.grids(0), MeshConfig())
     assert isinstance(mesh, Mesh)
     reference = camera(AZIMUTH + turn_deg)
-    return Reconstruction(rgba(field, reference)[0], reference, cloud, field, mesh)
+    crop = rgba(field, reference)[0]
+    return Reconstruction(crop, torch.zeros_like(crop[3]), reference, cloud, field, mesh)
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,19 @@ def score(scorer: Scorer, made: Reconstruction, target: Target | None) -> Scored
     (scored,) = scorer([made], [target], [generator()])
     assert isinstance(scored, Scored)
     return scored
+
+
+def test_what_the_photo_cannot_show_is_not_held_against_the_object(scorer: Scorer, made: Reconstruction):
+    """Something hides the right half of the slab, so that its mask ends there."""
+    hidden = torch.zeros_like(made.unseen)
+    hidden[:, SIZE // 2 :] = 1
+    cut = made.crop * (1 - hidden)
+    told, blind = (score(scorer, replace(made, crop=cut, unseen=some), None) for some in (hidden, 0 * hidden))
+    whole = score(scorer, made, None)
+    assert told.mesh.mask_iou > 0.85 > 0.6 > blind.mesh.mask_iou
+    assert told.field.psnr_db > whole.field.psnr_db - 1
+    assert told.mesh.psnr_db > blind.mesh.psnr_db + 10
+    assert np.array_equal(told.reference, whole.reference)  # the picture shows all of the object
 
 
 def test_the_truth_itself_scores_the_best_there_is(scorer: Scorer, made: Reconstruction, target: Target):
@@ -295,7 +309,8 @@ def test_a_mesh_from_a_sound_field_is_sound(scorer: Scorer, made: Reconstruction
 
 
 def test_a_crop_of_another_size_gives_nearly_the_same_scores(scorer: Scorer, made: Reconstruction):
-    bigger = replace(made, crop=torch.nn.functional.interpolate(made.crop[None], scale_factor=4.0, mode="nearest")[0])
+    crop = torch.nn.functional.interpolate(made.crop[None], scale_factor=4.0, mode="nearest")[0]
+    bigger = replace(made, crop=crop, unseen=torch.zeros_like(crop[3]))
     one, two = score(scorer, made, None), score(scorer, bigger, None)
     assert two.field.psnr_db > 35
     assert two.field.mask_iou == pytest.approx(one.field.mask_iou, abs=0.02)

@@ -16,6 +16,7 @@ from anything3d.photo import crop as crop_module
 from anything3d.photo import mask
 from anything3d.photo.annotation import Annotation
 from anything3d.photo.crop import cut, side_px
+from anything3d.photo.occluders import occluders
 from anything3d.photo.select import WITHIN, select
 from anything3d.segment import Candidate, ObjectMask, Segmented, Segmenter, load_segmenter, name_of, prompt_name
 from anything3d.settings.segment import SegmentConfig
@@ -348,6 +349,47 @@ def test_a_photo_without_objects_says_what_its_masks_were(toy_sam):
     config = replace(CONFIG, source="sam-grid", weights=str(toy_sam), grid_points=3, **sure)
     with pytest.raises(InputError, match=r"no_object: none of SAM's \d+ masks is an object \(\d+ area_small"):
         load_segmenter(config, Place()).most_prominent(photo(60, 80))
+
+
+def test_every_object_says_where_it_may_go_on_unseen_also_behind_what_is_beyond_the_quota():
+    """A far box; one that stands before its right side; a sliver before both, which is no object."""
+    far, near = rectangle(50, 50, 80, 60), rectangle(110, 70, 40, 60)
+    sliver = rectangle(100, 125, 90, 4)
+    entries = [annotation(found, index) for index, found in enumerate((far & ~near, near, sliver))]
+    side = 100  # 1.25 times the box
+    expected = torch.zeros(HEIGHT, WIDTH)
+    expected[70:130, 110:150] = 255
+    for most in (8, 1):
+        config = replace(CONFIG, max_per_image=most, crop_size=side)
+        first, second, third = Segmenter(config, None)([photo()], [entries])[0]
+        x, y = int(first.crop.x), int(first.crop.y)
+        assert (first.crop.side, x, y) == (side, 40, 30)
+        assert torch.equal(first.crop.unseen.float(), expected[y : y + side, x : x + side])
+        assert third.reason == "thin"
+        assert (second.crop.unseen if most == 8 else second.reason) == (None if most == 8 else "quota")
+    (blind, *_) = Segmenter(replace(CONFIG, occluders=False), None)([photo()], [entries])[0]
+    assert blind.crop.unseen is None
+
+
+def test_those_that_end_lower_and_reach_into_the_crop_may_stand_before():
+    own = object_mask(rectangle(50, 50, 80, 60))
+    lower, level, higher, beside = (
+        object_mask(rectangle(x, 60, 20, height)) for x, height in ((120, 51), (120, 50), (120, 49), (140, 100))
+    )
+    others = [own, lower, level, higher, beside]
+    assert occluders(own, others, (40, 30, 100, 100)) == [lower.counts]
+    assert occluders(own, others, (40, 30, 101, 101)) == [lower.counts, beside.counts]  # one pixel farther
+
+
+def test_an_object_may_go_on_beyond_the_photo():
+    """A crop of 4 by 4 pixels, two rows of which lie below the photo. Of a pixel in both masks, the object is seen."""
+    own, other = rectangle(0, 6, 2, 2, size=(8, 12)), rectangle(1, 7, 2, 1, size=(8, 12))
+    image = photo(8, 12)
+    made = cut(image, mask.encode(own), (0, 7, 4, 2), 4, 4, [mask.encode(other)])
+    assert (made.x, made.y) == (0, 6)
+    assert made.unseen.tolist() == [[0, 0, 0, 0], [0, 0, 255, 0], [255] * 4, [255] * 4]
+    inside = cut(image, mask.encode(own), (4, 2, 4, 4), 4, 4, [mask.encode(other)])
+    assert inside.unseen is None
 
 
 def test_objects_are_named_by_their_place():

@@ -229,7 +229,9 @@ def run_mesh(config):
 
 
 def run_score(config):
-    made = Reconstruction(crop()[0], camera(), ball(), solid(), extract(solid().grids(0), Config().mesh))
+    made = Reconstruction(
+        crop()[0], torch.zeros_like(crop()[0, 3]), camera(), ball(), solid(), extract(solid().grids(0), Config().mesh)
+    )
     return Scorer(config, network(load_clip, "clip"), network(load_dino, "dino"))([made], [None], generators())
 
 

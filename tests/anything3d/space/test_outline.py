@@ -1,6 +1,7 @@
 """A ball in front of a camera, and masks that are nearly its outline."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,6 +63,16 @@ def test_what_something_hides_does_not_become_smaller():
     moved = FRONT.project(fitted(ellipse(SEEN, SEEN, 0.5 + SEEN / 3)))
     np.testing.assert_allclose(moved[:, 0].min(), 0.5 - SEEN, atol=0.01)
     np.testing.assert_allclose(moved[:, 0].max(), 0.5 + SEEN, atol=0.01)
+
+
+def test_where_something_may_hide_the_ball_its_outline_stays_although_it_is_near_the_masks():
+    """The mask ends two thirds of FAR before the ball does, at something else. Nothing but that side may tell."""
+    right = 0.5 + SEEN - FAR * 2 / 3
+    sight = ellipse(SEEN, SEEN, right)
+    hidden = np.uint8(255) * np.tile((np.arange(SIZE) + 0.5) / SIZE > right, (SIZE, 1))
+    cut, whole = (FRONT.project(fitted(one))[:, 0].max() for one in (sight, replace(sight, unseen=hidden)))
+    assert cut < 0.5 + SEEN - FAR / 3
+    np.testing.assert_allclose(whole, 0.5 + SEEN, atol=1 / SIZE)
 
 
 def test_the_shift_is_that_of_the_scale_which_is_allowed():

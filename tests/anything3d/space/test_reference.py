@@ -14,6 +14,7 @@ from anything3d.space.reference import (
     direction_grid,
     directions_near,
     frame,
+    known_sides,
     mask_boxes,
     search,
     small_crops,
@@ -21,6 +22,7 @@ from anything3d.space.reference import (
 )
 
 INTRINSICS = (1.1, 1.1, 0.6, 0.45)  # a crop whose object is not in its middle
+ALL_KNOWN = torch.ones(1, 4)
 
 
 def chair(points=4000, seed=0):
@@ -103,9 +105,56 @@ def test_framed_points_fill_their_box_up_to_the_margin():
     size = (high - low) * 1.3
     corner = torch.tensor([[0.05, 0.15]])
     box = torch.cat([corner, corner + size + 0.04], dim=1)
-    framed = project(camera_of(azimuth, azimuth, torch.tensor([2.0]), frame(where, box, 0.02)), points)[0]
+    framed = project(camera_of(azimuth, azimuth, torch.tensor([2.0]), frame(where, box, ALL_KNOWN, 0.02)), points)[0]
     torch.testing.assert_close(framed.amin(1) - 0.02, box[:, :2])
     torch.testing.assert_close(framed.amax(1) + 0.02, box[:, 2:])
+
+
+@pytest.mark.parametrize(
+    ("known", "low", "high"),
+    [
+        ((1, 1, 1, 1), (0.12, 0.26), (0.68, 0.54)),  # scale (0.4 * 0.6 + 0.2 * 0.2) / (0.4^2 + 0.2^2) = 1.4
+        ((1, 1, 0, 1), (0.1, 0.3), (0.5, 0.5)),  # the height says the size, and the left side says the place
+        ((0, 1, 1, 1), (0.3, 0.3), (0.7, 0.5)),
+        ((1, 1, 1, 0), (0.1, 0.3), (0.7, 0.6)),  # the width says the size
+        ((0, 1, 0, 1), (0.2, 0.3), (0.6, 0.5)),  # neither side says the place: the middle
+        ((1, 0, 0, 1), (0.1, 0.22), (0.66, 0.5)),  # nobody knows the size: that of the box, in the known corner
+        ((0, 0, 0, 0), (0.12, 0.26), (0.68, 0.54)),
+    ],
+)
+def test_a_side_at_which_the_object_may_go_on_says_neither_size_nor_place(known, low, high):
+    """Points 0.4 wide and 0.2 high go into a box 0.6 wide and 0.2 high."""
+    where, box = torch.tensor([[[0.3, 0.4], [0.7, 0.6]]]), torch.tensor([[0.1, 0.3, 0.7, 0.5]])
+    fx, fy, cx, cy = frame(where, box, torch.tensor([known], dtype=torch.float32), 0.0)[0]
+    framed = (where[0] - 0.5) * torch.stack([fx, fy]) + torch.stack([cx, cy])
+    torch.testing.assert_close(framed, torch.tensor([low, high]))
+
+
+def test_a_side_is_unknown_where_the_mask_ends_at_what_cannot_show_the_object():
+    alpha, unseen = torch.zeros(1, 50, 50), torch.zeros(1, 50, 50)
+    alpha[:, 10:30, 10:40] = 1
+    unseen[:, 30:, :] = 1  # touches all of the bottom
+    unseen[:, 10:17, 40:] = 1  # and less than half of the right side
+    unseen[:, :5] = 1  # and is far from the top
+    assert known_sides(alpha, unseen, mask_boxes(alpha)).tolist() == [[1, 1, 1, 0]]
+    unseen[:, 10:21, 40:] = 1
+    assert known_sides(alpha, unseen, mask_boxes(alpha)).tolist() == [[1, 1, 0, 0]]
+
+
+def test_an_object_behind_another_one_is_framed_as_if_it_were_whole():
+    """Something hides the lower half of the chair's mask. Its size and its camera are still found."""
+    crop = photograph(chair(), 100.0, 25.0)
+    hidden = torch.zeros(1, 96, 96)
+    hidden[:, 50:] = 1
+    crop[:, 3] *= 1 - hidden
+    views = direction_grid(24, 3, 15.0, 35.0)[None]
+    blind, told = (
+        search(chair(points=1024), small_crops(crop, 48, some), views, 2.0).best() for some in (None, hidden)
+    )
+    torch.testing.assert_close(told.intrinsics[0, 0], torch.tensor(INTRINSICS), rtol=0.05, atol=0.02)
+    assert blind.intrinsics[0, 0, 0] < 0.9 * INTRINSICS[0]
+    assert angle_between(told.azimuth_deg.item(), 100.0) <= 15
+    assert told.match.item() > blind.match.item() + 0.05
 
 
 def test_mask_boxes_are_edges_of_pixels():
@@ -122,7 +171,10 @@ def test_agreement_by_hand():
     target[0, :, 0, 0] = torch.tensor([0.7, 0.5, 0.5, 1.0])
     target[0, :, 1, 0] = torch.tensor([0.7, 0.5, 0.5, 1.0])
     expected = (1 / 3) * (1 - 0.2 / 3)  # one pixel of three in both; one channel of three differs by 0.2
-    torch.testing.assert_close(agreement(color, alpha, target), torch.tensor([expected]))
+    torch.testing.assert_close(agreement(color, alpha, target, torch.zeros(1, 2, 2)), torch.tensor([expected]))
+    unseen = torch.tensor([[[0.5, 1.0], [1.0, 1.0]]])
+    expected = (1 / 2) * (1 - 0.2 / 3)  # the pixel in which the object may go on is no difference
+    torch.testing.assert_close(agreement(color, alpha, target, unseen), torch.tensor([expected]))
 
 
 def test_stacked_reference_cameras_keep_their_order():
