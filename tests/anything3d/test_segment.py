@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 
 from anything3d.errors import ConfigError, InputError, NumericsError, Skipped, WeightsError
-from anything3d.mini import sam as mini_sam
 from anything3d.models.sam import load_sam
 from anything3d.models.weights import Place
 from anything3d.photo import crop as crop_module
@@ -67,13 +66,6 @@ def photo(height=HEIGHT, width=WIDTH):
     rows = torch.arange(height)[:, None].expand(height, width)
     columns = torch.arange(width).expand(height, width)
     return torch.stack([rows % 256, columns % 256, (rows + columns) % 256], dim=-1).to(torch.uint8)
-
-
-@pytest.fixture(scope="module")
-def toy_sam(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights") / "sam"
-    mini_sam.save(mini_sam.build(0), folder)
-    return folder
 
 
 @pytest.mark.parametrize(

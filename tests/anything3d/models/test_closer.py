@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from anything3d.mini import sam as mini_sam
 from anything3d.mini.world import write_world
 from anything3d.models.sam import closer, load_sam, look_closer
 from anything3d.models.sam.prompting import MAX_LOGIT
@@ -21,13 +20,6 @@ from anything3d.quality.metrics import mask_iou
 from anything3d.segment import Segmented, Segmenter
 from anything3d.settings.segment import ImageLimits, SegmentConfig
 from tests.anything3d.test_segment import HEIGHT, WIDTH, photo
-
-
-@pytest.fixture(scope="module")
-def toy_sam(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights") / "sam"
-    mini_sam.save(mini_sam.build(0), folder)
-    return folder
 
 
 def pixels_of(one):

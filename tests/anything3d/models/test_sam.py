@@ -25,13 +25,6 @@ def photo():
     return torch.stack([rows % 256, columns % 256, (rows + columns) % 256], dim=-1).to(torch.uint8)
 
 
-@pytest.fixture(scope="module")
-def toy_sam(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights") / "sam"
-    mini_sam.save(mini_sam.build(0), folder)
-    return folder
-
-
 @pytest.mark.parametrize("prompt", ["point", "box"])
 def test_prompts_in_batches_give_what_segment_anything_gives_one_by_one(toy_sam, prompt):
     from segment_anything import SamPredictor
