@@ -36,7 +36,7 @@ NO_TRUTH = "no ground truth: compared with the photo only"
 class Looks:
     """How much a shape looks like its photo."""
 
-    psnr_db: float  # at the reference camera against the crop, both on white
+    psnr_db: float  # at the reference camera against the crop, both on white, without what the photo cannot show
     mask_iou: float  # of the same two silhouettes
     clip_similarity: float  # mean cosine between the crop and the turntable's views, on white
     front_back: float  # cosine of the turntable's view from the photo's side and the one from behind; 1 if there is one
@@ -138,9 +138,9 @@ class Scorer:
         size, samples, device = self.config.size_px, self.config.samples, self.clip.device
         crop = made.crop[None].float().cpu()
         reference = look(shape, made.reference, size, samples, device).to("cpu")
-        mask, hidden = resize(crop[:, 3:], size)[:, 0], resize(made.unseen[None, None].float().cpu(), size)[:, 0]
-        shown = reference.within(1 - hidden * (1 - mask))
-        psnr, iou = compare(shown, resize(over(crop, WHITE), size), mask)
+        unseen = resize(made.unseen[None, None].float().cpu(), size)[:, 0]
+        shown = reference.at_most(1 - unseen)
+        psnr, iou = compare(shown, resize(over(crop, WHITE), size), resize(crop[:, 3:], size)[:, 0])
         views = composite(look(shape, around, size, samples, device), WHITE)
         seen = self.clip.image_embeddings(views)
         likeness = float(similarity(self.clip, seen, made.crop[None].to(device)))

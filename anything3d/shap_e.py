@@ -52,9 +52,10 @@ class ShapEMeshes:
         latents = self._sample(over(evidence.crops, WHITE), generators)
         broken = [not sound for sound in latents.isfinite().flatten(1).all(1).tolist()]
         check_network(broken, self._is_sound, self.config.weights, self.shap_e.dtype)
+        unseen = [None] * len(evidence) if evidence.unseen is None else evidence.unseen
         return [
-            _not_finite("latents") if lost else self._finished(own, crop)
-            for own, crop, lost in zip(latents, evidence.crops, broken, strict=True)
+            _not_finite("latents") if lost else self._finished(own, crop, hidden)
+            for own, crop, hidden, lost in zip(latents, evidence.crops, unseen, broken, strict=True)
         ]
 
     def fit(self, saved: bytes, n_objects: int) -> object:
@@ -70,11 +71,13 @@ class ShapEMeshes:
         white = torch.ones(1, 3, 64, 64)
         return bool(self._sample(white, [torch.Generator().manual_seed(0)]).isfinite().all())
 
-    def _finished(self, latents: Float[Tensor, "N D"], crop: Float[Tensor, "4 S S"]) -> FinishedMesh | NumericsError:
+    def _finished(
+        self, latents: Float[Tensor, "N D"], crop: Float[Tensor, "4 S S"], unseen: Float[Tensor, "S S"] | None
+    ) -> FinishedMesh | NumericsError:
         mesh = decoded(self.shap_e, latents, self.config.resolution)
         if isinstance(mesh, NumericsError):
             return mesh
-        return FinishedMesh(mesh, found_camera(mesh, crop, self.shap_e.device))
+        return FinishedMesh(mesh, found_camera(mesh, crop, unseen, self.shap_e.device))
 
 
 def load_shap_e_meshes(config: ShapEConfig, place: Place) -> ShapEMeshes:

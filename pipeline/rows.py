@@ -157,12 +157,9 @@ def sight(row: ObjectRecord, made: FieldRecord, cloud: CloudRecord | None) -> "S
     from anything3d.photo.picture import as_array, load_png
     from anything3d.space.paint import Sight
 
-    with load_png(row.crop_png) as picture:
-        rgba = as_array(picture)
-    if row.unseen_png is None:
-        return Sight(rgba, reference_camera(cloud, made))
-    with load_png(row.unseen_png) as picture:
-        return Sight(rgba, reference_camera(cloud, made), as_array(picture)[..., 0])
+    rgba = as_array(load_png(row.crop_png))
+    unseen = None if row.unseen_png is None else as_array(load_png(row.unseen_png))[..., 0]
+    return Sight(rgba, reference_camera(cloud, made), unseen)
 
 
 def reconstruction(

@@ -59,7 +59,7 @@ class ObjectRecord:
     crop_y: Annotated[float, "pixels of the photo, top edge of the crop; may lie outside"]
     crop_side: Annotated[float, "pixels of the photo, side of the square crop"]
     crop_png: Annotated[bytes, "PNG, RGBA, square; alpha is the mask"]
-    unseen_png: Annotated[bytes | None, "null if nowhere; PNG, grey: where it may go on, not seen", IF_ANY] = None
+    unseen_png: Annotated[bytes | None, "null if nowhere; PNG, grey: where it may go on unseen", IF_ANY] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,15 +26,17 @@ class Guide:
     cloud: Cloud  # a row for each random view
     camera: Camera  # the one from which the crop sees the cloud
     target: Float[Tensor, "B 4 s s"]  # the crop at render size, premultiplied
-    known: Float[Tensor, "B s s"]  # 0 where something may stand before the object, else 1
+    known: Float[Tensor, "B s s"]  # weight of the photo's losses (`where_known`)
     texts: Float[Tensor, "4 BV L D"]  # the concept behind each view prefix
     no_text: Float[Tensor, "BV L D"]
     adapter: Adapter | None  # a row for each random view
 
     def halved(self) -> "Guide":
-        """The photo at half the size."""
-        target, known = (nn.functional.avg_pool2d(image, 2) for image in (self.target, self.known[:, None]))
-        return dataclasses.replace(self, target=target, known=known[:, 0])
+        """The photo at half the size. A pixel is the mean of what is known in it."""
+        known = self.known[:, None]
+        share = nn.functional.avg_pool2d(known, 2)
+        target = nn.functional.avg_pool2d(self.target * known, 2) / share.clamp_min(1e-6)
+        return dataclasses.replace(self, target=target, known=share[:, 0])
 
 
 @torch.no_grad()
@@ -66,13 +68,14 @@ def where_known(
 ) -> Float[Tensor, "B s s"]:
     """The weight of the photo's losses at each pixel, 0 to 1.
 
-    It is 0 where the cloud is seen outside the mask by more than RIM: another object may stand in front of it there. It
-    is 1 everywhere else. Within RIM of the cloud's outline, the cloud is more likely to be wrong than the mask. So the
-    weight is 0 there only where the photo cannot show the object: at the masks of other objects, and beyond the photo.
+    It is 1, but for pixels where the cloud is seen outside the mask. There it is 0 in two cases, as something may stand
+    before the object:
+    - where the cloud reaches beyond the mask by more than RIM. Nearer to the cloud's outline, the cloud is more likely
+      to be wrong than the mask.
+    - in pixels that are `unseen` in part or whole: at the masks of occluders, and beyond the photo.
     """
     size = mask.shape[-1]
     _, _, silhouette = splat(cloud, camera, size, disc / cloud.points.shape[1] ** 0.5)
     rim = round(RIM * size)
     inner = -nn.functional.max_pool2d(-silhouette[:, None], 2 * rim + 1, stride=1, padding=rim)[:, 0]
-    hidden = torch.maximum(inner, silhouette * unseen)
-    return 1 - hidden * (1 - mask)
+    return (1 - inner * (1 - mask)) * (1 - silhouette * (unseen > 0))

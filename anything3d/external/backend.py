@@ -112,7 +112,8 @@ class External:
             mesh = read_mesh(path)
         except InputError as error:
             return error
-        return FinishedMesh(mesh, said.camera or found_camera(mesh, evidence.crops[row], self._device))
+        crop, unseen = evidence.crops[row], None if evidence.unseen is None else evidence.unseen[row]
+        return FinishedMesh(mesh, said.camera or found_camera(mesh, crop, unseen, self._device))
 
     def _started(self) -> Command:
         command = Command(self._config.command, self._config.folder, self._say)

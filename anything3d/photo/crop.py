@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from anything3d.photo import mask
@@ -19,6 +20,7 @@ from anything3d.photo.color import WHITE_LEVEL
 from anything3d.photo.mask import Box
 from anything3d.settings.segment import Framing
 
+GAP = 0.01  # of the crop's side; a gap between two masks that is no wider belongs to what is covered
 STRIP_PX = 2**22  # of a square, that are resampled at once: with much context it is far larger than the photo
 
 
@@ -66,7 +68,7 @@ def cut(
     shrinking. Nothing outside the square is touched.
 
     `occluders` are masks of what may stand before the object. `unseen` is what they cover beside its own mask, and what
-    lies beyond the photo. Where nobody knows of them, they are None, and nothing is unseen.
+    lies beyond the photo. Without them (None) nothing is unseen, also not beyond the photo.
 
     Raises: InputError as `mask.runs`.
     """
@@ -75,10 +77,7 @@ def cut(
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + side, width), min(y + side, height)
     inner = (left, top, right - left, bottom - top)
     alpha = mask.decode_box(counts, height, width, inner)
-    covered = torch.zeros_like(alpha)
-    for other in occluders or ():
-        covered |= mask.decode_box(other, height, width, inner)
-    covered &= ~alpha
+    covered = _covered([mask.decode_box(other, height, width, inner) for other in occluders or ()], alpha, side)
     # R, G, B, photo or beyond, mask, occluders; 0 beyond the photo
     narrow = torch.zeros(6, side, size, dtype=torch.uint8)
     rows = max(1, STRIP_PX // side)
@@ -96,9 +95,30 @@ def cut(
     color = (planes[:3] / share.clamp(min=1 / 255)).round().clamp(max=255).to(torch.uint8)
     rgb = torch.where(share > 0, color, WHITE_LEVEL)
     rgba = torch.cat([rgb, planes[4:5]]).permute(1, 2, 0).contiguous()
-    hidden = 255 - planes[3] + torch.minimum(planes[5], planes[3])
-    told = occluders is not None and bool(hidden.any())
-    return Crop(rgba, float(x), float(y), float(side), hidden if told else None)
+    unseen = 255 - planes[3] + torch.minimum(planes[5], planes[3])
+    told = occluders is not None and bool(unseen.any())
+    return Crop(rgba, float(x), float(y), float(side), unseen if told else None)
+
+
+def _covered(others: Sequence[Bool[Tensor, "h w"]], own: Bool[Tensor, "h w"], side: int) -> Bool[Tensor, "h w"]:
+    """What the other masks cover beside the own one, and narrow gaps (GAP): masks of neighbours seldom touch."""
+    covered = torch.zeros_like(own)
+    for other in others:
+        covered |= other
+    if not covered.any():
+        return covered
+    reach = math.ceil(GAP * side)
+    return (covered | _within(covered, reach) & _within(own, reach)) & ~own
+
+
+def _within(pixels: Bool[Tensor, "h w"], reach: int) -> Bool[Tensor, "h w"]:
+    """What lies `reach` pixels or less from them, along rows and columns."""
+    from scipy.ndimage import maximum_filter1d
+
+    near = pixels.numpy().view(np.uint8)
+    for axis in (0, 1):
+        near = maximum_filter1d(near, 2 * reach + 1, axis=axis, mode="constant")
+    return torch.from_numpy(near.view(np.bool_))
 
 
 def _resized(planes: UInt8[Tensor, "C H W"], height: int, width: int) -> UInt8[Tensor, "C h w"]:

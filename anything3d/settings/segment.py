@@ -55,8 +55,9 @@ class SegmentConfig:
     # 97 % is left out even if `max_iou` calls the two one object, unless this is higher.
     max_containment: Share = 0.8
     max_per_image: Annotated[int, Interval(ge=1, le=10**6)] = 8  # At most so many objects of a photo are kept.
-    # Whether the later stages are told which other objects of the photo may stand before one: those whose masks end
-    # lower in the photo. Where such a mask begins, or the photo ends, the object may go on. Without it, it ends there.
+    # Other objects of the photo may stand before an object. These are the ones whose masks end lower, but for one that
+    # surrounds it. Where such a mask begins, or the photo ends, the object may go on without being seen. If this is
+    # false, every object ends where its mask ends. A mask that was left out hides nothing, but for `max_per_image`.
     occluders: bool = True
     crop_size: Annotated[int, Interval(ge=1, le=4096)] = 512  # Side of a crop, in pixels. Stable Diffusion takes 512.
     # What the side of a crop is measured by: the longer side of the object's box, or the root of the box's area.

@@ -25,8 +25,7 @@ ROUNDS = 2  # of scaling, and of moving points
 SMOOTH_PX = 2.5  # of GRID; standard deviation, over which neighbouring parts of the outline move together
 REACH = 0.1  # fractions of the crop's side; a point so far from the outline, across the view, does not move
 FEWEST = 10  # pixels of an outline that can be fitted
-HIDDEN = 127  # of 255; the object may go on in a pixel with a larger share of what cannot show it
-UNKNOWN = 1.0  # as far as no part of an outline is: it does not count
+HALF = 127  # of 255; a pixel with a larger unseen share counts as unseen
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,7 @@ class _Outline:
     column: Int[np.ndarray, "E"]
     outwards: Float[np.ndarray, "E 2"]  # unit vectors
     lack: Float[np.ndarray, "E"]  # fractions of the crop's side; positive where the mask reaches farther
+    shown: Bool[np.ndarray, "E"]  # where the photo can show the object
 
     @property
     def places(self) -> Float[np.ndarray, "E 2"]:
@@ -74,14 +74,13 @@ def fit_outline(
     if not mask.any():
         return None
     target, fit = _depth_inside(mask), Fit(sight.camera)
-    hidden = np.zeros_like(mask) if sight.unseen is None else sight.unseen > HIDDEN
-    unseen = _depth_inside(hidden) if hidden.any() else np.full(mask.shape, -1, np.float32)
+    shown = _far_from_unseen(sight)
     for _ in range(ROUNDS if share else 0):
-        fit = _scaled(fit, vertices, _outline(fit(vertices), faces, sight.camera, target, unseen))
+        fit = _scaled(fit, vertices, _outline(fit(vertices), faces, sight.camera, target, shown))
     if _cover(_silhouette(fit(vertices), faces, sight.camera), target) < min_cover:
         return None
     for _ in range(ROUNDS if share else 0):
-        outline = _outline(fit(vertices), faces, sight.camera, target, unseen)
+        outline = _outline(fit(vertices), faces, sight.camera, target, shown)
         fit = replace(fit, moves=(*fit.moves, _spread(outline)))
     return replace(fit, share=share)
 
@@ -94,7 +93,7 @@ def _scaled(fit: Fit, vertices: Float[np.ndarray, "V 3"], outline: _Outline) -> 
     known = np.column_stack([(outline.outwards * across).sum(1), outline.outwards])
     found = np.zeros(3)
     for far in (FAR, FAR / 2):  # once from where it is, once from where that has brought it
-        counts = np.abs(outline.lack - known @ found) < far
+        counts = outline.shown & (np.abs(outline.lack - known @ found) < far)
         if counts.sum() < FEWEST:
             return fit
         found = np.linalg.lstsq(known[counts], outline.lack[counts], rcond=None)[0]
@@ -112,12 +111,11 @@ def _outline(
     faces: Int[np.ndarray, "F 3"],
     camera: ReferenceCamera,
     target: Float[np.ndarray, "S S"],
-    unseen: Float[np.ndarray, "S S"],
+    shown: Bool[np.ndarray, "S S"],
 ) -> _Outline:
     """The outline that the camera sees. It ends where the crop does.
 
-    `target` and `unseen` are how far every pixel is inside of the mask, and of what cannot show the object. Within FAR
-    of the latter, nobody knows what the outline lacks.
+    `target` is how far every pixel is inside of the mask, and `shown` is where the photo can show the object.
     """
     from scipy.ndimage import binary_erosion, gaussian_filter
 
@@ -127,10 +125,18 @@ def _outline(
     slopes = np.gradient(gaussian_filter(inside, 1.0))
     outwards = -np.stack([slopes[1][row, column], slopes[0][row, column]], axis=1)
     outwards /= np.linalg.norm(outwards, axis=1, keepdims=True).clip(1e-9)
-    found = _Outline(row, column, outwards, np.zeros(len(row)))
-    lack = _at(target[..., None], found.places)[:, 0] - inside[row, column]
-    lack[_at(unseen[..., None], found.places)[:, 0] > -FAR] = UNKNOWN
-    return replace(found, lack=lack)
+    size = len(shown)
+    found = _Outline(row, column, outwards, np.zeros(len(row)), shown[row * size // GRID, column * size // GRID])
+    return replace(found, lack=_at(target[..., None], found.places)[:, 0] - inside[row, column])
+
+
+def _far_from_unseen(sight: Sight) -> Bool[np.ndarray, "S S"]:
+    """The pixels that are farther than FAR from where the object may go on without being seen."""
+    from scipy.ndimage import distance_transform_edt
+
+    if sight.unseen is None or not (sight.unseen > HALF).any():
+        return np.ones(sight.rgba.shape[:2], bool)
+    return distance_transform_edt(sight.unseen <= HALF) > FAR * len(sight.rgba)
 
 
 def _spread(outline: _Outline) -> Float[np.ndarray, "G G 2"]:
@@ -141,7 +147,7 @@ def _spread(outline: _Outline) -> Float[np.ndarray, "G G 2"]:
     moves = np.zeros((GRID, GRID, 2))
     if not len(outline.row):
         return moves
-    near = (np.abs(outline.lack) < FAR)[:, None]
+    near = (outline.shown & (np.abs(outline.lack) < FAR))[:, None]
     counts[outline.row, outline.column] = 1
     moves[outline.row, outline.column] = outline.outwards * outline.lack[:, None] * near
     moves = gaussian_filter(moves, (SMOOTH_PX, SMOOTH_PX, 0))

@@ -23,7 +23,8 @@ from anything3d.space.viewpoint import ReferenceCamera
 DISC = 0.72  # radius of a disc = DISC / sqrt(points), of the image side: closes the surface of an object that fills it
 MAX_SPLATS = 2**18  # points times views at once; bounds the work space
 POLE_DEG = 89.0  # a camera looks no steeper
-TOUCH = 0.02  # fraction of the crop's side; a mask nearer to what is unseen touches it
+TOUCH = 0.025  # fraction of the crop's side; how near a mask's end is to what is unseen, if the object may go on there
+SIDES_PX = 128  # px of the crops in which this is looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,8 @@ class SmallCrops:
 
     rgba: Float[Tensor, "B 4 S S"]
     boxes: Float[Tensor, "B 4"]  # left, top, right, bottom; fractions of the crop's side
-    known: Float[Tensor, "B 4"]  # 1 if that side of the box is where the object ends, 0 if it may go on, unseen
-    unseen: Float[Tensor, "B S S"]  # share of each pixel where the object may go on, unseen
+    known: Float[Tensor, "B 4"]  # 1 if the object ends at that side of the box, 0 if it may go on without being seen
+    unseen: Float[Tensor, "B S S"]  # share of each pixel in which the object may go on without being seen
 
     def __getitem__(self, rows: slice) -> "SmallCrops":
         return SmallCrops(self.rgba[rows], self.boxes[rows], self.known[rows], self.unseen[rows])
@@ -102,12 +103,13 @@ def directions_near(
 def small_crops(crops: Float[Tensor, "B 4 S S"], size: int, unseen: Float[Tensor, "B S S"] | None = None) -> SmallCrops:
     """RGBA crops in [0, 1] as they are compared at `size` px.
 
-    `unseen` is the share of each pixel where the object may go on, unseen; None if that is nowhere.
+    `unseen` is the share of each pixel in which the object may go on without being seen; None: nowhere.
     """
-    hidden = torch.zeros_like(crops[:, 3]) if unseen is None else unseen
-    boxes = mask_boxes(crops[:, 3])
-    small = F.interpolate(hidden[:, None], (size, size), mode="area")[:, 0]
-    return SmallCrops(shrink(crops, size), boxes, known_sides(crops[:, 3], hidden, boxes), small)
+    small, boxes = shrink(crops, size), mask_boxes(crops[:, 3])
+    if unseen is None:
+        return SmallCrops(small, boxes, torch.ones_like(boxes), torch.zeros_like(small[:, 3]))
+    known = known_sides(crops[:, 3], unseen, boxes)
+    return SmallCrops(small, boxes, known, F.interpolate(unseen[:, None], (size, size), mode="area")[:, 0])
 
 
 def known_sides(
@@ -115,21 +117,21 @@ def known_sides(
 ) -> Float[Tensor, "B 4"]:
     """Which sides of the masks' boxes are ends of the objects (1): left, top, right, bottom.
 
-    At the others (0), most of the outermost part of the mask touches what the photo cannot show of the object.
+    At the others (0), most of the outermost part of the mask is nearer than TOUCH to what is unseen. That part is half
+    as deep as TOUCH.
     """
-    size = alpha.shape[-1]
-    reach = max(1, round(TOUCH * size))
-    inside = alpha > 0.5
-    near = F.max_pool2d(unseen[:, None], 2 * reach + 1, stride=1, padding=reach)[:, 0] > 0.5
-    places = (torch.arange(size, device=alpha.device) + 0.5) / size
-    depth = reach / size
+    small, hidden = (F.interpolate(some[:, None], (SIDES_PX,) * 2, mode="area")[:, 0] for some in (alpha, unseen))
+    reach = round(TOUCH * SIDES_PX)
+    near = F.max_pool2d(hidden[:, None], 2 * reach + 1, stride=1, padding=reach)[:, 0] > 0.5
+    inside = small > 0.5
+    places = (torch.arange(SIDES_PX, device=alpha.device) + 0.5) / SIDES_PX
     left, top, right, bottom = boxes[:, :, None].unbind(1)
-    bands = (places < left + depth, places < top + depth, places > right - depth, places > bottom - depth)
+    deep = TOUCH / 2
+    bands = (places < left + deep, places < top + deep, places > right - deep, places > bottom - deep)
     known = []
     for side, band in enumerate(bands):
         outermost = inside & (band[:, None] if side % 2 == 0 else band[:, :, None])
-        touching = (outermost & near).sum((1, 2))
-        known.append(2 * touching <= outermost.sum((1, 2)))
+        known.append(2 * (outermost & near).sum((1, 2)) <= outermost.sum((1, 2)))
     return torch.stack(known, dim=1).to(alpha)
 
 
@@ -212,10 +214,10 @@ def agreement(
 ) -> Float[Tensor, "B"]:
     """IoU of the silhouettes times 1 - mean absolute colour difference where they overlap: 1 is equal, 0 disjoint.
 
-    `target` is premultiplied RGBA. A silhouette that goes on where the object is `unseen` is no difference.
+    `target` is premultiplied RGBA. What a silhouette has in the `unseen` share of a pixel does not count.
     """
     mask = target[:, 3]
-    alpha = torch.minimum(alpha, 1 - unseen * (1 - mask))
+    alpha = torch.minimum(alpha, 1 - unseen)
     both = torch.minimum(alpha, mask)
     common = both.sum((1, 2))
     iou = common / torch.maximum(alpha, mask).sum((1, 2)).clamp(min=1e-6)

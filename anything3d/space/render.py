@@ -43,9 +43,11 @@ class Rendering:
         weights = None if self.weights is None else self.weights.to(device)
         return Rendering(self.color.to(device), self.alpha.to(device), self.depth.to(device), weights)
 
-    def within(self, share: Float[Tensor, "BV H W"]) -> "Rendering":
-        """What is left where only this share of every pixel can be seen."""
-        return replace(self, color=self.color * share[:, None], alpha=self.alpha * share)
+    def at_most(self, alpha: Float[Tensor, "BV H W"]) -> "Rendering":
+        """The same with opacities of `alpha` or less. The colours behind the opacity stay; `weights` are left out."""
+        limited = torch.minimum(self.alpha, alpha)
+        color = self.color * (limited / self.alpha.clamp_min(1e-6))[:, None]
+        return Rendering(color, limited, self.depth)
 
 
 def render(

@@ -29,14 +29,20 @@ def surface_cloud(mesh: Mesh, points: int = POINTS) -> Cloud:
 
 
 @torch.no_grad()
-def found_camera(mesh: Mesh, crop: Float[Tensor, "4 S S"], device: torch.device) -> ReferenceCamera:
-    """The direction from which the mesh looks most like the crop; the crop's frame is fitted to the mask."""
+def found_camera(
+    mesh: Mesh, crop: Float[Tensor, "4 S S"], unseen: Float[Tensor, "S S"] | None, device: torch.device
+) -> ReferenceCamera:
+    """The direction from which the mesh looks most like the crop; the crop's frame is fitted to the mask.
+
+    `unseen` is the share of each pixel in which the object may go on without being seen; None: nowhere.
+    """
     cloud, crops = surface_cloud(mesh).to(device), crop[None].to(device)
+    hidden = None if unseen is None else unseen[None].to(device)
     around, span = 360 / SEARCH.azimuths, SEARCH.highest_deg - SEARCH.lowest_deg
     grid = direction_grid(SEARCH.azimuths, SEARCH.elevations, SEARCH.lowest_deg, SEARCH.highest_deg).to(device)
-    rough = search(cloud, small_crops(crops, SEARCH.draft_match_px), grid[None], SEARCH.distance).best()
+    rough = search(cloud, small_crops(crops, SEARCH.draft_match_px, hidden), grid[None], SEARCH.distance).best()
     reach = (around / 2, span / (SEARCH.elevations - 1) / 2)
     near = directions_near(rough.azimuth_deg[:, 0], rough.elevation_deg[:, 0], reach)
-    best = search(cloud, small_crops(crops, SEARCH.match_px), near, SEARCH.distance).best()
+    best = search(cloud, small_crops(crops, SEARCH.match_px, hidden), near, SEARCH.distance).best()
     fx, fy, cx, cy = best.intrinsics[0, 0].tolist()
     return ReferenceCamera(float(best.azimuth_deg), float(best.elevation_deg), SEARCH.distance, (fx, fy, cx, cy))

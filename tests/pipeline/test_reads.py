@@ -181,7 +181,7 @@ def test_who_needs_no_bytes_gets_all_other_columns_and_reads_almost_nothing(buck
     assert sent < OBJECTS_OF_A_UNIT * CROP
 
 
-BYTES = ("crop_png", "concept", "cloud_ply", "field", "own_mesh", "glb", "render_png", "turntable_webp")
+BYTES = ("crop_png", "unseen_png", "concept", "cloud_ply", "field", "own_mesh", "glb", "render_png", "turntable_webp")
 
 
 def objects_of(bucket):

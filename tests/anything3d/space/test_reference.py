@@ -172,7 +172,7 @@ def test_agreement_by_hand():
     target[0, :, 1, 0] = torch.tensor([0.7, 0.5, 0.5, 1.0])
     expected = (1 / 3) * (1 - 0.2 / 3)  # one pixel of three in both; one channel of three differs by 0.2
     torch.testing.assert_close(agreement(color, alpha, target, torch.zeros(1, 2, 2)), torch.tensor([expected]))
-    unseen = torch.tensor([[[0.5, 1.0], [1.0, 1.0]]])
+    unseen = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])
     expected = (1 / 2) * (1 - 0.2 / 3)  # the pixel in which the object may go on is no difference
     torch.testing.assert_close(agreement(color, alpha, target, unseen), torch.tensor([expected]))
 
