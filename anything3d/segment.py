@@ -111,7 +111,7 @@ class Segmenter:
     def at(self, image: UInt8[Tensor, "H W 3"], prompt: Sequence[float]) -> Segmented:
         """The object at a point (x, y) or in a box (x, y, x, y), pixels of the photo.
 
-        Whoever points at it has chosen it: nothing is asked of its size or place.
+        Whoever points at it has chosen it: nothing is asked of its size or place. Nobody knows of other objects.
 
         Raises: InputError prompt_outside, empty_mask; NumericsError sam_not_finite; WeightsError as `check_network`.
         """

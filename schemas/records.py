@@ -162,8 +162,8 @@ class ScoreRecord:
     """score: the quality of one object, against its own photo always, against ground truth where there is one."""
 
     object_id: Annotated[str, "the object"]
-    reference_psnr_db: Annotated[float, "dB; the field at the reference camera against the crop, both on white"]
-    reference_mask_iou: Annotated[float, "0 to 1; the field's silhouette there against the crop's mask"]
+    reference_psnr_db: Annotated[float, "dB; the field at the reference camera against what the crop shows, on white"]
+    reference_mask_iou: Annotated[float, "0 to 1; the field's silhouette there against the crop's mask, likewise"]
     clip_similarity: Annotated[float, "cosine; mean over the field's turntable views against the crop"]
     truth_caption: Annotated[str | None, "null if no truth; the true object's caption"]
     mask_iou: Annotated[float | None, "null if no truth; 0 to 1, mask against the true visible mask"]
@@ -232,7 +232,7 @@ class EvaluationRecord:
     lift_chamfer: Annotated[float | None, "null if no truth; as chamfer, of the cloud"]
     azimuth_error_deg: Annotated[float | None, "null if no truth; degrees, 0 to 180, up to the true shape's symmetry"]
     azimuth_within_20deg: Annotated[float | None, "null if no truth; 1 if that error is 20 or less, else 0"]
-    reference_psnr_db: Annotated[float, "dB; the field at the reference camera against the crop, both on white"]
+    reference_psnr_db: Annotated[float, "dB; the field at the reference camera against what the crop shows, on white"]
     mesh_psnr_db: Annotated[float | None, "null if not scored; as reference_psnr_db, of the mesh"]
     novel_psnr_db: Annotated[float | None, "null if no truth; dB, the field in the true object's views, on white"]
     novel_mask_iou: Annotated[float | None, "null if no truth; 0 to 1, the same views"]
