@@ -11,8 +11,8 @@ from anything3d.quality.soundness import Soundness
 
 Tier = Literal["A", "B", "C"]
 
-GOOD_PSNR_DB, GOOD_MASK_IOU = 24.0, 0.9  # at the reference camera, which A reaches
-POOR_PSNR_DB, POOR_MASK_IOU = 20.0, 0.75  # the same, below which C is
+GOOD_PSNR_DB, GOOD_MASK_IOU = 27.0, 0.9  # at the reference camera, which A reaches
+POOR_PSNR_DB, POOR_MASK_IOU = 22.0, 0.75  # the same, below which C is
 MOST_CROSSED = 0.01  # share of the triangles that cross others, up to which A is
 MOST_THIN, MOST_HIDDEN = 0.1, 0.05  # shares of the area, likewise
 POOR_HIDDEN = 0.25  # above it C is: a body with a second one inside has about 0.5

@@ -22,7 +22,7 @@ Item = tuple[ObjectRecord, FieldRecord, MeshRecord] | tuple[ObjectRecord, FieldR
 
 class ScoreStage:
     name = "score"
-    version = 10
+    version = 11
     record = ScoreRecord
 
     def __init__(self, config: Config, place: Place) -> None:

@@ -157,13 +157,13 @@ def test_a_mesh_that_is_spoilt_costs_in_its_own_numbers_alone(scorer: Scorer, ma
 def test_the_letter_is_that_of_the_worse_one_of_mesh_and_field(scorer: Scorer, made: Reconstruction):
     blue = np.float32([[0, 0, 1]] * len(made.mesh.vertices))
     of_blue_mesh = score(scorer, replace(made, mesh=replace(made.mesh, colors=blue, texture=None)), None)
-    assert of_blue_mesh.field.psnr_db > 24
-    assert of_blue_mesh.mesh.psnr_db < 20
+    assert of_blue_mesh.field.psnr_db > 22
+    assert of_blue_mesh.mesh.psnr_db < 22
     assert of_blue_mesh.quality == "C"
     fog = made.field.row(0)
     fog.density_grid.data -= 20.0
     of_clear_field = score(scorer, replace(made, field=fog), None)
-    assert of_clear_field.field.psnr_db < 20 < of_clear_field.mesh.psnr_db
+    assert of_clear_field.field.psnr_db < 22 < of_clear_field.mesh.psnr_db
     assert of_clear_field.quality == "C"
     assert score(scorer, made, None).quality != "C"
 

@@ -60,9 +60,11 @@ def _from_packaged(training: Training) -> Training:
     """The same training of the packaged weights, which are put into its networks."""
     from safetensors.torch import load_file
 
-    path = PACKAGED / NETWORKS[training.name][0] / "model.safetensors"
     try:
-        (training.packaged or training.networks).load_state_dict(load_file(path))
+        if training.load:
+            training.load(PACKAGED)
+        else:
+            training.networks.load_state_dict(load_file(PACKAGED / NETWORKS[training.name][0] / "model.safetensors"))
     except (RuntimeError, FileNotFoundError) as error:
         raise ConfigError(
             "not_packaged",
@@ -76,7 +78,8 @@ def render(name: str, work: Path, progress: Callable[[str], None]) -> None:
     """Render what a network learns from, and what it is judged on, and say how far that is. It takes minutes."""
     from anything3d.mini.training.data import render_data
 
-    looked_at = {"sam": ("scenes",), "blip": ("objects", "crops")}.get(name, ("objects",))
+    both = ("objects", "crops")
+    looked_at = {"sam": ("scenes",), "blip": both, "clip": both, "pointe": both}.get(name, ("objects",))
     for data in looked_at:
         if name != "taesd":  # it draws what it learns from
             render_data(data, "training", work, progress)

@@ -1,6 +1,6 @@
 """Batches of object views, made worse as in photographs: with occluders, in other frames, with inexact masks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from anything3d.mini.training.data import Crops, Objects
+from anything3d.mini.words import COLORS
 
 OCCLUDED = 0.3  # of the views
 LEAST_VISIBLE = 0.35  # of an occluded silhouette; views with less are left whole
@@ -46,7 +47,11 @@ def rgba(objects: Objects, rows: Rows) -> Float[Tensor, "B 4 S S"]:
 
 def distances(objects: Objects, rows: Rows) -> Float[Tensor, "B z y x"]:
     """Signed distances along Point-E's axes, whose z is the canonical y and whose y is the canonical -z."""
-    return objects.sdf[rows.item].float().permute(0, 2, 3, 1).flip(2).clamp(-SDF_LIMIT, SDF_LIMIT)
+    return _along_point_e(objects.sdf[rows.item])
+
+
+def _along_point_e(sdf: Float[Tensor, "B x y z"]) -> Float[Tensor, "B z y x"]:
+    return sdf.float().permute(0, 2, 3, 1).flip(2).clamp(-SDF_LIMIT, SDF_LIMIT)
 
 
 def crops(objects: Objects, rows: Rows, generator: torch.Generator) -> Float[Tensor, "B 3 S S"]:
@@ -56,17 +61,64 @@ def crops(objects: Objects, rows: Rows, generator: torch.Generator) -> Float[Ten
     return (photo * alpha + 1 - alpha).clamp(0, 1)
 
 
-def cut_by_sam(cut: Crops, rows: Int[Tensor, "B"]) -> Float[Tensor, "B 3 S S"]:
-    """Crops that SAM's masks cut, over white."""
-    return _over_white(cut.rgba[rows].float() / 255)
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """B crops over white, and what is true of the objects in them."""
+
+    pixels: Float[Tensor, "B 3 S S"]  # in [0, 1]
+    shape: Int[Tensor, "B"]  # index into words.SHAPES
+    color: Int[Tensor, "B"]  # index into words.COLORS
+    direction: Float[Tensor, "B 3"]  # of unit length, from the object to the camera, in the canonical frame
+    distances: Float[Tensor, "B z y x"]  # signed, as `distances`
+
+    @property
+    def pair(self) -> Int[Tensor, "B"]:
+        """Index of shape and colour into `clip.all_captions`."""
+        return self.shape * len(COLORS) + self.color
+
+    @classmethod
+    def join(cls, first: "Seen", second: "Seen") -> "Seen":
+        return cls(*(torch.cat([getattr(one, field.name) for one in (first, second)]) for field in fields(cls)))
 
 
-def draw_cut_by_sam(cut: Crops, count: int, generator: torch.Generator) -> tuple[Int[Tensor, "B"], Tensor]:
-    """Random rows of crops that SAM's masks cut, and their pictures over white: half are mirrored, some occluded."""
+def seen_alone(objects: Objects, rows: Rows, generator: torch.Generator) -> Seen:
+    """Objects that were rendered alone, in `crops`."""
+    return Seen(
+        crops(objects, rows, generator),
+        objects.shape[rows.item],
+        objects.color[rows.item],
+        objects.pose[rows.item, rows.view, :3, 2],  # these cameras look at the object's middle
+        distances(objects, rows),
+    )
+
+
+def cut_by_sam(cut: Crops, rows: Int[Tensor, "B"]) -> Seen:
+    """Crops that SAM's masks cut."""
+    return _seen(cut, rows, cut.rgba[rows].float() / 255)
+
+
+def draw_seen(objects: Objects, cut: Crops, count: int, generator: torch.Generator) -> Seen:
+    """`count` random crops: first half of them objects seen alone, and then crops that SAM's masks cut.
+
+    Of the latter, half are mirrored, and some are occluded once more.
+    """
+    alone = seen_alone(objects, draw(objects, count - count // 2, generator), generator)
+    return Seen.join(alone, draw_cut_by_sam(cut, count // 2, generator))
+
+
+def draw_cut_by_sam(cut: Crops, count: int, generator: torch.Generator) -> Seen:
+    """Random crops that SAM's masks cut: half are mirrored, some occluded. All bodies are as they were in a mirror."""
     rows, others = torch.randint(len(cut), (2, count), generator=generator)
-    seen = _occlude(cut.rgba[rows].float() / 255, cut.rgba[others].float() / 255, generator)
+    rgba = _occlude(cut.rgba[rows].float() / 255, cut.rgba[others].float() / 255, generator)
     mirrored = torch.rand(count, 1, 1, 1, generator=generator) < 0.5
-    return rows, _over_white(torch.where(mirrored, seen.flip(3), seen))
+    seen = _seen(cut, rows, torch.where(mirrored, rgba.flip(3), rgba))
+    side = torch.where(mirrored.view(count, 1), seen.direction.new_tensor([-1.0, 1.0, 1.0]), 1.0)
+    return replace(seen, direction=seen.direction * side)
+
+
+def _seen(cut: Crops, rows: Int[Tensor, "B"], rgba: Float[Tensor, "B 4 S S"]) -> Seen:
+    truth = cut.shape[rows], cut.color[rows], cut.direction[rows], _along_point_e(cut.sdf[rows])
+    return Seen(_over_white(rgba), *truth)
 
 
 def _over_white(rgba: Float[Tensor, "B 4 S S"]) -> Float[Tensor, "B 3 S S"]:

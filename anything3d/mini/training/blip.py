@@ -11,14 +11,13 @@ from torch import Tensor
 from anything3d.mini import blip
 from anything3d.mini.shapes import HELD_OUT_PAIRS
 from anything3d.mini.tokens import bert_vocabulary
-from anything3d.mini.training.batch import Paint, crops, cut_by_sam, draw, draw_cut_by_sam, every
-from anything3d.mini.training.clip import all_captions, pair_of, standardise
+from anything3d.mini.training.batch import Paint, Seen, cut_by_sam, draw_seen, every, seen_alone
+from anything3d.mini.training.clip import all_captions, standardise
 from anything3d.mini.training.data import load_crops, load_objects
 from anything3d.mini.training.loop import Training
 from anything3d.mini.words import COLORS, SHAPES
 
-BATCH = 48
-CUT = 24  # of them are crops that SAM's masks cut
+BATCH = 48  # half of them are crops that SAM's masks cut
 COLOR_WORDS = slice(0, 2)  # of the targets: "a red", before the shape
 JUDGED = 256  # held-out crops with nearly true masks; those that SAM's masks cut are all judged
 
@@ -41,17 +40,14 @@ def training(work: Path, seed: int, device: str) -> Training:
 
         Without those the shape is guessed from the colour: a pair that no training set has is never said.
         """
-        rows = draw(objects, BATCH - CUT, generator)
-        cut_rows, cut_pixels = draw_cut_by_sam(cut, CUT, generator)
+        seen = draw_seen(objects, cut, BATCH, generator)
         paint = Paint.draw(BATCH, generator)
         any_color = torch.randint(len(COLORS), (BATCH,), generator=generator)
-        shape = torch.cat([objects.shape[rows.item], cut.shape[cut_rows]])
-        color = torch.cat([objects.color[rows.item], cut.color[cut_rows]])
-        ids = texts[(shape * len(COLORS) + torch.where(paint.changes, any_color, color)).to(device)]
+        color = torch.where(paint.changes, any_color, seen.color)
+        ids = texts[(seen.shape * len(COLORS) + color).to(device)]
         target = ids[:, 1:].clone()
         target[paint.changes.to(device), COLOR_WORDS] = padding
-        pixels = torch.cat([crops(objects, rows, generator), cut_pixels])
-        logits = logits_of(look(paint.apply(pixels)), ids)
+        logits = logits_of(look(paint.apply(seen.pixels)), ids)
         return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=padding)
 
     def say(pixels: Tensor) -> Tensor:
@@ -61,12 +57,11 @@ def training(work: Path, seed: int, device: str) -> Training:
         return torch.stack(likelihood, dim=1).argmax(1).cpu()
 
     def score() -> dict[str, float]:
-        rows = every(held_out, JUDGED)
-        said = say(crops(held_out, rows, torch.Generator().manual_seed(0)))
-        shape, color = _right(said, held_out.shape[rows.item], held_out.color[rows.item])
-        unseen = torch.isin(pair_of(held_out, rows), torch.tensor(unseen_pairs()))
-        said = say(cut_by_sam(held_out_cut, torch.arange(len(held_out_cut))))
-        cut_shape, cut_color = _right(said, held_out_cut.shape, held_out_cut.color)
+        seen = seen_alone(held_out, every(held_out, JUDGED), torch.Generator().manual_seed(0))
+        shape, color = _right(say(seen.pixels), seen)
+        unseen = torch.isin(seen.pair, torch.tensor(unseen_pairs()))
+        seen = cut_by_sam(held_out_cut, torch.arange(len(held_out_cut)))
+        cut_shape, cut_color = _right(say(seen.pixels), seen)
         return {
             "shape_accuracy": float(shape.float().mean()),
             "color_accuracy": float(color.float().mean()),
@@ -95,11 +90,9 @@ def tokens_of(captions: list[str]) -> Int[Tensor, "B L"]:
     return torch.tensor([row + [ids["[PAD]"]] * (longest - len(row)) for row in rows])
 
 
-def _right(
-    said: Int[Tensor, "N"], shape: Int[Tensor, "N"], color: Int[Tensor, "N"]
-) -> tuple[Bool[Tensor, "N"], Bool[Tensor, "N"]]:
+def _right(said: Int[Tensor, "B"], seen: Seen) -> tuple[Bool[Tensor, "B"], Bool[Tensor, "B"]]:
     """Whether the shape and the colour of captions, by index into `all_captions`, are true."""
-    return said // len(COLORS) == shape, said % len(COLORS) == color
+    return said // len(COLORS) == seen.shape, said % len(COLORS) == seen.color
 
 
 def _log_likelihood(logits: Tensor, ids: Int[Tensor, "L"], padding: int) -> Tensor:

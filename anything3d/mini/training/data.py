@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
@@ -44,19 +45,17 @@ DISTANCE = (1.8, 7.0)  # canonical units; drawn evenly in the logarithm
 CONTEXT = (1.1, 1.9)  # side of the picture / longer side of the object in it
 SHIFT = 0.05  # of the picture's side, by which the object may be off its middle
 SCENE_PX = 256  # longer side
+PHOTO_PX = 512  # longer side of the photos that crops are cut from, as `anything3d world` makes them
 STUFF = 200  # label of the first plane; the sky has the last one
 PROMPTS = 3  # points of each object that SAM is asked at, for crops
-PROMPTED_PX = 64  # visible pixels of an object from which on SAM is asked
+PROMPTED_PX = 256  # visible pixels of an object from which on SAM is asked
 LEAST_IOU = 0.4  # of a crop's mask with its object; the mask of a crop with less is that of another thing
-CUT = SegmentConfig(  # as the pipeline, but photos have half its sides, and several masks of one object are wanted
+CUT = SegmentConfig(  # as the pipeline, but several masks of one object are wanted
     source="sam-points",
-    zoom=0,  # one look
-    min_area_px=256,
-    min_region_px=25,
-    border_px=1,
     max_iou=1.0,
     max_containment=1.0,
     max_per_image=100,
+    occluders=False,  # what hides an object is not asked
     crop_size=VIEW_PX,
 )
 BLOCKS: dict[tuple[str, Split], tuple[int, int]] = {  # blocks, items of each; the items of crops are scenes
@@ -64,7 +63,7 @@ BLOCKS: dict[tuple[str, Split], tuple[int, int]] = {  # blocks, items of each; t
     ("objects", "held-out"): (1, 256),
     ("scenes", "training"): (24, 128),
     ("scenes", "held-out"): (1, 128),
-    ("crops", "training"): (6, 64),
+    ("crops", "training"): (12, 64),
     ("crops", "held-out"): (1, 96),
 }
 
@@ -109,6 +108,8 @@ class Crops:
 
     rgba: UInt8[Tensor, "N 4 S S"]  # the photo, and the mask as alpha
     iou: Float[Tensor, "N"]  # of the mask with the object's visible pixels
+    direction: Float[Tensor, "N 3"]  # of unit length, from the object to the camera, in the canonical frame
+    sdf: Float[Tensor, "N D D D"]  # as Objects
     shape: Int[Tensor, "N"]  # index into words.SHAPES
     color: Int[Tensor, "N"]  # index into words.COLORS
 
@@ -225,7 +226,7 @@ def _sdf(item: Object) -> Float[Tensor, "D D D"]:
 
 
 def _render_scene(generator: torch.Generator, held_out: bool) -> list[dict[str, Tensor]]:
-    _, photo = _photo(generator, held_out)
+    _, photo = _photo(generator, held_out, SCENE_PX)
     height, width = photo.label.shape[1:]
     rgb = torch.zeros(3, SCENE_PX, SCENE_PX, dtype=torch.uint8)
     label = torch.zeros(SCENE_PX, SCENE_PX, dtype=torch.uint8)
@@ -234,11 +235,11 @@ def _render_scene(generator: torch.Generator, held_out: bool) -> list[dict[str, 
     return [{"rgb": rgb, "label": label}]
 
 
-def _photo(generator: torch.Generator, held_out: bool) -> tuple[Scene, Photo]:
+def _photo(generator: torch.Generator, held_out: bool, longer: int) -> tuple[Scene, Photo]:
     aspect = pick(generator, ASPECTS)
     scene = sample_scene(generator, held_out, aspect)
-    short = round(SCENE_PX * min(aspect, 1 / aspect))
-    height, width = (short, SCENE_PX) if aspect >= 1 else (SCENE_PX, short)
+    short = round(longer * min(aspect, 1 / aspect))
+    height, width = (short, longer) if aspect >= 1 else (longer, short)
     return scene, render_scene(scene, height, width)
 
 
@@ -247,7 +248,7 @@ def _render_crops(generator: torch.Generator, held_out: bool) -> list[dict[str, 
 
     Left out are those that show another object more than the one that was pointed at, or have less than LEAST_IOU.
     """
-    scene, photo = _photo(generator, held_out)
+    scene, photo = _photo(generator, held_out, PHOTO_PX)
     rgb, label = (photo.rgb[0] * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous(), photo.label[0]
     prompts = []
     for index in range(len(scene.objects)):
@@ -263,11 +264,14 @@ def _render_crops(generator: torch.Generator, held_out: bool) -> list[dict[str, 
         shown = torch.bincount(label[inside], minlength=len(scene.objects) + 1)[1:]
         iou = mask_iou(inside[None], (label == prompt.index + 1)[None])[0]
         if int(shown.argmax()) == prompt.index and iou >= LEAST_IOU:
-            item = scene.objects[prompt.index].item
+            placed = scene.objects[prompt.index]
+            item = placed.item
             rows.append(
                 {
                     "rgba": outcome.crop.rgba.permute(2, 0, 1).contiguous(),
                     "iou": iou,
+                    "direction": F.normalize(placed.seen_by(scene.camera).pose[0, :3, 3], dim=0),
+                    "sdf": _sdf(item).half(),
                     "shape": torch.tensor(SHAPES.index(item.shape)),
                     "color": torch.tensor(COLORS.index(item.color)),
                 }

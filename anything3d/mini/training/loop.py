@@ -38,7 +38,7 @@ class Training:
     lr: float  # AdamW, at its highest
     bf16: bool = False  # matrix products of the loss in bfloat16, where the device has them; pays for transformers only
     every: int = 500  # steps between scores and checkpoints
-    packaged: nn.Module | None = None  # the part of `networks` whose weights are packaged; None: all of it
+    load: Callable[[Path], None] | None = None  # weights, as saved; None: the one file has all of `networks`
     start_share: float = 0.0  # of the weights at the start, in the mean with the averaged ones that is judged and kept
 
 

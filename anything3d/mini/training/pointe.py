@@ -11,9 +11,19 @@ from torch import Tensor, nn
 from anything3d import seed as seeds
 from anything3d.lift import canonical
 from anything3d.mini import pointe
-from anything3d.mini.training.batch import Paint, Rows, crops, distances, draw, every
+from anything3d.mini.training.batch import (
+    Paint,
+    Rows,
+    crops,
+    cut_by_sam,
+    distances,
+    draw,
+    draw_cut_by_sam,
+    every,
+    seen_alone,
+)
 from anything3d.mini.training.clip import SHAPE_READER
-from anything3d.mini.training.data import POINTS, Objects, load_objects
+from anything3d.mini.training.data import POINTS, Objects, load_crops, load_objects
 from anything3d.mini.training.loop import Training
 from anything3d.models.clip import Clip, load_clip
 from anything3d.models.pointe import PointDenoiser, sample
@@ -24,17 +34,20 @@ from anything3d.quality.metrics import chamfer
 from anything3d.settings.lift import LiftConfig
 
 BATCH, UPSAMPLER_BATCH = 32, 12
+CUT = 32  # crops that SAM's masks cut, whose signed distances the base network learns beside those of a batch
 POINTS_AT_ONCE = 96  # that a network learns on; each makes 512
 SHAPE_WEIGHT = 1.0  # of the error in signed distances beside that of colours
 UNCONDITIONAL = 0.1  # of the rows: without an image, for guidance
 SIGMA = (0.003, 1.0)  # noise levels, drawn evenly in the logarithm; only the last ones of a sampling settle colours
 COARSE_NOISE = 0.03  # canonical units, at most, of the cloud that the upsampler is given: a base's mistakes
 COARSE_COLOR_NOISE = 12.0  # of 255
-JUDGED = 24  # held-out crops
+JUDGED = 24  # held-out crops whose clouds are judged
+JUDGED_SHAPES = 256  # held-out crops whose signed distances are judged, beside all that SAM's masks cut
 
 
 def base(work: Path, seed: int, device: str) -> Training:
     objects, held_out = load_objects("training", work), load_objects("held-out", work)
+    cut, held_out_cut = load_crops("training", work), load_crops("held-out", work)
     clip = load_clip(str((work / "weights" / "clip").resolve()), Place(device))
     network = pointe.build(seed).base.to(device)
     read_shapes(network, work)
@@ -44,20 +57,30 @@ def base(work: Path, seed: int, device: str) -> Training:
         rows = draw(objects, BATCH, generator)
         paint = Paint.draw(BATCH, generator)
         clean = model_units(objects, rows, POINTS_AT_ONCE, generator, paint).to(device)
+        by_sam = draw_cut_by_sam(cut, CUT, generator)
         embeddings = clip.image_grid(paint.apply(crops(objects, rows, generator)))
-        shape = shape_error(network, embeddings, distances(objects, rows).to(device))
+        cut_embeddings = clip.image_grid(Paint.draw(CUT, generator).apply(by_sam.pixels))
+        true = torch.cat([distances(objects, rows), by_sam.distances]).to(device)
+        shape = shape_error(network, torch.cat([embeddings, cut_embeddings]), true)
         return noise.loss(network, clean, embeddings, None, generator) + SHAPE_WEIGHT * shape
 
     def score() -> dict[str, float]:
-        rows = every(held_out, JUDGED)
-        embeddings = clip.image_grid(_judged_crops(held_out, rows))
-        shape = shape_error(network, embeddings, distances(held_out, rows).to(device))
-        return judge_drafts(network, clip, held_out, JUDGED) | {"sdf_error": float(shape)}
+        alone = seen_alone(held_out, every(held_out, JUDGED_SHAPES), torch.Generator().manual_seed(0))
+        by_sam = cut_by_sam(held_out_cut, torch.arange(len(held_out_cut)))
+        shapes = {
+            name: float(shape_error(network, clip.image_grid(seen.pixels), seen.distances.to(device)))
+            for name, seen in (("sdf_error", alone), ("sam_sdf_error", by_sam))
+        }
+        return judge_drafts(network, clip, held_out, JUDGED) | shapes
 
     def save(folder: Path) -> None:
         pointe.save_base(network, folder)
 
-    return Training("pointe", network, loss, save, score, steps=2500, lr=7e-4, bf16=True, every=250)
+    def load(folder: Path) -> None:
+        network.load_state_dict(load_file(folder / "pointe" / "model.safetensors"))
+        read_shapes(network, work)
+
+    return Training("pointe", network, loss, save, score, steps=2500, lr=7e-4, bf16=True, every=250, load=load)
 
 
 def upsampler(work: Path, seed: int, device: str) -> Training:
@@ -88,8 +111,12 @@ def upsampler(work: Path, seed: int, device: str) -> Training:
     def save(folder: Path) -> None:
         pointe.save_upsampler(network, folder)
 
+    def load(folder: Path) -> None:
+        network.load_state_dict(load_file(folder / "pointe-upsampler" / "model.safetensors"))
+        read_shapes(network, work)
+
     config = LiftConfig()
-    return Training("pointe-upsampler", network, loss, save, score, steps=500, lr=6e-4, bf16=True, every=250)
+    return Training("pointe-upsampler", network, loss, save, score, steps=500, lr=6e-4, bf16=True, every=250, load=load)
 
 
 def shape_error(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from anything3d.mini import sam
@@ -93,7 +94,10 @@ def training(work: Path, seed: int, device: str) -> Training:
     def save(folder: Path) -> None:
         sam.save(trained.sam, folder / "sam")
 
-    return Training("sam", trained, loss, save, score, steps=15000, lr=6e-4, bf16=True, every=500, packaged=trained.sam)
+    def load(folder: Path) -> None:
+        trained.sam.load_state_dict(load_file(folder / "sam" / "model.safetensors"))
+
+    return Training("sam", trained, loss, save, score, steps=15000, lr=6e-4, bf16=True, every=500, load=load)
 
 
 def draw(scenes: Scenes, generator: torch.Generator) -> Batch:

@@ -128,7 +128,7 @@ def _blip(work: Path) -> Image.Image:
     cut = load_crops("held-out", work)
     captioner = load_captioner(CaptionConfig(weights=_folder(work, "blip")), Place())
     judged = crops(held_out, every(held_out, 24), torch.Generator().manual_seed(0))
-    pictures = torch.cat([judged, cut_by_sam(cut, PROMPTS * torch.arange(16))])
+    pictures = torch.cat([judged, cut_by_sam(cut, PROMPTS * torch.arange(16)).pixels])
     opaque = torch.cat([pictures, torch.ones_like(pictures[:, :1])], dim=1)
     said = captioner(opaque, seed.generators(0, "sheet", [str(row) for row in range(40)]))
     words = [row.text if isinstance(row, Captioned) else str(row) for row in said]

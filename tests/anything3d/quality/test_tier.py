@@ -11,11 +11,11 @@ SOUND = Soundness(self_intersections=0, thin_share=0.0, hidden_share=0.0)
 @pytest.mark.parametrize(
     ("psnr_db", "mask_iou", "letter"),
     [
-        (24.0, 0.9, "A"),
-        (23.9, 0.9, "B"),
-        (24.0, 0.89, "B"),
-        (20.0, 0.75, "B"),
-        (19.9, 0.99, "C"),
+        (27.0, 0.9, "A"),
+        (26.9, 0.9, "B"),
+        (27.0, 0.89, "B"),
+        (22.0, 0.75, "B"),
+        (21.9, 0.99, "C"),
         (30.0, 0.74, "C"),
     ],
 )
