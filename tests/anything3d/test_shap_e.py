@@ -23,6 +23,7 @@ from anything3d.settings.reconstruct import ReconstructConfig
 from anything3d.settings.shap_e import ShapEConfig
 from anything3d.shap_e import ShapEMeshes, canonical, decoded
 from anything3d.space.mesh import Mesh, decode_srgb, is_watertight, signed_volumes, unit_box
+from anything3d.space.sight import found_camera
 from tests import shap_e as toy
 
 # diffusers' sampler lets numpy copy a tensor in the way that numpy 2 warns of
@@ -151,6 +152,16 @@ def test_an_object_is_the_same_alone_and_in_any_batch(network):
                 np.abs(other.mesh.colors - alone.mesh.colors).mean() < 1e-3
             )  # frequencies up to 2^14 enlarge roundings
             assert np.isfinite(other.reference.intrinsics).all()  # of a shapeless mesh, several directions are the best
+
+
+def test_the_search_for_the_camera_knows_what_may_hide_the_object(network):
+    backend, seen = meshes(network), crops(1)
+    hidden = torch.zeros(1, toy.SIDE, toy.SIDE)
+    hidden[:, toy.SIDE // 2 :] = 1
+    (blind,) = backend(Evidence(seen), generators(5), [])
+    (told,) = backend(Evidence(seen, unseen=hidden), generators(5), [])
+    assert told.reference == found_camera(told.mesh, seen[0], hidden[0], torch.device("cpu"))
+    assert told.reference != blind.reference
 
 
 def test_the_renderer_keeps_nothing_of_an_object(network):

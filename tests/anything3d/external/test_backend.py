@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from anything3d.mesh import checked
 from anything3d.quality.metrics import mask_iou
 from anything3d.space.raster import rasterize
 from anything3d.space.reference import stack
+from anything3d.space.sight import found_camera
 from tests.anything3d.external.conftest import HULL, SIDE, config, evidence, left_of
 
 ROOT = Path(__file__).parents[3]
@@ -43,6 +45,21 @@ def test_the_mesh_is_seen_from_the_camera_as_the_crop_shows_it(start, kind, came
         both = (seen.alpha[0] == 1) & (crop[3] == 1)
         off = (seen.color[0] - crop[:3]).abs().mean(0)[both]
         assert float(off.mean()) < 0.03
+
+
+def test_a_camera_that_is_searched_for_knows_what_may_hide_the_object(start):
+    """Something hides the lower half of the photo. The backend says so to the search."""
+    running, known = start(), evidence(1)
+    hidden = torch.zeros(1, SIDE, SIDE)
+    hidden[:, SIDE // 2 :] = 1
+    cut = known.crops.clone()
+    cut[:, 3] *= 1 - hidden
+    (blind,) = running.backend(replace(known, crops=cut), [torch.Generator()], [])
+    (told,) = running.backend(replace(known, crops=cut, unseen=hidden), [torch.Generator()], [])
+    np.testing.assert_array_equal(blind.mesh.vertices, told.mesh.vertices)
+    assert told.reference == found_camera(told.mesh, cut[0], hidden[0], torch.device("cpu"))
+    assert blind.reference == found_camera(told.mesh, cut[0], None, torch.device("cpu"))
+    assert told.reference != blind.reference
 
 
 @pytest.fixture(scope="module")
