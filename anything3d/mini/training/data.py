@@ -63,7 +63,7 @@ BLOCKS: dict[tuple[str, Split], tuple[int, int]] = {  # blocks, items of each; t
     ("objects", "held-out"): (1, 256),
     ("scenes", "training"): (24, 128),
     ("scenes", "held-out"): (1, 128),
-    ("crops", "training"): (24, 64),
+    ("crops", "training"): (18, 64),
     ("crops", "held-out"): (1, 96),
 }
 
