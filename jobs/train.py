@@ -29,6 +29,9 @@ def train(
             help="Begin with the packaged weights, and keep the mean of them and of the trained ones.",
         ),
     ] = False,
+    packaged_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the packaged weights in this mean; 0 keeps the trained ones.")
+    ] = 0.5,
     sheet: Annotated[Path | None, typer.Option(help="PNG for a contact sheet on held-out data.")] = None,
     install: Annotated[
         bool, typer.Option(help="Put the finished weights into this checkout, in place of the packaged ones.")
@@ -50,7 +53,7 @@ def train(
             seed=seed,
             device=device,
             steps=steps,
-            from_packaged=from_packaged,
+            packaged_share=packaged_share if from_packaged else None,
             progress=lambda line: print(line, flush=True),
         )
         if sheet:

@@ -437,6 +437,10 @@ def test_a_training_can_keep_the_mean_of_its_start_and_its_end(tmp_path):
         torch.load(tmp_path / name / "weights" / "line.pt", weights_only=True)["weight"] for name in ("whole", "half")
     )
     assert float(mean) == pytest.approx(0.25 * begun + 0.75 * float(kept), abs=1e-6)
+    none = dataclasses.replace(line_training(100), start_share=0.0)  # another share of a finished training
+    loop.train(none, tmp_path / "half", 0, "cpu", print)
+    again = torch.load(tmp_path / "half" / "weights" / "line.pt", weights_only=True)["weight"]
+    assert torch.equal(again, kept)
     with pytest.raises(InputError, match="bad_checkpoint"):
         loop.train(line_training(100), tmp_path / "half", 0, "cpu", print)
 
@@ -482,7 +486,7 @@ def test_what_a_network_is_trained_on_must_be_there(tmp_path):
 
 
 def test_a_training_begins_with_the_packaged_weights(work):
-    training.train_network("blip", work, seed=0, device="cpu", steps=1, from_packaged=True, progress=print)
+    training.train_network("blip", work, seed=0, device="cpu", steps=1, packaged_share=0.5, progress=print)
     begun, packaged = (load_file(folder / "blip" / "model.safetensors") for folder in (work / "weights", PACKAGED))
     assert begun.keys() == packaged.keys()
     for name, value in packaged.items():  # AdamW's first step changes a weight by the rate at most, 3e-6 of 1e-3 * 0.3
@@ -491,7 +495,7 @@ def test_a_training_begins_with_the_packaged_weights(work):
 
 
 def test_a_training_of_sam_begins_with_the_packaged_sam_and_new_layers_beside_it(work):
-    training.train_network("sam", work, seed=0, device="cpu", steps=1, from_packaged=True, progress=print)
+    training.train_network("sam", work, seed=0, device="cpu", steps=1, packaged_share=0.5, progress=print)
     begun, packaged = (load_file(folder / "sam" / "model.safetensors") for folder in (work / "weights", PACKAGED))
     assert begun.keys() == packaged.keys()
     for name, value in packaged.items():  # AdamW's first step changes a weight by 1 % of 6e-4 * 0.3
@@ -502,7 +506,7 @@ def test_a_training_of_sam_begins_with_the_packaged_sam_and_new_layers_beside_it
 
 
 def test_a_training_of_clip_begins_with_the_packaged_clip_and_with_the_layers_of_point_e_that_read_shapes(work):
-    training.train_network("clip", work, seed=0, device="cpu", steps=1, from_packaged=True, progress=print)
+    training.train_network("clip", work, seed=0, device="cpu", steps=1, packaged_share=0.5, progress=print)
     begun, packaged = (load_file(folder / "clip" / "model.safetensors") for folder in (work / "weights", PACKAGED))
     assert begun.keys() == packaged.keys()
     for name, value in packaged.items():
@@ -515,7 +519,7 @@ def test_a_training_of_clip_begins_with_the_packaged_clip_and_with_the_layers_of
     # Point-E goes on with the layers that CLIP has left
     reader = {name: value + 1 for name, value in reader.items()}
     save_file(reader, work / "weights" / clip_training.SHAPE_READER)
-    training.train_network("pointe", work, seed=0, device="cpu", steps=1, from_packaged=True, progress=print)
+    training.train_network("pointe", work, seed=0, device="cpu", steps=1, packaged_share=0.5, progress=print)
     after = load_file(work / "weights" / "pointe" / "model.safetensors")
     for name, value in base.items():
         own = name.replace("image_pool.", "pool.").replace("shape.grid.", "grid.")
@@ -524,7 +528,7 @@ def test_a_training_of_clip_begins_with_the_packaged_clip_and_with_the_layers_of
 
 def test_layers_that_are_not_packaged_cannot_be_begun_with(work):
     with pytest.raises(ConfigError, match="not one file with all layers"):
-        training.train_network("vae", work, seed=0, device="cpu", steps=1, from_packaged=True, progress=print)
+        training.train_network("vae", work, seed=0, device="cpu", steps=1, packaged_share=0.5, progress=print)
 
 
 # the TAESD

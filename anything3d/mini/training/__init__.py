@@ -23,7 +23,6 @@ NETWORKS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 PACKAGED_RATE = 0.3  # of the learning rate, for a training that begins with weights that were trained before
-PACKAGED_SHARE = 0.5  # of those weights in what such a training keeps
 
 
 def train_network(
@@ -33,13 +32,13 @@ def train_network(
     seed: int,
     device: str,
     steps: int | None,
-    from_packaged: bool = False,
+    packaged_share: float | None = None,
     progress: Callable[[str], None],
 ) -> None:
     """Train one network, or several that are trained together, from where `work` has it; see `loop.train`.
 
-    With `from_packaged`, it begins with the packaged weights instead of random ones, at PACKAGED_RATE of the learning
-    rate, and keeps the mean of what it began with and of what it has learnt.
+    With a `packaged_share`, it begins with the packaged weights instead of random ones, at PACKAGED_RATE of the
+    learning rate. It keeps the mean of what it began with and of what it has learnt. The former have this share of it.
 
     Raises: ConfigError for an unknown name, or if the packaged weights are not one file with all layers that are
     kept; WeightsError if a network that it needs has not been trained.
@@ -51,12 +50,12 @@ def train_network(
             raise WeightsError("not_trained", f"{name} is trained on {needed}; run `anything3d train {needed}` first")
     render(name, work, progress)
     training = training_of(name, work, seed, device)
-    if from_packaged:
-        training = _from_packaged(training)
+    if packaged_share is not None:
+        training = _from_packaged(training, packaged_share)
     train(training if steps is None else replace(training, steps=steps), work, seed, device, progress)
 
 
-def _from_packaged(training: Training) -> Training:
+def _from_packaged(training: Training, share: float) -> Training:
     """The same training of the packaged weights, which are put into its networks."""
     from safetensors.torch import load_file
 
@@ -71,7 +70,7 @@ def _from_packaged(training: Training) -> Training:
             f"the packaged weights of {training.name} are not one file with all layers that are kept; leave out "
             f"--from-packaged: {str(error)[:200]}",
         ) from error
-    return replace(training, lr=training.lr * PACKAGED_RATE, start_share=PACKAGED_SHARE)
+    return replace(training, lr=training.lr * PACKAGED_RATE, start_share=share)
 
 
 def render(name: str, work: Path, progress: Callable[[str], None]) -> None:

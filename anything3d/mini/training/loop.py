@@ -39,7 +39,7 @@ class Training:
     bf16: bool = False  # matrix products of the loss in bfloat16, where the device has them; pays for transformers only
     every: int = 500  # steps between scores and checkpoints
     load: Callable[[Path], None] | None = None  # weights, as saved; None: the one file has all of `networks`
-    start_share: float = 0.0  # of the weights at the start, in the mean with the averaged ones that is judged and kept
+    start_share: float | None = None  # of the first weights in the mean of them and the averaged ones; None: no mean
 
 
 def train(training: Training, work: Path, seed: int, device: str, progress: Callable[[str], None]) -> None:
@@ -56,7 +56,7 @@ def train(training: Training, work: Path, seed: int, device: str, progress: Call
     parameters: list[Tensor] = [value for value in networks.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=training.lr, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.99))
     average = [value.detach().clone() for value in parameters]
-    first = [value.clone() for value in average] if training.start_share else []
+    first = [] if training.start_share is None else [value.clone() for value in average]
     start, seconds = _resume(folder / "checkpoint.pt", networks, average, first, optimizer)
     total, begun, since = torch.zeros((), device=device), time.monotonic(), start
     bf16 = training.bf16 and has_bfloat16(device)
@@ -105,7 +105,7 @@ def _judge(
     kept = [value.detach().clone() for value in parameters]
     with torch.no_grad():
         torch._foreach_copy_(parameters, average)
-        if first:
+        if training.start_share:
             torch._foreach_lerp_(parameters, first, training.start_share)
         training.networks.eval()
         training.save(work / "weights")
