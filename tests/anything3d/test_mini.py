@@ -21,7 +21,7 @@ from anything3d.mini.training import dino as dino_training
 from anything3d.mini.training import pointe as pointe_training
 from anything3d.mini.training import sam as sam_training
 from anything3d.mini.training.batch import Rows, crops, every, rgba
-from anything3d.mini.training.clip import all_captions, pair_of
+from anything3d.mini.training.clip import all_captions
 from anything3d.mini.training.data import STUFF, Objects, Scenes
 from anything3d.mini.words import COLORS
 from anything3d.models import weights
@@ -103,13 +103,18 @@ def found_objects(folder, held_out):
     return sum(iou >= FOUND_IOU for iou in best) / len(best)
 
 
+def pairs(objects, rows):
+    """Which of all captions is true."""
+    return objects.shape[rows.item] * len(COLORS) + objects.color[rows.item]
+
+
 def right_captions(folder, held_out):
     """Share of crops of which shape and colour are told right."""
     network = load_captioner(CaptionConfig(weights=str(folder / "blip")), Place())
     rows, pictures = seen(held_out, OBJECTS)
     solid = torch.cat([pictures, torch.ones_like(pictures[:, :1])], dim=1)
     told = [row.text for row in network(solid, names(OBJECTS))]
-    true = [all_captions()[pair] for pair in pair_of(held_out.objects, rows)]
+    true = [all_captions()[pair] for pair in pairs(held_out.objects, rows)]
     return sum(map(str.__eq__, told, true)) / OBJECTS
 
 
@@ -118,7 +123,7 @@ def right_texts(folder, held_out):
     network = load_clip(str(folder / "clip"), Place())
     rows, pictures = seen(held_out, OBJECTS)
     nearest = (network.image_embeddings(pictures) @ text_embeddings(folder / "clip", all_captions()).T).argmax(1)
-    return float((nearest == pair_of(held_out.objects, rows)).float().mean())
+    return float((nearest == pairs(held_out.objects, rows)).float().mean())
 
 
 def text_embeddings(folder, texts):
@@ -188,7 +193,7 @@ def inversions_that_help(folder, held_out):
 def colors_that_inversion_finds(folder, held_out):
     """Share of e* that begin at a caption of another colour and end nearest the right one's, among all colours."""
     rows = Rows(torch.arange(8), torch.ones(8, dtype=torch.long))
-    right, n_colors = pair_of(held_out.objects, rows), len(COLORS)
+    right, n_colors = pairs(held_out.objects, rows), len(COLORS)
     wrong = right - right % n_colors + (right + 4) % n_colors
     captions = all_captions()
     inverter = load_inverter(InvertConfig(weights=str(folder / "diffusion")), Place())
@@ -255,6 +260,6 @@ def test_all_packaged_networks_are_small():
 
 
 def test_unseen_pairs_are_half_of_what_is_held_out(held_out):
-    pairs = pair_of(held_out.objects, every(held_out.objects, OBJECTS))
-    share = torch.isin(pairs, torch.tensor(blip_training.unseen_pairs())).float().mean()
+    asked = pairs(held_out.objects, every(held_out.objects, OBJECTS))
+    share = torch.isin(asked, torch.tensor(blip_training.unseen_pairs())).float().mean()
     assert 0.2 < share < 0.8
