@@ -30,7 +30,12 @@ def train(
         ),
     ] = False,
     packaged_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the packaged weights in this mean; 0 keeps the trained ones.")
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="With --from-packaged: the share of the packaged weights in this mean. 0 keeps the trained ones.",
+        ),
     ] = 0.5,
     sheet: Annotated[Path | None, typer.Option(help="PNG for a contact sheet on held-out data.")] = None,
     install: Annotated[

@@ -205,7 +205,7 @@ def _march_all(
 
 @torch.no_grad()
 def _seen(solid: Solid, rays: _Rays, samples: int) -> Bool[Tensor, "B N S"]:
-    """Which samples lie in cells that are not empty, and are not behind what stops all light but DARK."""
+    """Which samples lie in cells that are not empty, and are not behind an optical depth of DARK."""
     along = rays.map(lambda value: value[..., None])
     lengths = along.lengths(torch.arange(samples, device=rays.near.device))
     least = solid.least_along(along.origins, along.directions, lengths)

@@ -14,7 +14,7 @@ from anything3d.mini import clip, training
 from anything3d.mini import diffusion as mini_diffusion
 from anything3d.mini import pointe as mini_pointe
 from anything3d.mini import sam as mini_sam
-from anything3d.mini.shapes import SEEN
+from anything3d.mini.shapes import SEEN, make_object
 from anything3d.mini.tokens import save_bert_tokenizer, save_clip_tokenizer
 from anything3d.mini.training import batch, blip, data, diffusion, dino, loop, pointe, sam, taesd
 from anything3d.mini.training import clip as clip_training
@@ -90,6 +90,15 @@ def test_blocks_that_are_there_are_not_rendered_again(work, objects):
     assert path.read_bytes() == before  # the same seeds give the same pictures
 
 
+def test_a_set_of_an_older_version_is_refused(work, tmp_path):
+    cut = data.load_crops("training", work)
+    old = tmp_path / "data" / "crops-training-000.safetensors"
+    old.parent.mkdir()
+    save_file({"rgba": cut.rgba, "iou": cut.iou, "shape": cut.shape, "color": cut.color}, old)
+    with pytest.raises(InputError, match=r"old_data: .*crops-training-000.* has no direction, sdf; remove all crops-"):
+        data.load_crops("training", tmp_path)
+
+
 def test_scenes_say_what_every_pixel_is(scenes):
     for label, rgb in zip(scenes.label, scenes.rgb, strict=True):
         beyond = label == 0
@@ -161,12 +170,15 @@ def test_crops_cut_by_sam_are_white_outside_their_masks(work):
                 seen = int(match.nonzero()[0])
                 assert drawn.shape[row] == cut.shape[seen]
                 assert drawn.color[row] == cut.color[seen]
+                assert torch.equal(drawn.distances[row], batch.cut_by_sam(cut, torch.tensor([seen])).distances[0])
                 assert torch.equal(drawn.direction[row], cut.direction[seen] * torch.tensor([side, 1.0, 1.0]))
     assert min(kinds.values()) > 6
 
 
-def test_the_bodies_of_the_mini_world_are_as_they_were_in_a_mirror(objects):
-    torch.testing.assert_close(objects.sdf, objects.sdf.flip(1), atol=2e-3, rtol=0)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_body_of_the_mini_world_is_as_it_was_in_a_mirror(shape):
+    sdf = data._sdf(make_object(shape, COLORS[0], generator()))
+    torch.testing.assert_close(sdf, sdf.flip(0), atol=1e-4, rtol=0)
 
 
 def test_a_crop_knows_its_object_and_from_where_it_is_seen():
@@ -183,10 +195,22 @@ def test_a_crop_knows_its_object_and_from_where_it_is_seen():
 
 
 def test_half_of_a_step_are_crops_cut_by_sam(work, objects):
-    seen = batch.draw_seen(objects, data.load_crops("training", work), 9, generator())
-    assert seen.pixels.shape == (9, 3, data.VIEW_PX, data.VIEW_PX)
-    assert seen.distances.shape == (9, *[data.SDF_CELLS] * 3)
+    cut, drawing = data.load_crops("training", work), generator()
+    seen = batch.draw_seen(objects, cut, 9, generator())
     torch.testing.assert_close(seen.direction.norm(dim=1), torch.ones(9))
+    alone = batch.seen_alone(objects, batch.draw(objects, 5, drawing), drawing)
+    by_sam = batch.draw_cut_by_sam(cut, 4, drawing)
+    for field in dataclasses.fields(batch.Seen):
+        ours, first, second = (getattr(one, field.name) for one in (seen, alone, by_sam))
+        assert torch.equal(ours, torch.cat([first, second]))
+
+
+def test_some_objects_are_occluded(objects):
+    rows = batch.Rows(torch.zeros(64, dtype=torch.long), torch.zeros(64, dtype=torch.long))
+    seen = batch.rgba(objects, rows)
+    found = batch._occlude(seen, batch.rgba(objects, batch.draw(objects, 64, generator())), generator(1))
+    changed = (found != seen).flatten(1).any(1).float().mean()
+    assert 0.05 < changed < 0.5
 
 
 def test_true_distances_have_their_surface_where_the_true_points_are(objects):

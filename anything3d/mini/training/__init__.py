@@ -40,8 +40,8 @@ def train_network(
     With a `packaged_share`, it begins with the packaged weights instead of random ones, at PACKAGED_RATE of the
     learning rate. It keeps the mean of what it began with and of what it has learnt. The former have this share of it.
 
-    Raises: ConfigError for an unknown name, or if the packaged weights are not one file with all layers that are
-    kept; WeightsError if a network that it needs has not been trained.
+    Raises: ConfigError for an unknown name, or if the packaged weights are not where the training looks for them;
+    WeightsError if a network that it needs has not been trained.
     """
     if name not in NETWORKS:
         raise ConfigError("unknown_network", f"{name!r}; known are {', '.join(NETWORKS)}")

@@ -1,5 +1,6 @@
 """Batches of object views, made worse as in photographs: with occluders, in other frames, with inexact masks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -77,8 +78,9 @@ class Seen:
         return self.shape * len(COLORS) + self.color
 
     @classmethod
-    def join(cls, first: "Seen", second: "Seen") -> "Seen":
-        return cls(*(torch.cat([getattr(one, field.name) for one in (first, second)]) for field in fields(cls)))
+    def join(cls, parts: Sequence["Seen"]) -> "Seen":
+        """The crops of all parts, in order."""
+        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
 def seen_alone(objects: Objects, rows: Rows, generator: torch.Generator) -> Seen:
@@ -103,7 +105,7 @@ def draw_seen(objects: Objects, cut: Crops, count: int, generator: torch.Generat
     Of the latter, half are mirrored, and some are occluded once more.
     """
     alone = seen_alone(objects, draw(objects, count - count // 2, generator), generator)
-    return Seen.join(alone, draw_cut_by_sam(cut, count // 2, generator))
+    return Seen.join([alone, draw_cut_by_sam(cut, count // 2, generator)])
 
 
 def draw_cut_by_sam(cut: Crops, count: int, generator: torch.Generator) -> Seen:

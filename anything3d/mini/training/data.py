@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from anything3d import seed as seeds
+from anything3d.errors import InputError
 from anything3d.mini.draw import pick, uniform
 from anything3d.mini.photo import Photo, render_objects, render_scene, sample_points
 from anything3d.mini.scene import AMBIENT, SUN, SUN_AZIMUTH_DEG, SUN_ELEVATION_DEG, Light, Scene, sample_scene
@@ -50,7 +51,7 @@ STUFF = 200  # label of the first plane; the sky has the last one
 PROMPTS = 3  # points of each object that SAM is asked at, for crops
 PROMPTED_PX = 256  # visible pixels of an object from which on SAM is asked
 LEAST_IOU = 0.4  # of a crop's mask with its object; the mask of a crop with less is that of another thing
-CUT = SegmentConfig(  # as the pipeline, but several masks of one object are wanted
+CUT = SegmentConfig(  # as the pipeline, but crops are small, and several masks of one object are wanted
     source="sam-points",
     max_iou=1.0,
     max_containment=1.0,
@@ -137,17 +138,17 @@ def render_data(name: str, split: Split, work: Path, progress: Callable[[str], N
 
 
 def load_objects(split: Split, work: Path) -> Objects:
-    """The objects of a split, rendered first where they are not there."""
+    """The objects of a split, rendered first where they are not there. Raises: InputError("old_data")."""
     return Objects(**_load("objects", split, work, [field.name for field in fields(Objects)]))
 
 
 def load_scenes(split: Split, work: Path) -> Scenes:
-    """The scenes of a split, rendered first where they are not there."""
+    """The scenes of a split, rendered first where they are not there. Raises: InputError("old_data")."""
     return Scenes(**_load("scenes", split, work, [field.name for field in fields(Scenes)]))
 
 
 def load_crops(split: Split, work: Path) -> Crops:
-    """The crops of a split, rendered and cut first where they are not there."""
+    """The crops of a split, rendered and cut first where they are not there. Raises: InputError("old_data")."""
     return Crops(**_load("crops", split, work, [field.name for field in fields(Crops)]))
 
 
@@ -155,7 +156,14 @@ def _load(name: str, split: Split, work: Path, keys: list[str]) -> dict[str, Ten
     from safetensors.torch import load_file
 
     render_data(name, split, work, lambda line: None)
-    parts = [load_file(_path(work, name, split, block)) for block in range(BLOCKS[name, split][0])]
+    paths = [_path(work, name, split, block) for block in range(BLOCKS[name, split][0])]
+    parts = [load_file(path) for path in paths]
+    for path, part in zip(paths, parts, strict=True):
+        if missing := [key for key in keys if key not in part]:
+            lacking = ", ".join(missing)
+            raise InputError(
+                "old_data", f"{path} is of an older version and has no {lacking}; remove all {name}-* there"
+            )
     return {key: torch.cat([part[key] for part in parts]) for key in keys}
 
 

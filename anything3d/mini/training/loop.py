@@ -39,7 +39,7 @@ class Training:
     bf16: bool = False  # matrix products of the loss in bfloat16, where the device has them; pays for transformers only
     every: int = 500  # steps between scores and checkpoints
     load: Callable[[Path], None] | None = None  # weights, as saved; None: the one file has all of `networks`
-    start_share: float | None = None  # of the first weights in the mean of them and the averaged ones; None: no mean
+    start_share: float | None = None  # of the first weights in their mean with the averaged ones; None: no mean
 
 
 def train(training: Training, work: Path, seed: int, device: str, progress: Callable[[str], None]) -> None:

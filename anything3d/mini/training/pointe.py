@@ -34,7 +34,7 @@ from anything3d.quality.metrics import chamfer
 from anything3d.settings.lift import LiftConfig
 
 BATCH, UPSAMPLER_BATCH = 32, 12
-CUT = 32  # crops that SAM's masks cut, whose signed distances the base network learns beside those of a batch
+CUT_BATCH = 32  # crops that SAM's masks cut, whose signed distances the base network learns beside those of a batch
 POINTS_AT_ONCE = 96  # that a network learns on; each makes 512
 SHAPE_WEIGHT = 1.0  # of the error in signed distances beside that of colours
 UNCONDITIONAL = 0.1  # of the rows: without an image, for guidance
@@ -57,9 +57,9 @@ def base(work: Path, seed: int, device: str) -> Training:
         rows = draw(objects, BATCH, generator)
         paint = Paint.draw(BATCH, generator)
         clean = model_units(objects, rows, POINTS_AT_ONCE, generator, paint).to(device)
-        by_sam = draw_cut_by_sam(cut, CUT, generator)
+        by_sam = draw_cut_by_sam(cut, CUT_BATCH, generator)
         embeddings = clip.image_grid(paint.apply(crops(objects, rows, generator)))
-        cut_embeddings = clip.image_grid(Paint.draw(CUT, generator).apply(by_sam.pixels))
+        cut_embeddings = clip.image_grid(Paint.draw(CUT_BATCH, generator).apply(by_sam.pixels))
         true = torch.cat([distances(objects, rows), by_sam.distances]).to(device)
         shape = shape_error(network, torch.cat([embeddings, cut_embeddings]), true)
         return noise.loss(network, clean, embeddings, None, generator) + SHAPE_WEIGHT * shape

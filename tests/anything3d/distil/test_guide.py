@@ -32,7 +32,7 @@ def silhouette(camera):
 
 @pytest.mark.parametrize("column", [12, 17, 20, 24, 28])
 def test_the_photo_is_trusted_but_where_the_cloud_reaches_far_beyond_the_mask(camera, silhouette, column):
-    """Wherever the mask is cut off: it loses all that lies deeper in the cloud than RIM, and no pixel of the rim."""
+    """Wherever the mask is cut off, the photo has no weight deeper in the cloud than RIM, and all of it in the rim."""
     mask = silhouette.clone()
     mask[:, :, column:] = 0
     known = where_known(ball(), camera, mask, torch.zeros_like(mask), DISC)

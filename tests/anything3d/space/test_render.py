@@ -124,7 +124,7 @@ def test_samples_are_summed_up_alike_with_and_without_a_look_at_how_many_are_see
 
 
 def test_what_stands_behind_an_opaque_block_is_not_looked_up():
-    """An optical depth of 34 comes before the first cell with a NaN, and 14 stop all light but 1e-6 of it."""
+    """An optical depth of 34 comes before the first cell with a NaN, and 14 stop all light but 8e-7 of it."""
     field = uniform_field([80.0, 80.0])
     with torch.no_grad():
         field.color_grid[:, :, :4] = torch.nan  # z < 0; a camera at azimuth 0 looks from z > 0
