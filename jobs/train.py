@@ -30,13 +30,13 @@ def train(
         ),
     ] = False,
     packaged_share: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0,
             max=1,
-            help="With --from-packaged: the share of the packaged weights in this mean. 0 keeps the trained ones.",
+            help="With --from-packaged: the share of the packaged weights in this mean, else 0.5. 0 keeps the others.",
         ),
-    ] = 0.5,
+    ] = None,
     sheet: Annotated[Path | None, typer.Option(help="PNG for a contact sheet on held-out data.")] = None,
     install: Annotated[
         bool, typer.Option(help="Put the finished weights into this checkout, in place of the packaged ones.")
@@ -49,6 +49,9 @@ def train(
     from anything3d.mini import training
     from anything3d.models.device import check_device, use_threads
 
+    if packaged_share is not None and not from_packaged:
+        raise typer.BadParameter("it needs --from-packaged", param_hint="--packaged-share")
+    share = 0.5 if packaged_share is None else packaged_share
     use_threads(threads)
     with errors_as_one_line():
         check_device(device)
@@ -58,7 +61,7 @@ def train(
             seed=seed,
             device=device,
             steps=steps,
-            packaged_share=packaged_share if from_packaged else None,
+            packaged_share=share if from_packaged else None,
             progress=lambda line: print(line, flush=True),
         )
         if sheet:

@@ -114,3 +114,9 @@ def test_every_kind_of_end_has_its_exit_code_in_the_help_and_on_its_page(kind, c
     assert exit_code(kind("some_reason", "a message")) == code
     assert f"; {code} " in CODES
     assert f"\n| {code} | " in PAGE.read_text()
+
+
+def test_a_share_of_packaged_weights_needs_a_training_that_begins_with_them():
+    result = call("train", "clip", "--packaged-share", 0)
+    assert result.exit_code == 2
+    assert "it needs --from-packaged" in result.output
