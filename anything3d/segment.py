@@ -118,7 +118,7 @@ class Segmenter:
         assert self.sam is not None
         check_prompt(prompt, image.shape[0], image.shape[1])
         prompts = [torch.tensor([prompt], dtype=torch.float32)]
-        ((predicted,),) = self.sam.prompt([image], prompts, self.images_per_batch, 1)
+        ((predicted,),) = self.sam.prompt([image], prompts, self.images_per_batch, 1, self.config.min_island_certainty)
         self._check_network(self.sam, [not predicted.is_finite])
         source: Source = "sam-points" if len(prompt) == 2 else "sam-boxes"
         own = replace(self, config=replace(self.config, source=source))
@@ -171,9 +171,9 @@ class Segmenter:
     def _gridded(self, sam: Sam, image: UInt8[Tensor, "H W 3"]) -> list[Candidate | Anything3DError]:
         """SAM's masks of a photo, or the one error that it has instead."""
         config = self.config
-        thresholds = (config.min_predicted_iou, config.min_stability)
+        how = (config.min_predicted_iou, config.min_stability, self.prompts_per_batch, config.min_island_certainty)
         try:
-            predicted = sam.grid(image, config.grid_points, *thresholds, self.prompts_per_batch)
+            predicted = sam.grid(image, config.grid_points, *how)
         except NumericsError as error:
             return [error]
         return [self._named(one, name_of(config.source, index)) for index, one in enumerate(predicted)]
@@ -192,7 +192,8 @@ class Segmenter:
         ]
         sound = [[entry for entry in entries if isinstance(entry, Prompt)] for entries in asked]
         prompts = [boxes(entries) if config.source == "sam-boxes" else points(entries) for entries in sound]
-        predicted = self.sam.prompt(images, prompts, self.images_per_batch, self.prompts_per_batch)
+        how = (self.images_per_batch, self.prompts_per_batch, config.min_island_certainty)
+        predicted = self.sam.prompt(images, prompts, *how)
         self._check_network(self.sam, [not any(one.is_finite for one in some) for some in predicted if some])
         return [
             [
@@ -241,11 +242,11 @@ class Segmenter:
 
     def _closer(self, image: UInt8[Tensor, "H W 3"], found: Sequence[Candidate]) -> list[ObjectMask | NumericsError]:
         """SAM's masks after its closer look at them."""
-        looks = [(one.predicted, one.mask.box) for one in found if one.predicted]
-        if not looks:
+        if not (looks := [(one.predicted, one.mask.box) for one in found if one.predicted]):
             return []
         assert self.sam is not None
-        closer = look_closer(self.sam, image, looks, self.config.zoom, self.images_per_batch)
+        how = (self.config.zoom, self.images_per_batch, self.config.min_island_certainty)
+        closer = look_closer(self.sam, image, looks, *how)
         return [_predicted(seen, one.mask.name, self.config) for seen, one in zip(closer, found, strict=True)]
 
     def _cut_all(self, image: UInt8[Tensor, "H W 3"], judged: Sequence[Judged]) -> list[Segmented | Anything3DError]:

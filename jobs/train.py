@@ -37,6 +37,10 @@ def train(
             help="With --from-packaged: the share of the packaged weights in this mean, else 0.5. 0 keeps the others.",
         ),
     ] = None,
+    packaged_rate: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=1, help="With --from-packaged: the share of the learning rate, else 0.3."),
+    ] = None,
     sheet: Annotated[Path | None, typer.Option(help="PNG for a contact sheet on held-out data.")] = None,
     install: Annotated[
         bool, typer.Option(help="Put the finished weights into this checkout, in place of the packaged ones.")
@@ -49,9 +53,10 @@ def train(
     from anything3d.mini import training
     from anything3d.models.device import check_device, use_threads
 
-    if packaged_share is not None and not from_packaged:
-        raise typer.BadParameter("it needs --from-packaged", param_hint="--packaged-share")
-    share = 0.5 if packaged_share is None else packaged_share
+    for option, value in (("--packaged-share", packaged_share), ("--packaged-rate", packaged_rate)):
+        if value is not None and not from_packaged:
+            raise typer.BadParameter("it needs --from-packaged", param_hint=option)
+    share = training.PACKAGED_SHARE if packaged_share is None else packaged_share
     use_threads(threads)
     with errors_as_one_line():
         check_device(device)
@@ -62,6 +67,7 @@ def train(
             device=device,
             steps=steps,
             packaged_share=share if from_packaged else None,
+            packaged_rate=training.PACKAGED_RATE if packaged_rate is None else packaged_rate,
             progress=lambda line: print(line, flush=True),
         )
         if sheet:

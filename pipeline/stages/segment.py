@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 class SegmentStage:
     name = "segment"
-    version = 5
+    version = 6
     record = ObjectRecord
 
     def __init__(self, config: Config, place: Place) -> None:

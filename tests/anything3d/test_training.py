@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -316,6 +317,29 @@ def test_pasted_objects_have_labels_of_their_own(scenes):
     assert any(sam.PASTED_LABEL < label < data.STUFF for label in labels)
 
 
+def test_a_closer_look_shows_one_object_and_what_is_around_it():
+    label = torch.full((256, 256), data.STUFF, dtype=torch.long)
+    label[100:130, 20:40] = 1  # 20 x 30 px; a part of 0.2 sides has 51 px
+    label[180:250, 200:256] = 2  # 56 x 70 px, at the photo's corner
+    label[0:3, 0:3] = 3  # too small to be asked for
+    sides, shown = set(), set()
+    for number in range(40):
+        side, centre = sam._closer(label, torch.tensor(9.0), torch.zeros(2), generator(number))
+        low, high = ((centre - side + 1) * 128).round(), ((centre + side + 1) * 128).round()
+        assert low.min() >= 0
+        assert high.max() <= 256
+        x, y, end_x, end_y = (int(edge) for edge in (*low, *high))
+        whole = [k for k in (1, 2) if (label[y:end_y, x:end_x] == k).sum() == (label == k).sum()]
+        assert len(whole) == 1
+        shown.add(whole[0])
+        sides.add((whole[0], round(float(side) * 256)))
+    assert shown == {1, 2}
+    assert {side for k, side in sides if k == 1} <= set(range(51, 67))
+    assert {side for k, side in sides if k == 2} <= set(range(84, 155))
+    empty = torch.full((256, 256), data.STUFF, dtype=torch.long)
+    assert sam._closer(empty, torch.tensor(0.9), torch.zeros(2), generator())[0] == 0.9  # the part that was given
+
+
 # words
 
 
@@ -516,6 +540,20 @@ def test_a_training_begins_with_the_packaged_weights(work):
     for name, value in packaged.items():  # AdamW's first step changes a weight by the rate at most, 3e-6 of 1e-3 * 0.3
         torch.testing.assert_close(begun[name], value, atol=1e-4, rtol=2e-3)
     assert any((begun[name] != value).any() for name, value in packaged.items())
+
+
+def test_a_training_of_packaged_weights_has_the_rate_that_is_asked_for(work):
+    before = load_file(PACKAGED / "blip" / "model.safetensors")
+    changes = []
+    for rate in (1.0, 0.5):
+        shutil.rmtree(work / "blip", ignore_errors=True)
+        training.train_network(
+            "blip", work, seed=0, device="cpu", steps=1, packaged_share=0.0, packaged_rate=rate, progress=print
+        )
+        after = torch.load(work / "blip" / "checkpoint.pt", weights_only=True)["networks"]
+        changes.append(torch.cat([(after[name] - value).flatten() for name, value in before.items()]))
+    assert float(changes[0].abs().mean()) > 1e-6  # AdamW's first step, at 1 % of 1e-3
+    assert float(changes[0].norm() / changes[1].norm()) == pytest.approx(2, rel=0.02)
 
 
 def test_a_training_of_sam_begins_with_the_packaged_sam_and_new_layers_beside_it(work):

@@ -116,7 +116,9 @@ def test_every_kind_of_end_has_its_exit_code_in_the_help_and_on_its_page(kind, c
     assert f"\n| {code} | " in PAGE.read_text()
 
 
-def test_a_share_of_packaged_weights_needs_a_training_that_begins_with_them():
-    result = call("train", "clip", "--packaged-share", 0)
+@pytest.mark.parametrize("option", ["--packaged-share", "--packaged-rate"])
+def test_what_is_said_of_packaged_weights_needs_a_training_that_begins_with_them(option):
+    result = call("train", "clip", option, 0.5)
     assert result.exit_code == 2
+    assert option in result.output
     assert "it needs --from-packaged" in result.output

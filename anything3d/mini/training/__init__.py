@@ -22,6 +22,7 @@ NETWORKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "pointe-upsampler": ("pointe-upsampler", ("clip",)),
 }
 
+PACKAGED_SHARE = 0.5  # of the packaged weights in their mean with the trained ones
 PACKAGED_RATE = 0.3  # of the learning rate, for a training that begins with weights that were trained before
 
 
@@ -33,11 +34,12 @@ def train_network(
     device: str,
     steps: int | None,
     packaged_share: float | None = None,
+    packaged_rate: float = PACKAGED_RATE,
     progress: Callable[[str], None],
 ) -> None:
     """Train one network, or several that are trained together, from where `work` has it; see `loop.train`.
 
-    With a `packaged_share`, it begins with the packaged weights instead of random ones, at PACKAGED_RATE of the
+    With a `packaged_share`, it begins with the packaged weights instead of random ones, at `packaged_rate` of the
     learning rate. It keeps the mean of what it began with and of what it has learnt. The former have this share of it.
 
     Raises: ConfigError for an unknown name, or if the packaged weights are not where the training looks for them;
@@ -51,11 +53,11 @@ def train_network(
     render(name, work, progress)
     training = training_of(name, work, seed, device)
     if packaged_share is not None:
-        training = _from_packaged(training, packaged_share)
+        training = _from_packaged(training, packaged_share, packaged_rate)
     train(training if steps is None else replace(training, steps=steps), work, seed, device, progress)
 
 
-def _from_packaged(training: Training, share: float) -> Training:
+def _from_packaged(training: Training, share: float, rate: float) -> Training:
     """The same training of the packaged weights, which are put into its networks."""
     from safetensors.torch import load_file
 
@@ -70,7 +72,7 @@ def _from_packaged(training: Training, share: float) -> Training:
             f"the packaged weights of {training.name} are not one file with all layers that are kept; leave out "
             f"--from-packaged: {str(error)[:200]}",
         ) from error
-    return replace(training, lr=training.lr * PACKAGED_RATE, start_share=share)
+    return replace(training, lr=training.lr * rate, start_share=share)
 
 
 def render(name: str, work: Path, progress: Callable[[str], None]) -> None:

@@ -26,6 +26,9 @@ LEAST_PX = 48  # pixels of a segment that is asked for
 PASTED = 0.25  # of the scenes that get another one's objects too
 PASTED_LABEL = 50  # added to their labels
 ZOOM = (0.7, 1.3)  # side of the part of a scene that is shown / the scene's
+CLOSER = 0.4  # of the scenes that are shown as a closer look of `segment` shows an object: the part around it
+CLOSER_SIDE = (1.2, 2.2)  # side of that part / the longer side of the object's box
+LEAST_SIDE = 0.2  # of that part / the scene's
 CELL_PX = 2  # pixels along one side of a logit
 SHARPNESS = 3.0  # of the targets at edges: how steeply a logit's cell goes from 0 to 1 with its covered share
 BCE, FOCUS = 4.0, 1.0  # weight of the cross-entropy beside the dice loss, exponent of its focal factor
@@ -125,14 +128,36 @@ def _zoom(
     rgb: Float[Tensor, "B 3 S S"], label: Int[Tensor, "B S S"], generator: torch.Generator
 ) -> tuple[Float[Tensor, "B 3 S S"], Int[Tensor, "B S S"]]:
     count = len(rgb)
-    low, high, shift, mirror = torch.rand(4, count, generator=generator)
+    low, high, shift, mirror, closer = torch.rand(5, count, generator=generator)
     side = ZOOM[0] + (ZOOM[1] - ZOOM[0]) * low
+    centre = (2 * torch.stack([high, shift], dim=1) - 1) * (1 - side).abs()[:, None]
+    for row in (closer < CLOSER).nonzero()[:, 0].tolist():
+        side[row], centre[row] = _closer(label[row], side[row], centre[row], generator)
     theta = torch.zeros(count, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1] = side * torch.where(mirror < 0.5, -1.0, 1.0), side
-    theta[:, 0, 2], theta[:, 1, 2] = (2 * high - 1) * (1 - side).abs(), (2 * shift - 1) * (1 - side).abs()
+    theta[:, :, 2] = centre
     grid = F.affine_grid(theta, list(rgb.shape), align_corners=False)
     shown = F.grid_sample(rgb, grid, align_corners=False)
     return shown, F.grid_sample(label[:, None].float(), grid, mode="nearest", align_corners=False)[:, 0].long()
+
+
+def _closer(
+    label: Int[Tensor, "S S"], side: Float[Tensor, ""], centre: Float[Tensor, "2"], generator: torch.Generator
+) -> tuple[Float[Tensor, ""], Float[Tensor, "2"]]:
+    """Side and centre (x, y; -1 to 1) of the part around a random object; those that are given if there is none."""
+    sizes = torch.bincount(label.flatten(), minlength=STUFF)[:STUFF]
+    large = (sizes[1:] >= LEAST_PX).nonzero()[:, 0] + 1
+    if len(large) == 0:
+        return side, centre
+    chosen = large[torch.randint(len(large), (), generator=generator)]
+    places = (label == chosen).nonzero().flip(1)
+    low, high = places.amin(0), places.amax(0) + 1
+    factor, *shift = torch.rand(3, generator=generator)
+    enlarged = CLOSER_SIDE[0] + (CLOSER_SIDE[1] - CLOSER_SIDE[0]) * factor
+    side = (enlarged * (high - low).max() / len(label)).clamp(LEAST_SIDE, 1)
+    free = side - (high - low) / len(label)  # how far the object may move in the part, to both sides together
+    middle = (low + high) / len(label) - 1 + free * (torch.stack(shift) - 0.5)
+    return side, torch.minimum(torch.maximum(middle, side - 1), 1 - side)
 
 
 def choose(

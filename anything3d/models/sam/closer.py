@@ -29,6 +29,7 @@ def look_closer(
     looks: Sequence[tuple[Predicted, Box]],
     zoom: float,
     images_per_batch: int,
+    min_island_certainty: float = 0.0,
 ) -> list[Predicted]:
     """Each mask once more, after the same prompt in the part of the photo around `Box`, which is the mask's own.
 
@@ -37,6 +38,7 @@ def look_closer(
     both looks' logits is the new mask. Of the three masks of a point, the one nearest to the first look's is taken:
     close by, the surest one may be a part of the object. Predicted IoU and stability stay those of the first look. A
     mask whose part is the whole photo stays as it is. `images_per_batch` parts are encoded at once.
+    `min_island_certainty` is as in `Sam.sure_of`.
     """
     windows = [_window(box, first.prompt, zoom, image.shape[:2], sam.side_px) for first, box in looks]
     whole = (slice(0, image.shape[0]), slice(0, image.shape[1]))
@@ -46,7 +48,7 @@ def look_closer(
         places = smaller[start : start + images_per_batch]
         encoded = sam.encode([sam.read(image[windows[place]].contiguous()) for place in places])
         blended = [
-            blend(sam, features, closer[place], windows[place], image.shape[:2])
+            blend(sam, features, closer[place], windows[place], image.shape[:2], min_island_certainty)
             for place, features in zip(places, encoded, strict=True)
         ]
         for place, (solid, is_finite) in zip(places, blended, strict=True):
@@ -71,15 +73,22 @@ def _span(centre: float, side: int, first: float, last: float, length: int) -> s
 
 
 def blend(
-    sam: Sam, features: Features, first: Predicted, window: Window, size: Sequence[int]
+    sam: Sam,
+    features: Features,
+    first: Predicted,
+    window: Window,
+    size: Sequence[int],
+    min_island_certainty: float = 0.0,
 ) -> tuple[Bool[Tensor, "H W"], Bool[Tensor, ""]]:
-    """The mask of both looks, and whether what SAM says of the part is finite. Nothing here waits for the device.
+    """The mask of both looks, and whether what SAM says of the part is finite. Only `Sam.sure_of` waits for the device.
 
     Candidates are enlarged one after another: of a large photo, several do not fit.
     """
     rows, columns = window
     shown, offset = (rows.stop - rows.start, columns.stop - columns.start), torch.tensor([columns.start, rows.start])
-    masks, predicted_iou = sam.decode(features, (first.prompt - offset).flatten()[None], shown)
+    prompt = (first.prompt - offset).flatten()[None]
+    masks, predicted_iou = sam.decode(features, prompt, shown)
+    masks = sam.sure_of(masks[0], prompt.expand(masks.shape[1], -1), shown, min_island_certainty)[None]
     logits = sam.enlarge(first.logits.to(masks.device).float()[None], (size[0], size[1]))[0]
     before = logits[window] > MASK_THRESHOLD
     nearest, most = before.float(), torch.full((), -1.0, device=masks.device)

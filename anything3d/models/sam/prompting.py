@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
 from anything3d.errors import NumericsError
+from anything3d.models.sam.islands import doubtful_islands
 from anything3d.photo import mask
 from anything3d.photo.mask import Box
 
@@ -113,10 +114,12 @@ class Sam(ABC):
         prompts: Sequence[Float[Tensor, "_ _"]],
         images_per_batch: int,
         prompts_per_batch: int,
+        min_island_certainty: float = 0.0,
     ) -> list[list[Predicted]]:
         """One mask per prompt: [N, 2] points (x, y), of three masks the surest; or [N, 4] boxes (x, y, x, y).
 
         Pixels of the photo, edges of a box included. Each photo is encoded once; those without prompts are not.
+        `min_island_certainty` is as in `sure_of`.
         """
         results: list[list[Predicted]] = [[] for _ in images]
         wanted = [place for place, rows in enumerate(prompts) if len(rows)]
@@ -126,14 +129,22 @@ class Sam(ABC):
             for index, features in zip(indices, encoded, strict=True):
                 height, width = images[index].shape[:2]
                 for rows in prompts[index].split(prompts_per_batch):
-                    results[index] += _in_runs(self.surest(features, rows, (height, width)), height)
+                    surest = self.surest(features, rows, (height, width), min_island_certainty)
+                    results[index] += _in_runs(surest, height)
         return results
 
-    def surest(self, features: Features, rows: Float[Tensor, "N _"], size: tuple[int, int]) -> Iterator[Enlarged]:
-        """The surest mask of each prompt. Nothing here waits for the device."""
+    def surest(
+        self,
+        features: Features,
+        rows: Float[Tensor, "N _"],
+        size: tuple[int, int],
+        min_island_certainty: float = 0.0,
+    ) -> Iterator[Enlarged]:
+        """The surest mask of each prompt. Only `sure_of` waits for the device."""
         masks, predicted_iou = self.decode(features, rows, size)
         surest = predicted_iou.argmax(dim=1, keepdim=True)
         masks = masks.take_along_dim(surest[..., None, None], dim=1)[:, 0]
+        masks = self.sure_of(masks, rows, size, min_island_certainty)
         yield from self._enlarged(rows, masks, predicted_iou.take_along_dim(surest, dim=1)[:, 0], size)
 
     @torch.inference_mode()
@@ -144,11 +155,13 @@ class Sam(ABC):
         min_predicted_iou: float,
         min_stability: float,
         prompts_per_batch: int = 32,
+        min_island_certainty: float = 0.0,
     ) -> list[Predicted]:
         """The masks of a photo from a grid of points, surest first: those above both thresholds, once each.
 
         They are those of segment_anything's SamAutomaticMaskGenerator, which holds 3 x 64 masks at the photo's full
         size at once; here a mask becomes run lengths before the next ones are enlarged. A threshold of 0 is none.
+        `min_island_certainty`, which theirs has not, is as in `sure_of`.
 
         Raises: NumericsError("sam_not_finite").
         """
@@ -167,6 +180,7 @@ class Sam(ABC):
             if min_predicted_iou > 0:
                 good = ious > min_predicted_iou
                 rows, masks, ious = rows[good.cpu()], masks[good], ious[good]
+            masks = self.sure_of(masks, rows, (height, width), min_island_certainty)
             sure = _in_runs(self._enlarged(rows, masks, ious, (height, width)), height)
             predicted += [one for one in sure if min_stability <= 0 or one.stability_score >= np.float32(min_stability)]
         boxes = torch.tensor([_corners(mask.box(one.lengths, height)) for one in predicted], dtype=torch.float32)
@@ -185,6 +199,20 @@ class Sam(ABC):
         scale = torch.tensor([shown[1] / size[1], shown[0] / size[0]], dtype=prompts.dtype, device=device)
         masks, predicted_iou = self.answer(features, prompts.to(device).reshape(len(prompts), -1, 2) * scale)
         return masks, torch.where(masks.isfinite().flatten(2).all(dim=2), predicted_iou, torch.nan)
+
+    def sure_of(
+        self, masks: Float[Tensor, "N h w"], prompts: Float[Tensor, "N _"], size: tuple[int, int], min_certainty: float
+    ) -> Float[Tensor, "N h w"]:
+        """The logits, with the opposite sign at doubtful islands (`islands.py`), so that these are background.
+
+        With a `min_certainty` of 0 they stay as they are, and nothing waits for the device. Prompts are in pixels of a
+        photo of this `size`.
+        """
+        if min_certainty == 0 or len(masks) == 0:
+            return masks
+        scale = torch.tensor(self.shown(size)) / torch.tensor(size) * torch.tensor(masks.shape[1:]) / self.side_px
+        places = prompts.reshape(len(prompts), -1, 2) * scale.flip(0)  # of rows and columns
+        return torch.where(doubtful_islands(clamped(masks), places, min_certainty), -masks, masks)
 
     def _enlarged(
         self,

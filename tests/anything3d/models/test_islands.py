@@ -1,0 +1,127 @@
+"""Islands of masks of which SAM is less sure than of the one with the prompt."""
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from scipy.ndimage import label
+
+from anything3d.mini import sam as mini_sam
+from anything3d.models.sam import Sam1, look_closer
+from anything3d.models.sam.islands import doubtful_islands
+from anything3d.photo import mask
+from anything3d.photo.prompt import Prompt
+from anything3d.segment import Segmenter
+from anything3d.settings.segment import SegmentConfig
+from tests.anything3d.test_segment import HEIGHT, WIDTH, photo
+
+MASK = torch.tensor(
+    [
+        [4.0, 4.0, -1.0, -1.0, -1.0, 1.5],  # the first island has a mean of 4, in 4 pixels
+        [4.0, 4.0, -1.0, -1.0, -1.0, -1.0],  # the one at the right edge has 1.5
+        [-1.0, -1.0, -1.0, -1.0, -1.0, -1.0],
+        [3.0, -9.0, -1.0, 2.0, 2.0, 2.0],  # 3, in one pixel; and 2, in 6 pixels, which meet at a corner
+        [-9.0, -9.0, 2.0, -1.0, 2.0, 2.0],
+    ]
+)
+
+
+def doubted(places, min_certainty):
+    (found,) = doubtful_islands(MASK[None], torch.tensor([places]), min_certainty)
+    return {MASK[y, x].item() for y, x in found.nonzero().tolist()}
+
+
+@pytest.mark.parametrize(
+    ("places", "min_certainty", "expected"),
+    [
+        ([[0.5, 0.5]], 0.5, {1.5}),  # less than half of 4; 2 is not less
+        ([[0.5, 0.5]], 0.51, {1.5, 2.0}),
+        ([[0.5, 0.5]], 1.0, {1.5, 2.0, 3.0}),
+        ([[4.5, 4.5]], 1.0, {1.5}),
+        ([[4.5, 4.5]], 0.75, set()),
+        ([[1.4, 3.4]], 0.7, {1.5, 2.0}),  # of the islands around this point the one with 3 is the nearest
+        ([[0.0, 0.0], [6.0, 5.0]], 1.0, {1.5}),  # a box asks for the largest, which has 2
+    ],
+)
+def test_an_island_is_doubted_beside_the_one_that_was_asked_for(places, min_certainty, expected):
+    assert doubted(places, min_certainty) == expected
+
+
+def test_the_masks_of_a_batch_are_judged_by_themselves():
+    empty, one = torch.full_like(MASK, -1.0), torch.where(MASK == 4, MASK, -1.0)
+    places = torch.tensor([[[0.5, 0.5]]] * 3)
+    found = doubtful_islands(torch.stack([empty, MASK, one]), places, 0.5)
+    assert found.sum((1, 2)).tolist() == [0, 1, 0]
+
+
+@given(st.integers(0, 10**6), st.floats(0.01, 1))
+@settings(max_examples=100)
+def test_what_was_asked_for_stays_and_islands_stay_or_go_as_a_whole(seed, min_certainty):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(1, 9, 12, generator=generator).mul(4)
+    place = torch.rand(1, 1, 2, generator=generator) * torch.tensor([12.0, 9.0])
+    (found,) = doubtful_islands(logits, place, min_certainty)
+    islands, count = label(logits[0].numpy() > 0, np.ones((3, 3)))
+    assert not found[logits[0] <= 0].any()
+    means = [logits[0][torch.from_numpy(islands == k)].mean().item() for k in range(1, count + 1)]
+    gone = [bool(found[torch.from_numpy(islands == k)].any()) for k in range(1, count + 1)]
+    assert gone == [bool(found[torch.from_numpy(islands == k)].all()) for k in range(1, count + 1)]
+    x, y = place[0, 0].long().tolist()
+    if islands[y, x]:
+        wanted = means[islands[y, x] - 1]
+        assert gone == [mean < min_certainty * wanted for mean in means]
+
+
+@pytest.fixture(scope="module")
+def speckled():
+    """A SAM with random weights that happens to see many islands everywhere."""
+    return Sam1(mini_sam.build(4).eval())
+
+
+@pytest.mark.parametrize("prompt", [[[150.0, 90.0]], [[110.0, 60.0, 190.0, 130.0]]], ids=["point", "box"])
+def test_a_mask_has_no_doubtful_islands(speckled, prompt):
+    """Prompts are in pixels of a photo, which is larger than the logits."""
+    sam, prompt = speckled, torch.tensor(prompt)
+    ((before,),), ((after,),) = (sam.prompt([photo()], [prompt], 1, 1, certainty) for certainty in (0.0, 1.0))
+    shown = torch.tensor(sam.shown((HEIGHT, WIDTH))) / torch.tensor([HEIGHT, WIDTH])
+    cells = shown.flip(0) * len(before.logits) / sam.side_px
+    doubtful = doubtful_islands(before.logits[None], (prompt.view(1, -1, 2) * cells).float(), 1.0)
+    assert doubtful.any()
+    expected = torch.where(doubtful[0], -before.logits, before.logits)
+    assert (after.logits != expected).float().mean() < 2e-3  # islands that are doubted or not by a rounding to float16
+    enlarged = sam.enlarge(after.logits[None].float(), (HEIGHT, WIDTH))[0] > 0
+    solid = mask.decode(mask.encode_runs(after.lengths), HEIGHT, WIDTH)
+    assert (solid ^ enlarged).float().mean() < 2e-3  # logits near 0, which are kept in float16
+    box = (120, 60, 60, 60)
+    once, closer = (
+        look_closer(sam, photo(), [(before, box)], 1.5, 1, certainty)[0].lengths.tolist() for certainty in (0.0, 1.0)
+    )
+    assert once != closer
+
+
+def test_a_grid_has_the_masks_without_doubtful_islands(speckled):
+    before, after = (speckled.grid(photo(), 2, -10.0, 0.0, 3, certainty) for certainty in (0.0, 1.0))
+    areas = [sorted(mask.area(one.lengths) for one in found) for found in (before, after)]
+    assert areas[0] != areas[1]
+    assert sum(areas[1]) < sum(areas[0])
+
+
+@pytest.mark.parametrize("source", ["sam-points", "sam-boxes", "sam-grid"])
+def test_the_setting_reaches_every_source(speckled, source):
+    entries = [Prompt(0, (110.0, 60.0, 80.0, 70.0) if source == "sam-boxes" else (150.0, 90.0))]
+    kept = []
+    for certainty in (0.0, 1.0):
+        config = SegmentConfig(
+            source=source,
+            min_region_px=0,
+            grid_points=2,
+            zoom=0,
+            min_predicted_iou=0.0,
+            min_stability=0.0,
+            min_island_certainty=certainty,
+        )
+        judged = Segmenter(config, speckled).judged([photo()], [entries])[0]
+        kept.append(sorted(one.found.area_px for one in judged))
+    assert kept[0] != kept[1]
+    assert sum(kept[1]) < sum(kept[0])
