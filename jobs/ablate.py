@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 ABLATIONS = Path(__file__).parent / "ablations"
 SHOWN = (
+    "mask_iou",
+    "caption_shape_accuracy",
     "reference_psnr_db",
     "mesh_psnr_db",
     "novel_psnr_db",

@@ -17,7 +17,7 @@ from anything3d.mini.training.batch import Rows, crops, cut_by_sam, every, rgba
 from anything3d.mini.training.data import PROMPTS, STUFF, load_crops, load_objects, load_scenes
 from anything3d.mini.training.diffusion import captions_of, draw_pictures, hints
 from anything3d.mini.training.dino import pair_of, plain
-from anything3d.mini.training.sam import LEAST_PX, points
+from anything3d.mini.training.scenes import LEAST_PX, points
 from anything3d.models.clip import load_clip
 from anything3d.models.diffusion import Denoiser, load_denoiser
 from anything3d.models.dino import load_dino
