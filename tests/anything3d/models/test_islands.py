@@ -125,3 +125,13 @@ def test_the_setting_reaches_every_source(speckled, source):
         kept.append(sorted(one.found.area_px for one in judged))
     assert kept[0] != kept[1]
     assert sum(kept[1]) < sum(kept[0])
+
+
+@pytest.mark.parametrize("prompt", [(150.0, 90.0), (110.0, 60.0, 190.0, 130.0)], ids=["point", "box"])
+def test_the_setting_reaches_the_object_that_a_user_points_at(speckled, prompt):
+    configs = [
+        SegmentConfig(source="sam-points", min_region_px=0, crop_size=64, min_island_certainty=certainty)
+        for certainty in (0.0, 1.0)
+    ]
+    areas = [Segmenter(config, speckled).at(photo(), prompt).mask.area_px for config in configs]
+    assert 0 < areas[1] < areas[0]
