@@ -68,7 +68,7 @@ class SegmentConfig:
     # Islands of SAM's masks with fewer pixels are deleted, holes with fewer are filled, as in SA-1B. 0 does neither.
     min_region_px: Annotated[int, Interval(ge=0, le=10**9)] = 100
     # An island of SAM's mask is deleted if its mean logit is a smaller share of that of the island with the prompt.
-    # Mostly it is a part of another object. 0 keeps all islands.
+    # In the mini world, most of such islands belong to something else. 0 keeps all islands.
     min_island_certainty: Share = 0.5
     # Points along each side of the photo that SAM is prompted with by the source "sam-grid". SAM's own default is 32.
     grid_points: Annotated[int, Interval(ge=1, le=256)] = 32

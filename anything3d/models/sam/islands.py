@@ -1,7 +1,7 @@
 """Islands of a mask of which SAM is much less sure than of the island with the prompt.
 
-Such an island mostly is a part of another object that looks alike. An object that something hides in part may have
-several islands, too, but SAM is about as sure of each of them.
+In the mini world, most of such islands belong to something else. An object may have several islands, too, if something
+hides a part of it. SAM is mostly surer of these.
 """
 
 import numpy as np

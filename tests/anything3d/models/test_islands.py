@@ -1,5 +1,7 @@
 """Islands of masks of which SAM is less sure than of the one with the prompt."""
 
+from typing import ClassVar
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -8,10 +10,11 @@ from hypothesis import given, settings
 from scipy.ndimage import label
 
 from anything3d.mini import sam as mini_sam
-from anything3d.models.sam import Sam1, look_closer
+from anything3d.models.sam import Sam1, closer, look_closer
 from anything3d.models.sam.islands import doubtful_islands
 from anything3d.photo import mask
 from anything3d.photo.prompt import Prompt
+from anything3d.quality.metrics import mask_iou
 from anything3d.segment import Segmenter
 from anything3d.settings.segment import SegmentConfig
 from tests.anything3d.test_segment import HEIGHT, WIDTH, photo
@@ -93,11 +96,28 @@ def test_a_mask_has_no_doubtful_islands(speckled, prompt):
     enlarged = sam.enlarge(after.logits[None].float(), (HEIGHT, WIDTH))[0] > 0
     solid = mask.decode(mask.encode_runs(after.lengths), HEIGHT, WIDTH)
     assert (solid ^ enlarged).float().mean() < 2e-3  # logits near 0, which are kept in float16
-    box = (120, 60, 60, 60)
-    once, closer = (
-        look_closer(sam, photo(), [(before, box)], 1.5, 1, certainty)[0].lengths.tolist() for certainty in (0.0, 1.0)
-    )
-    assert once != closer
+
+
+@pytest.mark.parametrize("prompt", [[[150.0, 100.0]], [[110.0, 60.0, 190.0, 130.0]]], ids=["point", "box"])
+def test_a_closer_look_adds_no_doubtful_islands(speckled, prompt):
+    """The candidates of the part lose theirs before one of them is chosen, with the prompt moved into the part."""
+    sam, prompt = speckled, torch.tensor(prompt)
+    ((first,),) = sam.prompt([photo()], [prompt], 1, 1, 1.0)
+    (found,) = look_closer(sam, photo(), [(first, (120, 60, 60, 60))], 1.5, 1, 1.0)
+    rows, columns = slice(45, 135), slice(105, 195)  # 90 px around the box's middle, (150, 90)
+    moved = prompt - torch.tensor([105.0, 45.0]).repeat(len(prompt[0]) // 2)
+    with torch.inference_mode():
+        (features,) = sam.encode([sam.read(photo()[rows, columns].contiguous())])
+        masks = sam.decode(features, moved, (90, 90))[0][0]
+    places = (moved.view(1, -1, 2) * masks.shape[-1] / 90).expand(len(masks), -1, -1)
+    doubtful = doubtful_islands(masks, places, 1.0)
+    assert doubtful.any()
+    part = sam.enlarge(torch.where(doubtful, -masks, masks), (90, 90))
+    expected = sam.enlarge(first.logits[None].float(), (HEIGHT, WIDTH))[0]
+    nearest = mask_iou(part > 0, (expected[rows, columns] > 0).expand_as(part)).argmax()
+    expected[rows, columns] = (expected[rows, columns] + part[nearest]) / 2
+    solid = mask.decode(mask.encode_runs(found.lengths), HEIGHT, WIDTH)
+    assert (solid ^ (expected > 0)).float().mean() < 2e-3
 
 
 def test_a_grid_has_the_masks_without_doubtful_islands(speckled):
@@ -135,3 +155,28 @@ def test_the_setting_reaches_the_object_that_a_user_points_at(speckled, prompt):
     ]
     areas = [Segmenter(config, speckled).at(photo(), prompt).mask.area_px for config in configs]
     assert 0 < areas[1] < areas[0]
+
+
+class Told(Sam1):
+    """It writes down what is asked of it about islands."""
+
+    looks: ClassVar[list[tuple[float, list[float], tuple[int, ...]]]] = []
+
+    def sure_of(self, masks, prompts, size, min_certainty):
+        self.looks.append((min_certainty, prompts[0].tolist(), tuple(size)))
+        return super().sure_of(masks, prompts, size, min_certainty)
+
+
+def test_the_setting_and_the_prompt_reach_the_closer_look(speckled):
+    point = (10.0, 150.0)  # the part around the mask at this point is not the whole photo
+    config = SegmentConfig(source="sam-points", min_region_px=0, crop_size=64, min_island_certainty=1.0)
+    Segmenter(config, Told(speckled.network)).at(photo(), point)
+    ((first,),) = speckled.prompt([photo()], [torch.tensor([point])], 1, 1, 1.0)
+    box = mask.box(first.lengths, HEIGHT)
+    rows, columns = closer._window(box, first.prompt, config.zoom, (HEIGHT, WIDTH), speckled.side_px)
+    shown = (rows.stop - rows.start, columns.stop - columns.start)
+    assert shown != (HEIGHT, WIDTH)
+    assert Told.looks == [
+        (1.0, [10.0, 150.0], (HEIGHT, WIDTH)),
+        (1.0, [10.0 - columns.start, 150.0 - rows.start], shown),
+    ]

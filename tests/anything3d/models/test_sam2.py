@@ -120,6 +120,16 @@ def theirs(owners):
     return ask
 
 
+def test_a_prompt_finds_its_island_in_the_stretched_photo(owners):
+    """200 x 300 px are 8 x 8 pixels of these logits: (150, 150) is x 4, y 6, and (225, 100) is x 6, y 4."""
+    logits = torch.full((1, 8, 8), -1.0)
+    logits[0, 6, 4], logits[0, 4, 6] = 1.0, 4.0
+    unsure, sure = torch.tensor([[150.0, 150.0]]), torch.tensor([[225.0, 100.0]])
+    sam = load_sam(str(owners), Place())
+    assert torch.equal(sam.sure_of(logits, unsure, (HEIGHT, WIDTH), 0.5), logits)
+    assert sam.sure_of(logits, sure, (HEIGHT, WIDTH), 0.5)[0, [6, 4], [4, 6]].tolist() == [-1.0, 4.0]
+
+
 @pytest.mark.parametrize("prompts", [POINTS, BOXES], ids=["points", "boxes"])
 def test_prompts_in_batches_give_what_transformers_gives_one_by_one(owners, theirs, prompts):
     sam = load_sam(str(owners), Place())
