@@ -286,9 +286,8 @@ def _own(entry: Annotation | Prompt | InputError) -> Candidate | Anything3DError
 def _predicted(predicted: Predicted, name: str, config: SegmentConfig) -> ObjectMask | NumericsError:
     if not predicted.is_finite:
         return NumericsError("sam_not_finite", f"{name}: SAM's mask or its predicted IoU is NaN or infinite")
-    width = int(predicted.lengths.sum()) // predicted.height
-    pixels = mask.decode(mask.encode_runs(predicted.lengths), predicted.height, width)
-    lengths = mask.runs_of(mask.tidy(pixels, config.min_region_px))
+    size = predicted.height, int(predicted.lengths.sum()) // predicted.height
+    lengths = mask.runs_of(mask.tidy(mask.decode(mask.encode_runs(predicted.lengths), *size), config.min_region_px))
     return ObjectMask(
         name=name,
         counts=mask.encode_runs(lengths),
@@ -297,4 +296,5 @@ def _predicted(predicted: Predicted, name: str, config: SegmentConfig) -> Object
         predicted_iou=predicted.predicted_iou,
         stability_score=predicted.stability_score,
         source=config.source,
+        doubtful_share=predicted.doubtful_share,
     )

@@ -60,6 +60,7 @@ def object_row(object_id: str, image_id: str, shard: str, size: Sequence[int], s
         segmented.crop.side,
         encode_png(segmented.crop.rgba),
         None if unseen is None else encode_png(unseen[..., None]),
+        segmented.mask.doubtful_share,
     )
 
 

@@ -60,6 +60,7 @@ class ObjectRecord:
     crop_side: Annotated[float, "pixels of the photo, side of the square crop"]
     crop_png: Annotated[bytes, "PNG, RGBA, square; alpha is the mask"]
     unseen_png: Annotated[bytes | None, "null if nowhere; PNG, grey: where it may go on unseen", IF_ANY] = None
+    doubtful_share: Annotated[float | None, "null if not by SAM; 0 to 1, of SAM's mask: deleted islands", IF_ANY] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +192,7 @@ class ScoreRecord:
         float | None, "null if no true mesh; half longest sides, after ICP, mean of both ways"
     ] = None
     sa3dao_f1: Annotated[float | None, "null if no true mesh; 0 to 1, after ICP, threshold 0.01 half sides"] = None
-    front_back_similarity: Annotated[
-        float | None, "null if before version 6; cosine of the views from front and behind"
-    ] = None
+    front_back_similarity: Annotated[float | None, "null if before version 6; cosine of views front and back"] = None
     self_intersections: Annotated[int | None, "null if not counted; triangles of the mesh that cross others"] = None
     thin_share: Annotated[float | None, "null if before version 6; 0 to 1, surface with a wall close behind it"] = None
     hidden_share: Annotated[float | None, "null if before version 6; 0 to 1, surface that no camera around sees"] = None

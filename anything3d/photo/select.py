@@ -32,6 +32,7 @@ class ObjectMask:
     predicted_iou: float  # SAM's estimate, before a closer look; can exceed 1
     stability_score: float  # IoU of the mask at two thresholds, before a closer look, 0 to 1
     source: Source
+    doubtful_share: float | None = None  # of SAM's mask, that was deleted as doubtful islands; None if it is not SAM's
 
     @property
     def quality(self) -> float:

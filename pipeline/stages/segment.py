@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 class SegmentStage:
     name = "segment"
-    version = 6
+    version = 7
     record = ObjectRecord
 
     def __init__(self, config: Config, place: Place) -> None:

@@ -67,6 +67,7 @@ def test_the_command_writes_what_a_corpus_has_of_an_object_and_a_report(photo, t
     assert files.keys() == SUFFIXES
     known = json.loads(files["json"].read_text())
     assert known["source"] == "sam-points"
+    assert 0 <= known["doubtful_share"] < 1
     assert known["shard"] == path.name
     mesh = trimesh.load(io.BytesIO(files["glb"].read_bytes()), file_type="glb", force="mesh")
     assert len(mesh.faces) == known["faces"]

@@ -51,9 +51,12 @@ def look_closer(
             blend(sam, features, closer[place], windows[place], image.shape[:2], min_island_certainty)
             for place, features in zip(places, encoded, strict=True)
         ]
-        for place, (solid, is_finite) in zip(places, blended, strict=True):
-            changed = {"lengths": mask.runs_of(solid)} if bool(is_finite) else {"predicted_iou": math.nan}
-            closer[place] = replace(closer[place], **changed)
+        for place, (solid, is_finite, doubtful) in zip(places, blended, strict=True):
+            if not is_finite:
+                closer[place] = replace(closer[place], predicted_iou=math.nan)
+                continue
+            share = max(closer[place].doubtful_share, float(doubtful))
+            closer[place] = replace(closer[place], lengths=mask.runs_of(solid), doubtful_share=share)
     return closer
 
 
@@ -79,25 +82,27 @@ def blend(
     window: Window,
     size: Sequence[int],
     min_island_certainty: float = 0.0,
-) -> tuple[Bool[Tensor, "H W"], Bool[Tensor, ""]]:
-    """The mask of both looks, and whether what SAM says of the part is finite. Only `Sam.sure_of` waits for the device.
+) -> tuple[Bool[Tensor, "H W"], Bool[Tensor, ""], Float[Tensor, ""]]:
+    """The mask of both looks, whether what SAM says of the part is finite, and which share of it was doubtful islands.
 
+    Only `Sam.sure_of` waits for the device.
     Candidates are enlarged one after another: of a large photo, several do not fit.
     """
     rows, columns = window
     shown, offset = (rows.stop - rows.start, columns.stop - columns.start), torch.tensor([columns.start, rows.start])
     prompt = (first.prompt - offset).flatten()[None]
     masks, predicted_iou = sam.decode(features, prompt, shown)
-    masks = sam.sure_of(masks[0], prompt.expand(masks.shape[1], -1), shown, min_island_certainty)[None]
+    masks, doubtful = sam.sure_of(masks[0], prompt.expand(masks.shape[1], -1), shown, min_island_certainty)
     logits = sam.enlarge(first.logits.to(masks.device).float()[None], (size[0], size[1]))[0]
     before = logits[window] > MASK_THRESHOLD
-    nearest, most = before.float(), torch.full((), -1.0, device=masks.device)
-    for candidate in clamped(masks).split(1, dim=1):
-        seen = sam.enlarge(candidate[:, 0], shown)[0]
+    nearest, most, share = before.float(), torch.full((), -1.0, device=masks.device), torch.zeros_like(doubtful[0])
+    for candidate, its_share in zip(clamped(masks).split(1), doubtful, strict=True):
+        seen = sam.enlarge(candidate, shown)[0]
         iou = _iou(seen > MASK_THRESHOLD, before)
-        nearest, most = torch.where(iou > most, seen, nearest), torch.maximum(iou, most)
+        nearest, share = torch.where(iou > most, seen, nearest), torch.where(iou > most, its_share, share)
+        most = torch.maximum(iou, most)
     logits[window] = (logits[window] + nearest) / 2
-    return logits > MASK_THRESHOLD, predicted_iou.isfinite().all()
+    return logits > MASK_THRESHOLD, predicted_iou.isfinite().all(), share
 
 
 def _iou(a: Bool[Tensor, "h w"], b: Bool[Tensor, "h w"]) -> Float[Tensor, ""]:

@@ -34,6 +34,7 @@ class Predicted:
     stability_score: float  # IoU of the mask at two thresholds; 0 if it is empty
     prompt: Float[Tensor, "K 2"]  # what it was made of: a point (x, y), or two corners of a box; pixels of the photo
     logits: Float[Tensor, "h w"]  # as small as SAM makes them, -MAX_LOGIT to MAX_LOGIT, in float16
+    doubtful_share: float = 0.0  # of SAM's mask, that was left out as doubtful islands; of two looks the larger one
 
     @property
     def is_finite(self) -> bool:
@@ -49,6 +50,7 @@ class Enlarged:
     logits: Float[Tensor, "N h w"]  # as small as SAM makes them, clamped
     predicted_iou: Float[Tensor, "N"]
     stability: Float[Tensor, "N"]
+    doubtful_share: Float[Tensor, "N"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +146,8 @@ class Sam(ABC):
         masks, predicted_iou = self.decode(features, rows, size)
         surest = predicted_iou.argmax(dim=1, keepdim=True)
         masks = masks.take_along_dim(surest[..., None, None], dim=1)[:, 0]
-        masks = self.sure_of(masks, rows, size, min_island_certainty)
-        yield from self._enlarged(rows, masks, predicted_iou.take_along_dim(surest, dim=1)[:, 0], size)
+        masks, doubtful = self.sure_of(masks, rows, size, min_island_certainty)
+        yield from self._enlarged(rows, masks, predicted_iou.take_along_dim(surest, dim=1)[:, 0], doubtful, size)
 
     @torch.inference_mode()
     def grid(
@@ -180,8 +182,8 @@ class Sam(ABC):
             if min_predicted_iou > 0:
                 good = ious > min_predicted_iou
                 rows, masks, ious = rows[good.cpu()], masks[good], ious[good]
-            masks = self.sure_of(masks, rows, (height, width), min_island_certainty)
-            sure = _in_runs(self._enlarged(rows, masks, ious, (height, width)), height)
+            masks, doubtful = self.sure_of(masks, rows, (height, width), min_island_certainty)
+            sure = _in_runs(self._enlarged(rows, masks, ious, doubtful, (height, width)), height)
             predicted += [one for one in sure if min_stability <= 0 or one.stability_score >= np.float32(min_stability)]
         boxes = torch.tensor([_corners(mask.box(one.lengths, height)) for one in predicted], dtype=torch.float32)
         ious = torch.tensor([one.predicted_iou for one in predicted])
@@ -202,34 +204,40 @@ class Sam(ABC):
 
     def sure_of(
         self, masks: Float[Tensor, "N h w"], prompts: Float[Tensor, "N _"], size: tuple[int, int], min_certainty: float
-    ) -> Float[Tensor, "N h w"]:
+    ) -> tuple[Float[Tensor, "N h w"], Float[Tensor, "N"]]:
         """The logits, with the opposite sign at doubtful islands (`islands.py`), so that these are background.
+
+        And the share of each mask that these islands were.
 
         With a `min_certainty` of 0 they stay as they are, and nothing waits for the device. Prompts are in pixels of a
         photo of this `size`.
         """
         if min_certainty == 0 or len(masks) == 0:
-            return masks
+            return masks, masks.new_zeros(len(masks))
         scale = torch.tensor(self.shown(size)) / torch.tensor(size) * torch.tensor(masks.shape[1:]) / self.side_px
         places = prompts.reshape(len(prompts), -1, 2) * scale.flip(0)  # of rows and columns
-        return torch.where(doubtful_islands(clamped(masks), places, min_certainty), -masks, masks)
+        doubtful = doubtful_islands(clamped(masks), places, min_certainty)
+        share = doubtful.sum((1, 2)) / (masks > MASK_THRESHOLD).sum((1, 2)).clamp(min=1)
+        return torch.where(doubtful, -masks, masks), share
 
     def _enlarged(
         self,
         prompts: Float[Tensor, "N _"],
         masks: Float[Tensor, "N h w"],
         predicted_iou: Float[Tensor, "N"],
+        doubtful_share: Float[Tensor, "N"],
         size: tuple[int, int],
     ) -> Iterator[Enlarged]:
         """Masks at the photo's `size`, as many at once as `LOGITS_PX` allows."""
         from segment_anything.utils.amg import calculate_stability_score
 
         few = max(1, LOGITS_PX // max(size[0] * size[1], self.side_px**2))
-        for asked, some, ious in zip(*(all_.split(few) for all_ in (prompts, masks, predicted_iou)), strict=True):
+        parts = (all_.split(few) for all_ in (prompts, masks, predicted_iou, doubtful_share))
+        for asked, some, ious, doubtful in zip(*parts, strict=True):
             logits = self.enlarge(some, size)
             stability = calculate_stability_score(logits, MASK_THRESHOLD, STABILITY_OFFSET)
             stability = stability.nan_to_num(0.0)  # 0 / 0: empty
-            yield Enlarged(logits > MASK_THRESHOLD, asked, clamped(some), ious, stability)
+            yield Enlarged(logits > MASK_THRESHOLD, asked, clamped(some), ious, stability, doubtful)
 
 
 def clamped(logits: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
@@ -245,10 +253,12 @@ def _in_runs(several: Iterable[Enlarged], height: int) -> Iterator[Predicted]:
             masks.stability.tolist(),
             masks.prompts.unflatten(1, (-1, 2)),
             masks.logits.half().cpu(),
+            masks.doubtful_share.tolist(),
             strict=True,
         )
-        for solid, iou, stability, prompt, logits in made:
-            yield Predicted(mask.runs_of(solid), height, iou, stability, prompt, logits.clone())  # not its whole batch
+        for solid, iou, stability, prompt, logits, doubtful in made:
+            own = logits.clone()  # not its whole batch
+            yield Predicted(mask.runs_of(solid), height, iou, stability, prompt, own, doubtful)
 
 
 def _corners(box: Box) -> tuple[int, int, int, int]:

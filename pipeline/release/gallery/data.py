@@ -27,6 +27,7 @@ OTHERS = (  # columns that one can sort by, besides all numbers of the stage sco
     "likeness_rise",
     "predicted_iou",
     "stability_score",
+    "doubtful_share",
     "area_px",
     "faces",
 )

@@ -1,5 +1,6 @@
 """Islands of masks of which SAM is less sure than of the one with the prompt."""
 
+from dataclasses import replace
 from typing import ClassVar
 
 import hypothesis.strategies as st
@@ -91,6 +92,8 @@ def test_a_mask_has_no_doubtful_islands(speckled, prompt):
     cells = shown.flip(0) * len(before.logits) / sam.side_px
     doubtful = doubtful_islands(before.logits[None], (prompt.view(1, -1, 2) * cells).float(), 1.0)
     assert doubtful.any()
+    assert before.doubtful_share == 0
+    assert after.doubtful_share == pytest.approx(float(doubtful.sum() / (before.logits > 0).sum()), abs=2e-3)
     expected = torch.where(doubtful[0], -before.logits, before.logits)
     assert (after.logits != expected).float().mean() < 2e-3  # islands that are doubted or not by a rounding to float16
     enlarged = sam.enlarge(after.logits[None].float(), (HEIGHT, WIDTH))[0] > 0
@@ -103,7 +106,8 @@ def test_a_closer_look_adds_no_doubtful_islands(speckled, prompt):
     """The candidates of the part lose theirs before one of them is chosen, with the prompt moved into the part."""
     sam, prompt = speckled, torch.tensor(prompt)
     ((first,),) = sam.prompt([photo()], [prompt], 1, 1, 1.0)
-    (found,) = look_closer(sam, photo(), [(first, (120, 60, 60, 60))], 1.5, 1, 1.0)
+    known = [replace(first, doubtful_share=share) for share in (0.0, 0.99)]  # of the first look
+    found, other = look_closer(sam, photo(), [(one, (120, 60, 60, 60)) for one in known], 1.5, 1, 1.0)
     rows, columns = slice(45, 135), slice(105, 195)  # 90 px around the box's middle, (150, 90)
     moved = prompt - torch.tensor([105.0, 45.0]).repeat(len(prompt[0]) // 2)
     with torch.inference_mode():
@@ -115,6 +119,10 @@ def test_a_closer_look_adds_no_doubtful_islands(speckled, prompt):
     part = sam.enlarge(torch.where(doubtful, -masks, masks), (90, 90))
     expected = sam.enlarge(first.logits[None].float(), (HEIGHT, WIDTH))[0]
     nearest = mask_iou(part > 0, (expected[rows, columns] > 0).expand_as(part)).argmax()
+    shares = doubtful.sum((1, 2)) / (masks > 0).sum((1, 2))
+    assert found.doubtful_share == pytest.approx(float(shares[nearest]))
+    assert len(shares) == 1 or shares[nearest] != shares[-1]
+    assert other.doubtful_share == 0.99
     expected[rows, columns] = (expected[rows, columns] + part[nearest]) / 2
     solid = mask.decode(mask.encode_runs(found.lengths), HEIGHT, WIDTH)
     assert (solid ^ (expected > 0)).float().mean() < 2e-3
@@ -125,6 +133,8 @@ def test_a_grid_has_the_masks_without_doubtful_islands(speckled):
     areas = [sorted(mask.area(one.lengths) for one in found) for found in (before, after)]
     assert areas[0] != areas[1]
     assert sum(areas[1]) < sum(areas[0])
+    assert {one.doubtful_share for one in before} == {0.0}
+    assert all(0 < one.doubtful_share < 1 for one in after)
 
 
 @pytest.mark.parametrize("source", ["sam-points", "sam-boxes", "sam-grid"])
@@ -143,6 +153,7 @@ def test_the_setting_reaches_every_source(speckled, source):
         )
         judged = Segmenter(config, speckled).judged([photo()], [entries])[0]
         kept.append(sorted(one.found.area_px for one in judged))
+        assert any(one.found.doubtful_share for one in judged) == (certainty > 0)
     assert kept[0] != kept[1]
     assert sum(kept[1]) < sum(kept[0])
 

@@ -126,8 +126,12 @@ def test_a_prompt_finds_its_island_in_the_stretched_photo(owners):
     logits[0, 6, 4], logits[0, 4, 6] = 1.0, 4.0
     unsure, sure = torch.tensor([[150.0, 150.0]]), torch.tensor([[225.0, 100.0]])
     sam = load_sam(str(owners), Place())
-    assert torch.equal(sam.sure_of(logits, unsure, (HEIGHT, WIDTH), 0.5), logits)
-    assert sam.sure_of(logits, sure, (HEIGHT, WIDTH), 0.5)[0, [6, 4], [4, 6]].tolist() == [-1.0, 4.0]
+    kept, none = sam.sure_of(logits, unsure, (HEIGHT, WIDTH), 0.5)
+    assert torch.equal(kept, logits)
+    assert none.tolist() == [0.0]
+    kept, half = sam.sure_of(logits, sure, (HEIGHT, WIDTH), 0.5)
+    assert kept[0, [6, 4], [4, 6]].tolist() == [-1.0, 4.0]
+    assert half.tolist() == [0.5]
 
 
 @pytest.mark.parametrize("prompts", [POINTS, BOXES], ids=["points", "boxes"])
