@@ -73,8 +73,8 @@ def test_sam_2_stays_on_its_gpu_in_its_precision_and_never_waits(full_size):
         with counting() as asked:
             found = prompts.call(1)
         with counting() as again:
-            ((solid, is_finite),) = closer.call(1)
-    assert (tuple(solid.shape), tuple(is_finite.shape)) == ((1500, 2250), ())
+            ((solid, is_finite, share),) = closer.call(1)
+    assert [tuple(one.shape) for one in (solid, is_finite, share)] == [(1500, 2250), (), ()]
     assert [tuple(level.shape) for level in features] == [(1, 32, 256, 256), (1, 64, 128, 128), (1, 256, 64, 64)]
     assert {(level.dtype, level.device.type) for level in features} == {(torch.float32, "cuda")}
     assert {tuple(one.solid.shape[1:]) for one in found} == {(1500, 2250)}
