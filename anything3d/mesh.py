@@ -14,6 +14,7 @@ from anything3d.space.grids import Grids
 from anything3d.space.mesh import Mesh, components, signed_volumes, vertex_normals
 from anything3d.space.outline import fit_outline
 from anything3d.space.paint import Sight, seen_colors, with_photo
+from anything3d.space.palette import recolor_of
 from anything3d.space.repaint import painter_of
 from anything3d.space.simplify import simplified
 from anything3d.space.solid import solidity
@@ -28,8 +29,9 @@ def extract(grids: Grids, config: MeshConfig, sight: Sight | None = None) -> Mes
     The surface is that of the solid that cameras outside see (solid.py). Where an object touches the cube's face it is
     closed just outside. Specks are left out. The surface is moved so that its outline is near that of the photo's mask
     (outline.py). The colours are what a camera in front of the surface sees, and those of the photo where `sight` shows
-    them (paint.py). A photo whose mask the object does not cover moves nothing and gives no colour, as then the object
-    or the reference camera is wrong.
+    them (paint.py). Other colours move to those that the photo shows anywhere of the object (palette.py). A photo whose
+    mask the object does not cover moves nothing and colours no place, as then the object or the reference camera is
+    wrong.
 
     The error is NumericsError("empty_surface"), or ("field_not_finite") for a field with a NaN or Inf.
     """
@@ -44,9 +46,11 @@ def extract(grids: Grids, config: MeshConfig, sight: Sight | None = None) -> Mes
         return error
     vertices, faces = simplified(vertices, faces, config.max_faces)
     fit = None if sight is None else fit_outline(vertices, faces, sight, config.fit, config.min_cover)
+    recolor = None if sight is None or not config.palette else recolor_of(sight, config.palette)
 
     def paint(points: Float[np.ndarray, "N 3"], normals: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
         colors = seen_colors(grids, points, normals)
+        colors = colors if recolor is None else recolor(colors)
         if sight is None or fit is None:
             return colors
         return with_photo(colors, points, normals, solid, half, sight, fit(points))

@@ -36,6 +36,9 @@ class MeshConfig:
     # The photo moves and colours the surface if the surface covers this share of the mask, seen from the reference
     # camera.
     min_cover: Share = 0.9
+    # A colour moves to the colours that the photo shows of the object, if their rg chromaticity differs by about so
+    # much; its brightness stays. 0: it stays as the field has it.
+    palette: Share = 0.06
 
     def __post_init__(self) -> None:
         check_ranges(self)

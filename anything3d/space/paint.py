@@ -58,15 +58,14 @@ def with_photo(
     `solid` is positive inside the object (solid.py), over the cube [-half, half]^3. It hides what lies behind it.
     `fitted` says where the vertices are in the photo, if its mask has moved them (outline.py).
     """
-    from scipy.ndimage import distance_transform_edt, map_coordinates
+    from scipy.ndimage import map_coordinates
 
     size = len(sight.rgba)
     uv = sight.camera.project(fitted)[:, ::-1].T * size - 0.5  # row, column
     towards = sight.camera.eye - vertices
     towards /= np.linalg.norm(towards, axis=1, keepdims=True)
-    to_edge = distance_transform_edt(np.pad(sight.rgba[..., 3] > OPAQUE, 1))[1:-1, 1:-1]
-    rim = map_coordinates(to_edge, uv, order=1, mode="constant")
-    weight = _rise((towards * normals).sum(1), GRAZING, FACING) * _rise(rim, *RIM_PX)
+    rim = map_coordinates(to_edge(sight), uv, order=1, mode="constant")
+    weight = _rise((towards * normals).sum(1), GRAZING, FACING) * inside_share(rim)
 
     shown = np.flatnonzero(weight)
     weight[shown[_hidden(vertices[shown], towards[shown], solid, half)]] = 0
@@ -75,6 +74,18 @@ def with_photo(
         for band in np.moveaxis(sight.rgba[..., :3], -1, 0)
     ]
     return colors + weight[:, None] * (np.stack(pixels, axis=1) - colors)
+
+
+def to_edge(sight: Sight) -> Float[np.ndarray, "S S"]:
+    """The distance of each pixel of the mask from the mask's edge, in pixels; 0 outside."""
+    from scipy.ndimage import distance_transform_edt
+
+    return distance_transform_edt(np.pad(sight.rgba[..., 3] > OPAQUE, 1))[1:-1, 1:-1]
+
+
+def inside_share(rim: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
+    """How much a colour of the photo counts, 0 to 1, at this distance from the mask's edge (RIM_PX)."""
+    return _rise(rim, *RIM_PX)
 
 
 def _hidden(
@@ -99,7 +110,7 @@ def _hidden(
     return hidden
 
 
-def _rise(x: Float[np.ndarray, "V"], low: float, high: float) -> Float[np.ndarray, "V"]:
+def _rise(x: Float[np.ndarray, "*V"], low: float, high: float) -> Float[np.ndarray, "*V"]:
     """From 0 at `low` to 1 at `high`, with even slopes at both ends."""
     share = ((x - low) / (high - low)).clip(0, 1)
     return share * share * (3 - 2 * share)

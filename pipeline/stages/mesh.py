@@ -20,7 +20,7 @@ Item = tuple[ObjectRecord, FieldRecord] | tuple[ObjectRecord, FieldRecord, Cloud
 
 class MeshStage:
     name = "mesh"
-    version = 9
+    version = 10
     record = MeshRecord
 
     def __init__(self, config: Config, place: Place) -> None:

@@ -23,7 +23,7 @@ from anything3d.space.viewpoint import ReferenceCamera
 R = 40
 CONFIG = FieldConfig(resolution=R, half=0.6)
 # Every vertex of marching cubes, where it is, with its colour.
-DEFAULT = MeshConfig(surface=0.08, fit=0.0, max_faces=0, texture_px=0)
+DEFAULT = MeshConfig(surface=0.08, fit=0.0, max_faces=0, texture_px=0, palette=0.0)
 STEP = 1.2 / (R - 1)  # between two nodes
 LEVEL = CONFIG.raw_level(3.2)  # where it rises by 40 per length, a ray has met an opacity of 0.08 there
 FRONT = ReferenceCamera(0.0, 0.0, 3.0, (2.5, 2.5, 0.5, 0.5))
@@ -144,6 +144,28 @@ def test_a_photo_of_something_larger_gives_no_colour():
         assert isinstance(mesh, Mesh)
         seen.append((np.abs(mesh.colors - [1, 1, 0]).max(1) < 1e-6).any())
     assert seen == [True, False]
+
+
+@pytest.mark.parametrize("radius", [22, 31], ids=["covered", "not covered"])
+def test_colours_that_the_photo_does_not_show_move_to_those_that_it_shows(radius):
+    """The ball is a little greener than the photo; then its vertices and texels have the colour of the photo."""
+    grids, photo = two_coloured_ball().grids(0), (200, 180, 40)
+    green = np.float32([0.5, 0.6, 0.1])
+    grids = replace(grids, color=np.broadcast_to(np.log(green / (1 - green))[:, None, None, None], grids.color.shape))
+    config, sight = replace(DEFAULT, texture_px=64), Sight(disc(radius, photo), FRONT)
+    stained, mesh = extract(grids, config, sight), extract(grids, replace(config, palette=0.06), sight)
+    assert isinstance(stained, Mesh)
+    assert isinstance(mesh, Mesh)
+    assert mesh.texture is not None
+    behind = mesh.vertices[:, 2] < 0
+    np.testing.assert_allclose(stained.colors[behind], np.tile(green, (behind.sum(), 1)), atol=1e-3)
+    texels = mesh.texture.image.reshape(-1, 3) / 255
+    for colors in (mesh.colors[behind], texels):
+        lifted = colors + 0.02
+        shares = lifted / lifted.sum(axis=1, keepdims=True)
+        goal = np.divide(photo, 255) + 0.02
+        np.testing.assert_allclose(shares, np.tile(goal / goal.sum(), (len(shares), 1)), atol=0.015)
+    np.testing.assert_allclose(mesh.colors[behind].sum(axis=1), green.sum(), atol=1e-3)
 
 
 def test_the_photo_does_not_colour_what_is_hidden_from_it():
